@@ -1,0 +1,108 @@
+// Package gateway is the model in memory: an immutable Snapshot of validated
+// resources with their references resolved, hosts collected, rules ordered and
+// policies merged, so that the compiler and explain say the same thing.
+package gateway
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Object is any configuration resource: *pb.Gateway, *pb.Route, *pb.Backend,
+// *pb.Function, *pb.Consumer or *pb.Secret. Objects in a Snapshot are immutable.
+type Object interface {
+	proto.Message
+	GetName() string
+	GetMetadata() *pb.Metadata
+}
+
+// Problem is one thing wrong with one object.
+type Problem struct {
+	// Object is the full name.
+	Object string
+	// Field is a path such as rules[0].forward.backends[1].backend.
+	Field string
+	// Message says what is wrong and how to mend it.
+	Message string
+	// Origin is where the object was written; may be nil.
+	Origin *pb.Origin
+}
+
+// Host is one host name that a listener serves, with everything that may answer
+// for it in match order. A Host whose inputs did not change is the same pointer
+// in the next Snapshot, so compilers may cache by pointer.
+type Host struct {
+	Gateway  *pb.Gateway
+	Listener *pb.Listener
+	// Hostname is exact ("a.example.com"), wildcard ("*.example.com") or "*".
+	Hostname string
+	// Entries in match order: the first that matches serves the request.
+	Entries []*Entry
+}
+
+// Entry is one match of one rule of one route.
+type Entry struct {
+	Route *pb.Route
+	Rule  *pb.RouteRule
+	// RuleName is Rule.Name or its default "rule-N".
+	RuleName string
+	// MatchIndex is the position in Rule.Matches; 0 when there are none.
+	MatchIndex int
+	// Match is never nil; an empty message matches everything.
+	Match *pb.RouteMatch
+	// Policies is the merged result for the rule.
+	Policies *Effective
+	// Backends are the resolved targets of a forward, in order of the rule.
+	Backends []Target
+}
+
+// Target is one resolved weighted backend.
+type Target struct {
+	// Exactly one of Backend and Function is set.
+	Backend  *pb.Backend
+	Function *pb.Function
+	// Subset of Backend or "".
+	Subset string
+	Weight uint32
+}
+
+// Name is the full name of the backend or function.
+func (t Target) Name() string {
+	if t.Function != nil {
+		return t.Function.GetName()
+	}
+	return t.Backend.GetName()
+}
+
+// Source says where a policy was written.
+type Source struct {
+	// Object that carries it; nil for a default.
+	Object Object
+	// Path of the policies in the object: "policies", "rules[2].policies".
+	Path string
+}
+
+// Sourced is a policy with its source.
+type Sourced[T any] struct {
+	Source Source
+	Value  T
+}
+
+// Effective is the merged policies of one rule: gateway, then route, then rule.
+type Effective struct {
+	// Timeout and Retry are merged field by field, the nearer winning; nil when no
+	// level says anything. Defaults are applied by the policy packages.
+	Timeout *pb.TimeoutPolicy
+	Retry   *pb.RetryPolicy
+	// The rest adds up, outermost first.
+	Headers        []Sourced[*pb.HeadersPolicy]
+	Authentication []Sourced[*pb.JwtAuthentication]
+	RateLimits     []Sourced[*pb.RateLimit]
+
+	fields map[string]Source
+}
+
+// From returns where the merged value of a field such as "timeout.request" or
+// "retry.idempotent.attempts" was written; a zero Source means default.
+func (e *Effective) From(field string) Source { return e.fields[field] }
