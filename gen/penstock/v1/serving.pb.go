@@ -11,7 +11,6 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	_ "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -403,7 +402,7 @@ var File_penstock_v1_serving_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_serving_proto_rawDesc = "" +
 	"\n" +
-	"\x19penstock/v1/serving.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n" +
+	"\x19penstock/v1/serving.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x82\x02\n" +
 	"\fWriteOptions\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x123\n" +
 	"\x04wait\x18\x02 \x01(\x0e2\x15.penstock.v1.WaitModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04wait\x12K\n" +

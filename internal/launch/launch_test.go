@@ -1,0 +1,138 @@
+package launch_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstock-gateway/penstock/internal/launch"
+)
+
+// TestMain lets the test binary be the process whose death its children must not
+// survive.
+func TestMain(m *testing.M) {
+	if os.Getenv("LAUNCH_TEST_PARENT") == "1" {
+		cmd := exec.Command("sleep", "600")
+		if err := launch.Start(cmd); err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		fmt.Println(cmd.Process.Pid)
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// TestDiesWithParent kills a launching process with SIGKILL: the child goes too.
+func TestDiesWithParent(t *testing.T) {
+	parent := exec.CommandContext(t.Context(), os.Args[0])
+	parent.Env = append(os.Environ(), "LAUNCH_TEST_PARENT=1")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := launch.Start(parent); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := launch.Identify(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := launch.Descendants(parent.Process.Pid); len(d) != 1 || d[0] != child {
+		t.Errorf("Descendants of the parent: %v, want %v", d, child)
+	}
+	if err := parent.Process.Kill(); err != nil { // the process, not its group
+		t.Fatal(err)
+	}
+	_ = parent.Wait()
+	if left := launch.WaitGone([]launch.ID{child}, 30*time.Second); len(left) > 0 {
+		_ = child.Signal(syscall.SIGKILL)
+		t.Errorf("the child %d outlived its parent", pid)
+	}
+}
+
+// TestStaysWithoutThread starts children from goroutines whose threads end: the
+// kernel must not take that for the death of the parent.
+func TestStaysWithoutThread(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	started := make(chan error)
+	go func() {
+		// A goroutine that ends while locked takes its thread along.
+		runtime.LockOSThread()
+		started <- launch.Start(cmd)
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	waitThreadGone(t)
+	id, err := launch.Identify(cmd.Process.Pid)
+	if err != nil || !id.Alive() {
+		t.Errorf("the child ended with the thread of the goroutine that asked for it (%v)", err)
+	}
+	if err := launch.Signal(cmd, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("sleep ended by itself")
+	}
+	if id.Alive() {
+		t.Error("a reaped process is Alive")
+	}
+	if err := launch.Signal(cmd, syscall.SIGTERM); err != nil {
+		t.Errorf("Signal to a group that is gone: %v", err)
+	}
+}
+
+func TestAnotherProcessOfTheSameNumber(t *testing.T) {
+	me, err := launch.Identify(os.Getpid())
+	if err != nil || !me.Alive() {
+		t.Fatalf("this process is not alive: %v", err)
+	}
+	other := launch.ID{PID: me.PID, Start: me.Start + "0"}
+	if other.Alive() {
+		t.Error("a process that started at another time counts as the same")
+	}
+	if err := other.Signal(syscall.SIGKILL); err != nil {
+		t.Error(err) // and the test goes on
+	}
+	if (launch.ID{}).Alive() {
+		t.Error("the zero ID is alive")
+	}
+}
+
+func TestCannotStart(t *testing.T) {
+	if err := launch.Start(exec.Command("/does/not/exist")); err == nil {
+		t.Error("no error for a command that does not exist")
+	}
+	if err := launch.Signal(exec.Command("true"), syscall.SIGTERM); err == nil {
+		t.Error("no error for a command that was not started")
+	}
+}
+
+// waitThreadGone returns after the runtime had every occasion to end the thread
+// of a goroutine that ended while locked: a goroutine started later on a locked
+// thread of its own has run to its end.
+func waitThreadGone(t *testing.T) {
+	t.Helper()
+	for range 50 {
+		done := make(chan struct{})
+		go func() { defer close(done); runtime.LockOSThread() }()
+		<-done
+		runtime.Gosched()
+	}
+}

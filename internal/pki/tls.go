@@ -1,0 +1,116 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// ServerTLS is the configuration of a server that requires client certificates
+// of the CA in caFile. Replaced files take effect with the next handshake;
+// files that cannot be read leave the last good ones in force.
+func ServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
+	f := &files{cert: certFile, key: keyFile, ca: caFile}
+	if _, _, err := f.load(); err != nil {
+		return nil, err
+	}
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2"},
+		ClientAuth: tls.RequireAndVerifyClientCert,
+	}
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		cert, pool, err := f.load()
+		if err != nil {
+			return nil, err
+		}
+		c := base.Clone()
+		c.GetConfigForClient = nil
+		c.Certificates = []tls.Certificate{*cert}
+		c.ClientCAs = pool
+		return c, nil
+	}
+	return base, nil
+}
+
+// ClientTLS is the configuration of a client with a certificate of its own, to
+// a server of the same CA that is known as serverName. The client's certificate
+// is read anew when its file was replaced; the CA is read once.
+func ClientTLS(certFile, keyFile, caFile, serverName string) (*tls.Config, error) {
+	f := &files{cert: certFile, key: keyFile, ca: caFile}
+	_, pool, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		RootCAs:    pool,
+		ServerName: serverName,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert, _, err := f.load()
+			return cert, err
+		},
+	}, nil
+}
+
+// files is a certificate with its key and a CA, reloaded when they change.
+type files struct {
+	cert, key, ca string
+
+	mu    sync.Mutex
+	stamp [3]stamp
+	last  *tls.Certificate
+	pool  *x509.CertPool
+}
+
+// stamp tells one content of a file from the next.
+type stamp struct {
+	modified time.Time
+	size     int64
+}
+
+// load returns the newest pair that could be read whole.
+func (f *files) load() (*tls.Certificate, *x509.CertPool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var now [3]stamp
+	for i, name := range []string{f.cert, f.key, f.ca} {
+		if info, err := os.Stat(name); err == nil {
+			now[i] = stamp{info.ModTime(), info.Size()}
+		}
+	}
+	if f.last != nil && now == f.stamp {
+		return f.last, f.pool, nil
+	}
+	cert, pool, err := f.read()
+	switch {
+	case err == nil:
+		f.last, f.pool, f.stamp = cert, pool, now
+	case f.last == nil:
+		return nil, nil, err
+	}
+	// On an error the stamp stays the old one, so the next handshake tries again:
+	// between the replacing of the key and of the certificate they do not match.
+	return f.last, f.pool, nil
+}
+
+func (f *files) read() (*tls.Certificate, *x509.CertPool, error) {
+	cert, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate %s with key %s: %w", f.cert, f.key, err)
+	}
+	b, err := os.ReadFile(f.ca)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the CA: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(bytes.TrimSpace(b)) {
+		return nil, nil, fmt.Errorf("CA %s: %w", f.ca, errors.New("no certificate in it"))
+	}
+	return &cert, pool, nil
+}

@@ -1,0 +1,46 @@
+// Command install installs the named pinned tools (envoy, lambda, redis, jaeger;
+// all when none is named) below .tools and prints their paths.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/penstock-gateway/penstock/internal/toolbox"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	names := os.Args[1:]
+	if len(names) == 0 {
+		names = []string{"envoy", "lambda", "redis", "jaeger"}
+	}
+	if err := install(ctx, names); err != nil {
+		fmt.Fprintln(os.Stderr, "install:", err)
+		os.Exit(1)
+	}
+}
+
+func install(ctx context.Context, names []string) error {
+	o := toolbox.Options{Progress: os.Stderr}
+	tools := map[string]func(context.Context, toolbox.Options) (string, error){
+		"envoy": toolbox.Envoy, "lambda": toolbox.Lambda, "redis": toolbox.Redis, "jaeger": toolbox.Jaeger,
+	}
+	for _, name := range names {
+		if tools[name] == nil {
+			return fmt.Errorf("unknown tool %q: the tools are envoy, lambda, redis and jaeger", name)
+		}
+	}
+	for _, name := range names {
+		path, err := tools[name](ctx, o)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%-8s%s\n", name, path)
+	}
+	return nil
+}
