@@ -1,0 +1,480 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// maxOps and maxBatchBytes bound one transaction: etcd's defaults are 128
+	// operations and 1.5 MiB, of which some must be left for keys and framing.
+	maxOps        = 128
+	maxBatchBytes = 1 << 20
+	// parallel is how many batches are under way at once, so that one waits for the
+	// disk while another is being sent.
+	parallel = 4
+	// cachedTrees is how many trees are kept: the head, and those that followers
+	// which lag a little compare it with. Trees share their buckets.
+	cachedTrees = 8
+)
+
+// etcdStore is the Store.
+type etcdStore struct {
+	opts     Options
+	client   *clientv3.Client
+	embedded *embedded // nil when etcd is external
+	seal     *sealer
+
+	// budget is how many bytes an embedded etcd may hold before history is cut short.
+	budget int64
+
+	// ctx ends with Close; ops counts what is under way.
+	ctx    context.Context
+	cancel context.CancelFunc
+	ops    sync.WaitGroup
+
+	// grown is told of large commits.
+	grown chan struct{}
+	// committing lets one commit of this process at a time prepare its writes: the
+	// others would lose anyway.
+	committing chan struct{}
+
+	mu      sync.Mutex
+	closed  bool
+	head    headState
+	trees   []*tree // most recently used first
+	damaged map[hash]bool
+	lease   requestLease
+	garbage bool // there may be objects that a lost commit left behind
+}
+
+// headState is the head key as last seen.
+type headState struct {
+	known bool
+	rev   Revision
+	mod   int64 // etcd's modification revision of the key; 0: no key
+}
+
+// open makes the store of checked options.
+func open(ctx context.Context, o Options) (_ Store, err error) {
+	seal, err := newSealer(o.SealKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &etcdStore{
+		opts: o, seal: seal,
+		grown: make(chan struct{}, 1), committing: make(chan struct{}, 1),
+		damaged: map[hash]bool{},
+		garbage: true, // of a process that died in a commit
+		budget:  1 << 30,
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if len(o.Endpoints) > 0 {
+		s.client, err = dial(o)
+	} else if s.embedded, err = startEmbedded(ctx, o); err == nil {
+		s.client = s.embedded.client
+	}
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	if err := s.checkSealKey(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if o.MaintenanceInterval > 0 {
+		s.ops.Go(s.maintain)
+	}
+	return s, nil
+}
+
+// Close implements Store.
+func (s *etcdStore) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.ops.Wait()
+	err := s.client.Close()
+	if errors.Is(err, context.Canceled) { // what the in-process client answers
+		err = nil
+	}
+	if s.embedded != nil {
+		err = errors.Join(err, s.embedded.close())
+	}
+	return err
+}
+
+// begin registers an operation; its context ends with ctx and with the store.
+func (s *etcdStore) begin(ctx context.Context) (context.Context, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, fmt.Errorf("store: %w", ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, fmt.Errorf("store: %w", err)
+	}
+	s.ops.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() { stop(); cancel(nil); s.ops.Done() }, nil
+}
+
+// Keys below the prefix.
+func (s *etcdStore) key(parts ...string) string {
+	return s.opts.Prefix + "/" + strings.Join(parts, "/")
+}
+func (s *etcdStore) objectKey(h hash) string     { return s.key("o", h.String()) }
+func (s *etcdStore) revisionKey(n int64) string  { return s.key("r", fmt.Sprintf("%019d", n)) }
+func (s *etcdStore) requestKey(id string) string { return s.key("q", id) }
+func (s *etcdStore) stateKey(key string) string  { return s.key("s", key) }
+func (s *etcdStore) headKey() string             { return s.key("head") }
+func (s *etcdStore) epochKey() string            { return s.key("epoch") }
+func (s *etcdStore) sealKey() string             { return s.key("seal") }
+func prefixEnd(prefix string) clientv3.OpOption {
+	return clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix))
+}
+
+// do runs one exchange with etcd under the request timeout and explains its failure.
+func do[R any](s *etcdStore, ctx context.Context, call func(context.Context) (R, error)) (R, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.opts.RequestTimeout)
+	defer cancel()
+	r, err := call(bounded)
+	switch {
+	case err == nil:
+		return r, nil
+	case ctx.Err() != nil:
+		return r, ended(ctx)
+	case bounded.Err() != nil:
+		return r, fmt.Errorf("store: %s did not answer within %s: %w", s.where(), s.opts.RequestTimeout, context.DeadlineExceeded)
+	case errors.Is(err, rpctypes.ErrTimeout) || status.Code(err) == codes.DeadlineExceeded:
+		// etcd is told our deadline and may come to it a moment before we do.
+		return r, fmt.Errorf("store: %s did not answer in time: %w", s.where(), context.DeadlineExceeded)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return r, fmt.Errorf("store: %s is out of space: compact and defragment it, or raise its quota: %w", s.where(), err)
+	}
+	return r, fmt.Errorf("store: %s: %w", s.where(), err)
+}
+
+// ended says why a context of begin is over.
+func ended(ctx context.Context) error {
+	if errors.Is(context.Cause(ctx), ErrClosed) {
+		return fmt.Errorf("store: %w", ErrClosed)
+	}
+	return fmt.Errorf("store: %w", ctx.Err())
+}
+
+// where names the etcd in errors.
+func (s *etcdStore) where() string {
+	if s.embedded != nil {
+		return "embedded etcd in " + s.opts.DataDir
+	}
+	return "etcd at " + strings.Join(s.opts.Endpoints, ",")
+}
+
+// get reads one key or range.
+func (s *etcdStore) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return do(s, ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return s.client.Get(ctx, key, opts...) })
+}
+
+// txn runs one transaction.
+func (s *etcdStore) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+	return do(s, ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return s.client.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+	})
+}
+
+// record is the stored form of a Revision, under its number and under the head.
+type record struct {
+	Number    int64     `json:"number"`
+	Root      string    `json:"root"`
+	Time      time.Time `json:"time"`
+	Author    string    `json:"author,omitempty"`
+	Message   string    `json:"message,omitempty"`
+	RequestID string    `json:"requestId,omitempty"`
+	Resources int       `json:"resources"`
+	Changes   int       `json:"changes"`
+}
+
+// encodeRevision returns the stored form.
+func encodeRevision(r Revision) (string, error) {
+	data, err := json.Marshal(record(r))
+	return string(data), err
+}
+
+// decodeRevision reverses encodeRevision.
+func decodeRevision(key string, data []byte) (Revision, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Revision{}, fmt.Errorf("store: %w", &CorruptError{Name: "revision at " + key, Detail: err.Error()})
+	}
+	if _, err := parseHash(r.Root); err != nil || r.Number < 1 {
+		return Revision{}, fmt.Errorf("store: %w", &CorruptError{Name: "revision at " + key, Hash: r.Root, Detail: "it has no number or no root"})
+	}
+	return Revision(r), nil
+}
+
+// readHead reads the head key and remembers it.
+func (s *etcdStore) readHead(ctx context.Context) (headState, error) {
+	resp, err := s.get(ctx, s.headKey())
+	if err != nil {
+		return headState{}, err
+	}
+	h := headState{known: true}
+	if len(resp.Kvs) > 0 {
+		h.mod = resp.Kvs[0].ModRevision
+		if h.rev, err = decodeRevision(s.headKey(), resp.Kvs[0].Value); err != nil {
+			return headState{}, err
+		}
+	}
+	s.remember(h)
+	return h, nil
+}
+
+// remember keeps the head as last seen. An older one that comes late does no harm:
+// the next commit reads the head again.
+func (s *etcdStore) remember(h headState) {
+	s.mu.Lock()
+	s.head = h
+	s.mu.Unlock()
+}
+
+// headAt returns the head if it is base, from memory where possible: whether the
+// memory is right is checked by the transaction that flips it.
+func (s *etcdStore) headAt(ctx context.Context, base int64) (headState, error) {
+	s.mu.Lock()
+	h := s.head
+	s.mu.Unlock()
+	if !h.known || h.rev.Number != base {
+		var err error
+		if h, err = s.readHead(ctx); err != nil {
+			return h, err
+		}
+	}
+	if h.rev.Number != base {
+		return h, &ConflictError{Base: base, Head: h.rev.Number}
+	}
+	return h, nil
+}
+
+// Head implements Store.
+func (s *etcdStore) Head(ctx context.Context) (Revision, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return Revision{}, err
+	}
+	defer end()
+	h, err := s.readHead(ctx)
+	return h.rev, err
+}
+
+// Get implements Store.
+func (s *etcdStore) Get(ctx context.Context, number int64) (Revision, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return Revision{}, err
+	}
+	defer end()
+	return s.revision(ctx, number)
+}
+
+// revision reads one revision record.
+func (s *etcdStore) revision(ctx context.Context, number int64) (Revision, error) {
+	resp, err := s.get(ctx, s.revisionKey(number))
+	if err != nil {
+		return Revision{}, err
+	}
+	if len(resp.Kvs) == 0 {
+		return Revision{}, fmt.Errorf("store: %w: %d does not exist or is no longer kept", ErrNotFound, number)
+	}
+	return decodeRevision(s.revisionKey(number), resp.Kvs[0].Value)
+}
+
+// List implements Store.
+func (s *etcdStore) List(ctx context.Context, before int64, limit int) ([]Revision, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if limit <= 0 {
+		limit = defaultList
+	}
+	last := clientv3.GetPrefixRangeEnd(s.key("r", ""))
+	if before > 0 {
+		last = s.revisionKey(before)
+	}
+	resp, err := s.get(ctx, s.key("r", ""), clientv3.WithRange(last),
+		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(int64(min(limit, maxList))))
+	if err != nil {
+		return nil, err
+	}
+	return decodeRevisions(resp)
+}
+
+// decodeRevisions decodes a range of revision records.
+func decodeRevisions(resp *clientv3.GetResponse) ([]Revision, error) {
+	out := make([]Revision, 0, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		r, err := decodeRevision(string(kv.Key), kv.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// fetch reads objects by hash. What is not there is absent from the result.
+func (s *etcdStore) fetch(ctx context.Context, hashes []hash) (map[hash][]byte, error) {
+	var mu sync.Mutex
+	out := make(map[hash][]byte, len(hashes))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for chunk := range slices.Chunk(hashes, maxOps) {
+		g.Go(func() error {
+			gets := make([]clientv3.Op, len(chunk))
+			for i, h := range chunk {
+				gets[i] = clientv3.OpGet(s.objectKey(h))
+			}
+			resp, err := s.txn(ctx, nil, gets, nil)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, r := range resp.Responses {
+				if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
+					out[chunk[i]] = kvs[0].GetValue()
+				}
+			}
+			return nil
+		})
+	}
+	return out, g.Wait()
+}
+
+// tree returns the content of a revision, its root only.
+func (s *etcdStore) tree(ctx context.Context, r Revision) (*tree, error) {
+	if r.Number == 0 {
+		return emptyTree(), nil
+	}
+	root, err := parseHash(r.Root)
+	if err != nil {
+		return nil, err
+	}
+	if t := s.cached(root); t != nil {
+		return t, nil
+	}
+	got, err := s.fetch(ctx, []hash{root})
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("root of revision %d", r.Number)
+	if err := verify(name, root, got[root]); err != nil {
+		return nil, s.lost(ctx, r, err)
+	}
+	t, err := decodeTree(got[root])
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", &CorruptError{Name: name, Hash: r.Root, Detail: err.Error()})
+	}
+	return s.cache(t), nil
+}
+
+// lost explains content of a revision that is missing: when the revision itself has
+// gone since, nothing is damaged.
+func (s *etcdStore) lost(ctx context.Context, r Revision, cause error) error {
+	if _, err := s.revision(ctx, r.Number); errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("store: %w", cause)
+}
+
+// cached returns a tree that is in memory and marks it as used.
+func (s *etcdStore) cached(root hash) *tree {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.trees, func(t *tree) bool { return t.root == root })
+	if i < 0 {
+		return nil
+	}
+	t := s.trees[i]
+	s.trees = slices.Insert(slices.Delete(s.trees, i, i+1), 0, t)
+	return t
+}
+
+// cache keeps a tree, shares buckets with those in memory, and returns the tree to
+// use from now on.
+func (s *etcdStore) cache(t *tree) *tree {
+	if old := s.cached(t.root); old != nil {
+		return old
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range t.loaded {
+		for _, other := range s.trees {
+			if b := other.loaded[i].Load(); b != nil && other.hashes[i] == t.hashes[i] && t.loaded[i].Load() == nil {
+				t.loaded[i].Store(b)
+			}
+		}
+	}
+	s.trees = slices.Insert(s.trees, 0, t)
+	s.trees = slices.Delete(s.trees, min(cachedTrees, len(s.trees)), len(s.trees))
+	return t
+}
+
+// need loads those of the given buckets of a tree that are not in memory.
+func (s *etcdStore) need(ctx context.Context, r Revision, t *tree, indexes []int) error {
+	var missing []int
+	var hashes []hash
+	for _, i := range indexes {
+		if t.hashes[i] != (hash{}) && t.loaded[i].Load() == nil && !slices.Contains(missing, i) {
+			missing = append(missing, i)
+			hashes = append(hashes, t.hashes[i])
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	got, err := s.fetch(ctx, hashes)
+	if err != nil {
+		return err
+	}
+	for _, i := range missing {
+		h := t.hashes[i]
+		name := fmt.Sprintf("bucket %d of revision %d", i, r.Number)
+		if err := verify(name, h, got[h]); err != nil {
+			return s.lost(ctx, r, err)
+		}
+		b, err := decodeBucket(got[h])
+		if err != nil {
+			return fmt.Errorf("store: %w", &CorruptError{Name: name, Hash: h.String(), Detail: err.Error()})
+		}
+		t.loaded[i].Store(&b)
+	}
+	return nil
+}
+
+// at returns a bucket that need has loaded.
+func (t *tree) at(i int) bucket {
+	if b := t.loaded[i].Load(); b != nil {
+		return *b
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapOver is a zap logger, which etcd wants, that writes to a slog one. What etcd
+// tells about its normal life is debugging for us.
+func zapOver(l *slog.Logger) *zap.Logger { return zap.New(slogCore{l}) }
+
+// slogCore is a zapcore.Core.
+type slogCore struct{ l *slog.Logger }
+
+// hushed are warnings about settings that make no difference to one member without
+// listeners.
+var hushed = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+}
+
+// level maps zap's levels to slog's.
+func level(l zapcore.Level) slog.Level {
+	switch {
+	case l < zapcore.WarnLevel:
+		return slog.LevelDebug
+	case l == zapcore.WarnLevel:
+		return slog.LevelWarn
+	default:
+		return slog.LevelError
+	}
+}
+
+// Enabled implements zapcore.Core.
+func (c slogCore) Enabled(l zapcore.Level) bool {
+	return c.l.Enabled(context.Background(), level(l))
+}
+
+// With implements zapcore.Core.
+func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
+	return slogCore{c.l.With(attrs(fields)...)}
+}
+
+// Check implements zapcore.Core.
+func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) && !hushed[e.Message] {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+// Write implements zapcore.Core.
+func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	c.l.Log(context.Background(), level(e.Level), e.Message, attrs(fields)...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c slogCore) Sync() error { return nil }
+
+// attrs turns zap's fields into slog's arguments.
+func attrs(fields []zapcore.Field) []any {
+	m := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(m)
+	}
+	out := make([]any, 0, len(m.Fields))
+	for _, f := range fields {
+		if v, ok := m.Fields[f.Key]; ok {
+			out = append(out, slog.Any(f.Key, v))
+		}
+	}
+	return out
+}

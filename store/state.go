@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// PutState implements Store.
+func (s *etcdStore) PutState(ctx context.Context, key string, value []byte) error {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if key == "" || len(key) > maxStateKeyBytes {
+		return fmt.Errorf("store: %w: a state key has %d bytes, it must have 1 to %d", ErrInvalid, len(key), maxStateKeyBytes)
+	}
+	if len(value) > MaxObjectBytes {
+		return fmt.Errorf("store: %w: state %q has %d bytes, at most %d fit", ErrInvalid, key, len(value), MaxObjectBytes)
+	}
+	_, err = do(s, ctx, func(ctx context.Context) (*clientv3.PutResponse, error) {
+		return s.client.Put(ctx, s.stateKey(key), string(value))
+	})
+	return err
+}
+
+// State implements Store.
+func (s *etcdStore) State(ctx context.Context, prefix string) (map[string][]byte, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	out := map[string][]byte{}
+	first := s.stateKey(prefix)
+	last := clientv3.GetPrefixRangeEnd(first)
+	var at int64 // pages are read at one point of history
+	for {
+		resp, err := s.get(ctx, first, clientv3.WithRange(last), clientv3.WithLimit(maxList), clientv3.WithRev(at))
+		if err != nil {
+			return nil, err
+		}
+		for _, kv := range resp.Kvs {
+			out[strings.TrimPrefix(string(kv.Key), s.stateKey(""))] = kv.Value
+		}
+		if !resp.More {
+			return out, nil
+		}
+		if at == 0 {
+			at = resp.Header.GetRevision()
+		}
+		first = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// DeleteState implements Store.
+func (s *etcdStore) DeleteState(ctx context.Context, key string) error {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = do(s, ctx, func(ctx context.Context) (*clientv3.DeleteResponse, error) {
+		return s.client.Delete(ctx, s.stateKey(key))
+	})
+	return err
+}

@@ -1,0 +1,244 @@
+// Package delivery is the xDS server: it carries what the ledger decides to the
+// Envoys over delta aggregated discovery (ADS), and tells who serves what.
+//
+// The server is its own, on go-control-plane's API types only: the caches of
+// go-control-plane walk all resources for each client and change, and take a
+// resource as received when it was sent. Only the aggregated service is
+// registered, so there is one door to guard. Who a proxy is, and with it the view
+// that it gets, comes from Options.Authenticate (its certificate), never from
+// what it says of itself.
+//
+// No queue of responses is kept: a stream that can take the next response gets
+// what the ledger finds lacking at that moment, in its newest version.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// Identity is who a proxy is.
+type Identity struct {
+	// Proxy is its short name for people.
+	Proxy string
+	// SPIFFE is its whole id. Two streams of one id are one proxy.
+	SPIFFE string
+	// View names the Generation that it may see.
+	View string
+}
+
+// Options configure a Server.
+type Options struct {
+	Logger *slog.Logger
+	// Authenticate tells who opened a stream. Its error closes the stream; give it
+	// a gRPC status. Required: without it every stream is refused.
+	Authenticate func(ctx context.Context) (Identity, error)
+	// OnView is called, on the goroutine of the stream, when a proxy connects for a
+	// view that was never updated. Somebody should Update it; until then the proxy
+	// waits.
+	OnView func(view string)
+	// OnForbidden is called for each name that a proxy asks for and its view does
+	// not have: another gateway's secret, or a name that is not there (yet). For an
+	// audit log. It must not block.
+	OnForbidden func(Identity, xds.Ref)
+	// SilentAfter is how long a response may stay unanswered. Default 5 s.
+	SilentAfter time.Duration
+	// Grace is how long a resource that nothing refers to any more stays with a
+	// proxy, for requests that are under way. Default 1 s; negative is none.
+	Grace time.Duration
+}
+
+// Server is the xDS server. It is safe for concurrent use.
+type Server struct {
+	opt   Options
+	stats counters
+
+	mu      sync.Mutex
+	views   map[string]*view
+	streams map[string]*stream // by SPIFFE id
+	closed  bool
+
+	// changed is closed and replaced when a proxy's state may have changed, while
+	// somebody waits.
+	changed atomic.Pointer[chan struct{}]
+	waiters atomic.Int32
+}
+
+// view is one Table and the streams that it feeds.
+type view struct {
+	name  string
+	ready chan struct{} // closed at the first Update
+
+	// mu guards the table, which is no more than a data structure, and the
+	// ledgers of its proxies.
+	mu      sync.Mutex
+	table   *ledger.Table
+	streams map[*stream]struct{}
+	memory  map[string]memory // of proxies that are gone, by SPIFFE id
+}
+
+// memory is what is kept of a proxy between its streams.
+type memory struct {
+	refused ledger.Memory
+	version string
+}
+
+// maxMemory bounds the memory of a view.
+const maxMemory = 4096
+
+var (
+	errReplaced = status.Error(codes.Aborted, "another stream of the same proxy identity was opened: each proxy needs a certificate of its own")
+	errClosed   = status.Error(codes.Unavailable, "the control plane shuts down")
+)
+
+// New makes a Server. Register it on a gRPC server, and Update its views.
+func New(o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.SilentAfter == 0 {
+		o.SilentAfter = 5 * time.Second
+	}
+	if o.Grace == 0 {
+		o.Grace = time.Second
+	}
+	if o.Authenticate == nil {
+		o.Authenticate = func(context.Context) (Identity, error) {
+			return Identity{}, status.Error(codes.Unauthenticated, "the server has no way to tell who a proxy is")
+		}
+	}
+	s := &Server{opt: o, views: map[string]*view{}, streams: map[string]*stream{}}
+	c := make(chan struct{})
+	s.changed.Store(&c)
+	return s
+}
+
+// Register adds the aggregated discovery service, and nothing else, to a gRPC
+// server. The server must be one with mutual TLS and keepalive.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, &service{server: s})
+}
+
+// Update makes g what the proxies of a view are to have. It does not wait for
+// any proxy; what a slow one has not been sent yet is merged. A generation of an
+// older revision than the last one is ignored.
+func (s *Server) Update(name string, g *xds.Generation) {
+	v, ok := s.view(name)
+	if !ok {
+		return
+	}
+	v.mu.Lock()
+	if v.table.Ready() && g.Revision < v.table.Revision() {
+		last := v.table.Revision()
+		v.mu.Unlock()
+		s.opt.Logger.Warn("ignored a generation that is older than the last one", "view", name, "revision", g.Revision, "last", last)
+		return
+	}
+	first := !v.table.Ready()
+	n := v.table.Update(g, time.Now())
+	for st := range v.streams {
+		st.poke()
+	}
+	v.mu.Unlock()
+	if first {
+		close(v.ready)
+	}
+	s.stats.updates.Add(1)
+	s.stats.changes.Add(int64(n))
+	s.notify()
+}
+
+// Close ends all streams and Waits; the proxies go on with what they have.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, st := range s.streams {
+		st.cancel(errClosed)
+	}
+	s.mu.Unlock()
+	s.notify()
+}
+
+// view finds or makes a view; false when the server is closed.
+func (s *Server) view(name string) (*view, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
+	v := s.views[name]
+	if v == nil {
+		v = &view{
+			name: name, ready: make(chan struct{}), table: ledger.NewTable(),
+			streams: map[*stream]struct{}{}, memory: map[string]memory{},
+		}
+		s.views[name] = v
+	}
+	return v, true
+}
+
+// all are the views now.
+func (s *Server) all() []*view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*view, 0, len(s.views))
+	for _, v := range s.views {
+		out = append(out, v)
+	}
+	return out
+}
+
+// service is the gRPC face of the Server.
+type service struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	server *Server
+}
+
+// StreamAggregatedResources is the state-of-the-world variant, which is not
+// served.
+func (*service) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return status.Error(codes.Unimplemented,
+		"state-of-the-world xDS is not served: set api_type DELTA_GRPC in the proxy's ads_config")
+}
+
+// DeltaAggregatedResources serves one proxy until its stream ends.
+func (sv *service) DeltaAggregatedResources(ds discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	s := sv.server
+	id, err := s.opt.Authenticate(ds.Context())
+	if err != nil {
+		s.opt.Logger.Warn("refused an xDS stream", "error", err)
+		if _, ok := status.FromError(err); !ok {
+			err = status.Error(codes.Unauthenticated, err.Error())
+		}
+		return err
+	}
+	if id.SPIFFE == "" {
+		id.SPIFFE = id.Proxy
+	}
+	v, ok := s.view(id.View)
+	if !ok {
+		return errClosed
+	}
+	st, err := s.attach(ds, v, id)
+	if err != nil {
+		return err
+	}
+	defer s.detach(st)
+	err = st.run()
+	if cause := context.Cause(st.ctx); errors.Is(cause, errReplaced) || errors.Is(cause, errClosed) {
+		return cause
+	}
+	return err
+}

@@ -1,0 +1,306 @@
+package ledger_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// envoy imitates what is known of Envoy 1.40 over delta ADS:
+//
+//   - it asks for clusters, then listeners, then what those refer to by name, and
+//     each such question goes out before the acknowledgement of what led to it;
+//   - a cluster warms until its endpoints come after it, or for 15 s, and no
+//     request for clusters goes out, answers included, while any cluster warms;
+//   - it does not ask again for endpoints that it is subscribed to;
+//   - a bad cluster or listener does not hurt the others of its response; a bad
+//     one of another type makes Envoy apply all of the others or none, at random;
+//   - a refused resource keeps its version before;
+//   - on a new stream it brings the versions of all it holds.
+type envoy struct {
+	name string
+	rnd  *rand.Rand
+	fail func(format string, args ...any)
+	bad  func(*xds.Resource) bool
+
+	held    map[xds.Type]map[string]*xds.Resource
+	subs    map[xds.Type]map[string]bool
+	asked   map[xds.Type]bool
+	warming map[string]time.Time // clusters, since when
+	ready   map[string]bool      // clusters that got endpoints once
+	// paused are the requests for clusters, withheld while any warms: answers, and
+	// the first request of a new stream.
+	paused []ledger.Request
+
+	out  []ledger.Request   // on the way to the server
+	in   []*ledger.Response // on the way to the Envoy
+	open map[xds.Type]int   // responses that were not answered
+	// first is set for types whose first request of the stream went out.
+	first map[xds.Type]bool
+	hangs bool
+	// absent are the names that it asked for when they were not there: being told
+	// so is no removal.
+	absent map[xds.Ref]bool
+	// trace of the run, for failures.
+	log *strings.Builder
+}
+
+var order = []xds.Type{xds.Cluster, xds.Endpoint, xds.Secret, xds.ExtensionConfig, xds.Listener, xds.Scope, xds.Route}
+
+func newEnvoy(name string, rnd *rand.Rand, fail func(string, ...any)) *envoy {
+	e := &envoy{
+		name: name, rnd: rnd, fail: fail,
+		held: map[xds.Type]map[string]*xds.Resource{}, subs: map[xds.Type]map[string]bool{},
+		asked: map[xds.Type]bool{}, warming: map[string]time.Time{}, ready: map[string]bool{},
+		log: &strings.Builder{},
+	}
+	for _, t := range order {
+		e.held[t], e.subs[t] = map[string]*xds.Resource{}, map[string]bool{}
+	}
+	return e
+}
+
+func (e *envoy) tracef(format string, args ...any) {
+	fmt.Fprintf(e.log, "%s: %s\n", e.name, fmt.Sprintf(format, args...))
+}
+
+// connect opens a stream: what it holds and wants goes out again.
+func (e *envoy) connect() {
+	e.in, e.out, e.paused = nil, nil, nil
+	e.absent = map[xds.Ref]bool{}
+	e.open, e.first = map[xds.Type]int{}, map[xds.Type]bool{}
+	e.tracef("connects")
+	if !e.asked[xds.Cluster] {
+		e.ask(xds.Cluster)
+		return
+	}
+	for _, t := range order {
+		if e.asked[t] {
+			e.ask(t)
+		}
+	}
+}
+
+// ask sends the first request of a type on this stream, or a later one with the
+// names.
+func (e *envoy) ask(t xds.Type, names ...string) {
+	r := ledger.Request{Type: t, Subscribe: names}
+	if !e.first[t] {
+		e.first[t] = true
+		r.Initial = map[string]string{}
+		for n, res := range e.held[t] {
+			r.Initial[n] = res.Version
+		}
+		if !ledger.Wildcard(t) {
+			r.Subscribe = slices.Sorted(maps.Keys(e.subs[t]))
+		} else if e.rnd.IntN(2) == 0 {
+			r.Subscribe = []string{"*"}
+		}
+	}
+	e.asked[t] = true
+	if t == xds.Cluster && len(e.warming) > 0 {
+		e.paused = append(e.paused, r)
+		return
+	}
+	e.out = append(e.out, r)
+}
+
+// want subscribes to names that are not subscribed to.
+func (e *envoy) want(t xds.Type, names ...string) {
+	var fresh []string
+	for _, n := range names {
+		if !e.subs[t][n] {
+			e.subs[t][n] = true
+			fresh = append(fresh, n)
+		}
+	}
+	if len(fresh) > 0 {
+		e.tracef("asks for %s %v", t.Short(), fresh)
+		e.ask(t, fresh...)
+	}
+}
+
+// release unsubscribes from names that nothing uses any more.
+func (e *envoy) release(t xds.Type) {
+	used := map[string]bool{}
+	for _, from := range order {
+		for _, res := range e.held[from] {
+			for _, ref := range res.Refs {
+				used[ref.Name] = used[ref.Name] || ref.Type == t
+			}
+		}
+	}
+	if t == xds.Endpoint {
+		for n := range e.held[xds.Cluster] {
+			used[n] = true
+		}
+		for n := range e.warming {
+			used[n] = true
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(e.subs[t])) {
+		if !used[n] {
+			delete(e.subs[t], n)
+			delete(e.held[t], n)
+			e.tracef("drops %s %s", t.Short(), n)
+			e.out = append(e.out, ledger.Request{Type: t, Unsubscribe: []string{n}})
+		}
+	}
+}
+
+// receive applies the next response.
+func (e *envoy) receive(now time.Time) {
+	r := e.in[0]
+	e.in = e.in[1:]
+	answer := &ledger.Request{Type: r.Type, Nonce: r.Nonce}
+	var good []*xds.Resource
+	for _, res := range r.Resources {
+		if !ledger.Wildcard(r.Type) && !e.subs[r.Type][res.Name] {
+			continue
+		}
+		if e.bad(res) {
+			answer.Refused, answer.Detail = true, "bad "+res.Name
+		} else {
+			good = append(good, res)
+		}
+	}
+	atomic := r.Type != xds.Cluster && r.Type != xds.Listener
+	if answer.Refused && atomic && e.rnd.IntN(2) == 0 {
+		good = nil
+	}
+	for _, res := range good {
+		e.apply(res, now)
+	}
+	for _, n := range r.Removed {
+		e.remove(xds.Ref{Type: r.Type, Name: n})
+	}
+	if r.Type == xds.Cluster && !e.asked[xds.Listener] {
+		defer e.ask(xds.Listener)
+	}
+	if r.Type == xds.Cluster {
+		e.paused = append(e.paused, *answer)
+		e.warm(now)
+		return
+	}
+	e.answer(*answer)
+	e.warm(now)
+}
+
+func (e *envoy) answer(r ledger.Request) {
+	e.tracef("answers %s %s refused=%v", r.Type.Short(), r.Nonce, r.Refused)
+	e.out = append(e.out, r)
+}
+
+// apply takes a resource into use and checks that what it needs is there.
+func (e *envoy) apply(res *xds.Resource, now time.Time) {
+	e.tracef("applies %s %s %s", res.Type.Short(), res.Name, res.Version[:4])
+	if res.Type == xds.Route {
+		for _, ref := range res.Refs {
+			if ref.Type != xds.Cluster {
+				continue
+			}
+			if c := e.held[xds.Cluster][ref.Name]; c == nil || !e.ready[ref.Name] {
+				e.fail("%s applies %s, which refers to %s: not there", e.name, res.Name, ref.Name)
+			}
+		}
+	}
+	old := e.held[res.Type][res.Name]
+	e.held[res.Type][res.Name] = res
+	switch res.Type {
+	case xds.Cluster:
+		if old == nil || old.Version != res.Version {
+			e.warming[res.Name] = now
+		}
+		e.want(xds.Endpoint, res.Name)
+		e.want(xds.Secret, names(res, xds.Secret)...)
+	case xds.Endpoint:
+		if _, warms := e.warming[res.Name]; warms {
+			e.endpointsCame(res.Name)
+		}
+	case xds.Listener:
+		e.want(xds.Secret, names(res, xds.Secret)...)
+		e.want(xds.ExtensionConfig, names(res, xds.ExtensionConfig)...)
+		e.want(xds.Route, names(res, xds.Route)...)
+		if !e.asked[xds.Scope] {
+			e.ask(xds.Scope)
+		}
+	case xds.Scope:
+		e.want(xds.Route, names(res, xds.Route)...)
+	}
+	if old != nil {
+		for _, t := range order[1:] {
+			if !ledger.Wildcard(t) {
+				e.release(t)
+			}
+		}
+	}
+}
+
+func (e *envoy) endpointsCame(cluster string) {
+	for _, s := range names(e.held[xds.Cluster][cluster], xds.Secret) {
+		if e.held[xds.Secret][s] == nil {
+			return // warms on; the timeout ends it
+		}
+	}
+	delete(e.warming, cluster)
+	e.ready[cluster] = true
+}
+
+// warm ends the warming of clusters whose time is over, and sends the withheld
+// answer when none warms.
+func (e *envoy) warm(now time.Time) {
+	for n, since := range e.warming {
+		if now.Sub(since) >= 15*time.Second {
+			delete(e.warming, n)
+			e.ready[n] = true
+		}
+	}
+	for len(e.paused) > 0 && len(e.warming) == 0 {
+		e.answer(e.paused[0])
+		e.paused = e.paused[1:]
+	}
+}
+
+// remove gives up a resource; a cluster in use is an error of the server.
+func (e *envoy) remove(ref xds.Ref) {
+	if e.held[ref.Type][ref.Name] == nil {
+		return
+	}
+	e.tracef("removes %s", ref)
+	if ref.Type == xds.Endpoint {
+		return // Envoy ignores it
+	}
+	for _, t := range order {
+		for _, res := range e.held[t] {
+			if slices.Contains(res.Refs, ref) && !e.absent[ref] {
+				e.fail("%s is told to remove %s, which %s %s refers to", e.name, ref, t.Short(), res.Name)
+			}
+		}
+	}
+	delete(e.held[ref.Type], ref.Name)
+	if ref.Type == xds.Cluster {
+		delete(e.warming, ref.Name)
+		delete(e.ready, ref.Name)
+	}
+	for _, t := range order {
+		if !ledger.Wildcard(t) {
+			e.release(t)
+		}
+	}
+}
+
+func names(res *xds.Resource, t xds.Type) []string {
+	var out []string
+	for _, ref := range res.Refs {
+		if ref.Type == t {
+			out = append(out, ref.Name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,271 @@
+package ledger
+
+import (
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// types are all served types in the order in which they are sent: what is
+// referred to comes first, and endpoints follow the clusters that need them.
+var types = [...]xds.Type{
+	xds.Cluster, xds.Endpoint, xds.Secret, xds.ExtensionConfig, xds.Listener, xds.Scope, xds.Route,
+}
+
+// kind is an index into types.
+type kind int8
+
+const (
+	clusters kind = iota
+	endpoints
+	secrets
+	extensions
+	listeners
+	scopes
+	routes
+	kinds
+)
+
+// rank orders the types by who may refer to whom: only a higher rank to a lower.
+var rank = [kinds]int{secrets: 0, endpoints: 0, clusters: 1, extensions: 2, routes: 3, scopes: 4, listeners: 5}
+
+func kindOf(t xds.Type) (kind, bool) {
+	for i, u := range types {
+		if u == t {
+			return kind(i), true
+		}
+	}
+	return 0, false
+}
+
+// Wildcard reports whether proxies subscribe to all resources of the type.
+func Wildcard(t xds.Type) bool {
+	return t == xds.Cluster || t == xds.Listener || t == xds.Scope
+}
+
+// slot is one resource name.
+type slot struct {
+	name string
+	used bool
+	// res is the wanted resource; nil when it is gone, or was never there and
+	// some proxy asked for it.
+	res *xds.Resource
+	// The current res (or its absence) is needed by revisions from since on and
+	// came with the generation of revision at. since > at says that it came with a
+	// generation that made no new revision: endpoints.
+	since, at int64
+	// added is since of the first res under this name.
+	added int64
+	// gone is when res became nil.
+	gone time.Time
+	// good is the newest version that some proxy acknowledged.
+	good *xds.Resource
+}
+
+// column is all resources of one type.
+type column struct {
+	index   map[string]int32
+	slots   []slot
+	free    []int32
+	present bitset // res != nil
+	gone    bitset // used, and res == nil
+	source  map[string]*xds.Resource
+}
+
+// Table is what a view is to have, shared by the proxies of the view.
+type Table struct {
+	columns  [kinds]column
+	proxies  map[*Proxy]struct{}
+	revision int64
+	ready    bool
+	// referrers counts the wanted resources that refer to a name.
+	referrers map[xds.Ref]int
+}
+
+// NewTable makes the table of a view. It has no generation yet: Proxies are sent
+// nothing before the first Update.
+func NewTable() *Table {
+	t := &Table{proxies: map[*Proxy]struct{}{}, referrers: map[xds.Ref]int{}}
+	for k := range t.columns {
+		t.columns[k].index = map[string]int32{}
+	}
+	return t
+}
+
+// Ready reports whether there was an Update.
+func (t *Table) Ready() bool { return t.ready }
+
+// Revision is that of the last Update.
+func (t *Table) Revision() int64 { return t.revision }
+
+// Update makes g what the proxies are to have and returns how many resources
+// were added, changed or removed. Equal bytes are no change. Its cost is that of
+// one pass over g and of the changes times the proxies.
+func (t *Table) Update(g *xds.Generation, now time.Time) int {
+	t.sweep()
+	var idle []*Proxy
+	for p := range t.proxies {
+		if !t.ready || p.summary().pending > t.revision {
+			idle = append(idle, p)
+		}
+	}
+	// What is new here is not needed for revisions up to the one before.
+	c := change{since: t.revision + 1, at: max(g.Revision, t.revision), now: now}
+	if !t.ready {
+		c.since = 0
+	}
+	n := 0
+	for k := range kinds {
+		n += t.updateColumn(k, g.Resources[types[k]], c)
+	}
+	t.revision, t.ready = c.at, true
+	for p := range t.proxies {
+		p.touched()
+	}
+	for _, p := range idle {
+		p.active = now
+	}
+	return n
+}
+
+// change is what all changes of one Update have in common.
+type change struct {
+	since, at int64
+	now       time.Time
+}
+
+func (t *Table) updateColumn(k kind, next map[string]*xds.Resource, c change) int {
+	col := &t.columns[k]
+	if sameMap(next, col.source) {
+		return 0
+	}
+	col.source = next
+	n := 0
+	var added []string
+	for name, res := range next {
+		i, known := col.index[name]
+		if !known {
+			added = append(added, name)
+			continue
+		}
+		old := col.slots[i].res
+		if old == res {
+			continue
+		}
+		t.refer(old, -1)
+		t.refer(res, +1)
+		if old != nil && old.Version == res.Version {
+			col.slots[i].res = res // same bytes; owners may differ
+			continue
+		}
+		n++
+		t.replace(k, i, res, c)
+	}
+	// Sorted, so that numbers, and with them the order of sending, do not depend
+	// on the order of a map.
+	slices.Sort(added)
+	for _, name := range added {
+		n++
+		t.refer(next[name], +1)
+		t.replace(k, col.intern(name), next[name], c)
+	}
+	if col.present.count() == len(next) {
+		return n
+	}
+	for i := range col.each(col.present) {
+		if _, ok := next[col.slots[i].name]; !ok {
+			n++
+			t.refer(col.slots[i].res, -1)
+			t.replace(k, i, nil, c)
+		}
+	}
+	return n
+}
+
+// replace sets the wanted resource of a slot and tells the proxies.
+func (t *Table) replace(k kind, i int32, res *xds.Resource, c change) {
+	col := &t.columns[k]
+	s := &col.slots[i]
+	old := s.res
+	s.res, s.since, s.at = res, c.since, c.at
+	if res == nil {
+		s.gone = c.now
+		col.present.clear(i)
+		col.gone.set(i)
+	} else {
+		if old == nil {
+			s.added = c.since
+		}
+		col.present.set(i)
+		col.gone.clear(i)
+	}
+	for p := range t.proxies {
+		p.lanes[k].changed(i, old)
+	}
+}
+
+// refer counts the references of a wanted resource.
+func (t *Table) refer(r *xds.Resource, n int) {
+	if r == nil {
+		return
+	}
+	for _, ref := range r.Refs {
+		if t.referrers[ref] += n; t.referrers[ref] == 0 {
+			delete(t.referrers, ref)
+		}
+	}
+}
+
+// sweep frees the slots of gone names that no proxy uses.
+func (t *Table) sweep() {
+	for k := range kinds {
+		col := &t.columns[k]
+	next:
+		for i := range col.each(col.gone) {
+			for p := range t.proxies {
+				if p.lanes[k].uses(i) {
+					continue next
+				}
+			}
+			delete(col.index, col.slots[i].name)
+			col.slots[i] = slot{}
+			col.gone.clear(i)
+			col.free = append(col.free, i)
+		}
+	}
+}
+
+// intern gives a name a slot with no resource.
+func (col *column) intern(name string) int32 {
+	if i, ok := col.index[name]; ok {
+		return i
+	}
+	var i int32
+	if n := len(col.free); n > 0 {
+		i = col.free[n-1]
+		col.free = col.free[:n-1]
+	} else {
+		i = int32(len(col.slots))
+		col.slots = append(col.slots, slot{})
+	}
+	col.slots[i] = slot{name: name, used: true}
+	col.index[name] = i
+	col.gone.set(i)
+	return i
+}
+
+// words is the length of a set over all slots.
+func (col *column) words() int { return (len(col.slots) + 63) >> 6 }
+
+// each are the members of a set; the set may be changed meanwhile.
+func (col *column) each(b bitset) func(func(int32) bool) {
+	return ones(col.words(), b.word)
+}
+
+// sameMap reports whether both are the same map, not only equal ones.
+// Generations are immutable, so it holds the same then.
+func sameMap(a, b map[string]*xds.Resource) bool {
+	return a != nil && reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+}
