@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -39,7 +40,7 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 			err = errors.Join(err, e.close())
 		}
 	}()
-	if e.etcd, err = embed.StartEtcd(embeddedConfig(o)); err != nil {
+	if e.etcd, err = startEtcd(embeddedConfig(o)); err != nil {
 		return nil, fmt.Errorf("store: embedded etcd in %s does not start: %w", o.DataDir, err)
 	}
 	select {
@@ -54,6 +55,31 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	e.client = v3client.New(e.etcd.Server)
 	return e, nil
 }
+
+// startEtcd is embed.StartEtcd with its panics, about files that are damaged, as errors.
+func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e, err = nil, fmt.Errorf("%v; %s", p, damagedFiles)
+		}
+	}()
+	// etcd opens the database in a goroutine of its own, where its panic would be the
+	// end of the process.
+	db := filepath.Join(c.Dir, "member", "snap", "db")
+	if _, err := os.Stat(db); err == nil {
+		b, err := bbolt.Open(db, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; %s", db, err, damagedFiles)
+		}
+		if err := b.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return embed.StartEtcd(c)
+}
+
+// damagedFiles is what to do about them.
+const damagedFiles = "its files are damaged: restore a backup of the directory, or start with an empty one"
 
 // embeddedConfig is for one member that holds some ten thousand small objects.
 func embeddedConfig(o Options) *embed.Config {
@@ -88,9 +114,7 @@ func (e *embedded) shrink(ctx context.Context, revision int64) error {
 		return fmt.Errorf("store: compact: %w", err)
 	}
 	be := e.etcd.Server.Backend()
-	be.ForceCommit() // bbolt counts pages as free
-	be.ForceCommit() // one transaction after they were let go
-	if size := be.Size(); size < 64<<20 || be.SizeInUse() > size/2 {
+	if size := be.Size(); size < 64<<20 || e.inUse() > size/2 {
 		return nil
 	}
 	if err := be.Defrag(); err != nil {
@@ -100,7 +124,12 @@ func (e *embedded) shrink(ctx context.Context, revision int64) error {
 }
 
 // inUse is how many bytes of the database are not free.
-func (e *embedded) inUse() int64 { return e.etcd.Server.Backend().SizeInUse() }
+func (e *embedded) inUse() int64 {
+	be := e.etcd.Server.Backend()
+	be.ForceCommit() // bbolt counts pages as free one transaction
+	be.ForceCommit() // after they were let go
+	return be.SizeInUse()
+}
 
 // close stops etcd and gives the directory free.
 func (e *embedded) close() error {

@@ -59,6 +59,7 @@ func commitForever(dir string) {
 // commit is lost, at most one that was not acknowledged is there, and each is whole.
 // PENSTOCK_KILL_ROUNDS is how often, PENSTOCK_KILL_SEED makes the moments.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	rounds := envInt(t, "PENSTOCK_KILL_ROUNDS", 8)
 	seed := envInt(t, "PENSTOCK_KILL_SEED", 1)
 	rnd := rand.New(rand.NewPCG(uint64(seed), 0))

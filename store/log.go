@@ -10,7 +10,10 @@ import (
 
 // zapOver is a zap logger, which etcd wants, that writes to a slog one. What etcd
 // tells about its normal life is debugging for us.
-func zapOver(l *slog.Logger) *zap.Logger { return zap.New(slogCore{l}) }
+// Where etcd would exit it panics, so that a start that fails can be told as an error.
+func zapOver(l *slog.Logger) *zap.Logger {
+	return zap.New(slogCore{l}, zap.WithFatalHook(zapcore.WriteThenPanic))
+}
 
 // slogCore is a zapcore.Core.
 type slogCore struct{ l *slog.Logger }

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		commitForever(dir)
 	}
+	if dir := os.Getenv(serverEnv); dir != "" {
+		serveForever(dir)
+	}
 	code := m.Run()
 	external.stop()
 	os.Exit(code)
@@ -78,6 +81,7 @@ var backends = []struct {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) store.Store { return open(t, b.options(t)) })
@@ -119,18 +123,23 @@ func (e *etcdServer) start() (err error) {
 	if e.dir, err = os.MkdirTemp("", "store-test-"); err != nil {
 		return err
 	}
-	serverTLS, err := e.certificates()
-	if err != nil {
+	if err := e.certificates(); err != nil {
 		return err
 	}
-	any := url.URL{Scheme: "https", Host: "127.0.0.1:0"}
+	return e.serve("127.0.0.1:0")
+}
+
+// serve starts the server on an address, with what is in its directory.
+func (e *etcdServer) serve(addr string) (err error) {
+	any := url.URL{Scheme: "https", Host: addr}
 	c := embed.NewConfig()
 	c.Name, c.Dir = "test", filepath.Join(e.dir, "etcd")
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{any}, []url.URL{any}
 	c.ListenPeerUrls = nil
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	c.ClientTLSInfo = serverTLS
+	c.TickMs, c.ElectionMs = 100, 500
+	c.ClientTLSInfo = e.serverTLS()
 	c.LogLevel = "fatal"
 	if e.server, err = embed.StartEtcd(c); err != nil {
 		return err
@@ -148,11 +157,19 @@ func (e *etcdServer) stop() {
 	}
 }
 
+// serverTLS are the server's certificate and whom it trusts.
+func (e *etcdServer) serverTLS() transport.TLSInfo {
+	return transport.TLSInfo{
+		CertFile: filepath.Join(e.dir, "server.crt"), KeyFile: filepath.Join(e.dir, "server.key"),
+		TrustedCAFile: filepath.Join(e.dir, "ca.crt"), ClientCertAuth: true,
+	}
+}
+
 // certificates makes a CA, and from it those of the server, in files, and the client.
-func (e *etcdServer) certificates() (server transport.TLSInfo, err error) {
+func (e *etcdServer) certificates() error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return server, err
+		return err
 	}
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
@@ -160,7 +177,7 @@ func (e *etcdServer) certificates() (server transport.TLSInfo, err error) {
 	}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
 	if err != nil {
-		return server, err
+		return err
 	}
 	leaf := func(serial int64) (certPEM, keyPEM []byte, err error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -180,28 +197,25 @@ func (e *etcdServer) certificates() (server transport.TLSInfo, err error) {
 	}
 	serverCert, serverKey, err := leaf(2)
 	if err != nil {
-		return server, err
+		return err
 	}
-	server = transport.TLSInfo{
-		CertFile: filepath.Join(e.dir, "server.crt"), KeyFile: filepath.Join(e.dir, "server.key"),
-		TrustedCAFile: filepath.Join(e.dir, "ca.crt"), ClientCertAuth: true,
-	}
+	server := e.serverTLS()
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
 	for file, content := range map[string][]byte{server.CertFile: serverCert, server.KeyFile: serverKey, server.TrustedCAFile: caPEM} {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
-			return server, err
+			return err
 		}
 	}
 	clientCert, clientKey, err := leaf(3)
 	if err != nil {
-		return server, err
+		return err
 	}
 	pair, err := tls.X509KeyPair(clientCert, clientKey)
 	if err != nil {
-		return server, err
+		return err
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(caPEM)
 	e.client = &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return server, nil
+	return nil
 }

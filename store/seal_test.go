@@ -55,6 +55,7 @@ func TestSealKeyFile(t *testing.T) {
 
 // TestSealed looks for the text of a private key in all files of etcd.
 func TestSealed(t *testing.T) {
+	t.Parallel()
 	const canary = "CANARY-THAT-MUST-NOT-BE-FOUND"
 	dir := t.TempDir()
 	s := openEmbedded(t, dir)
@@ -95,6 +96,7 @@ func TestSealed(t *testing.T) {
 }
 
 func TestSealKeyProblems(t *testing.T) {
+	t.Parallel()
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			o := b.options(t)
@@ -157,6 +159,7 @@ func objects(t *testing.T, o store.Options, s store.Store, kind byte) map[string
 }
 
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			o := b.options(t)
@@ -221,6 +224,7 @@ func TestDamage(t *testing.T) {
 
 // TestDamagedTree opens the store anew, so that nothing is in memory.
 func TestDamagedTree(t *testing.T) {
+	t.Parallel()
 	for kind, want := range map[byte]string{'T': "root of revision 2", 'B': "bucket "} {
 		o := external.options(t)
 		s := open(t, o)

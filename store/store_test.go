@@ -20,6 +20,7 @@ import (
 )
 
 func TestOpenProblems(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -63,6 +64,7 @@ func TestOpenProblems(t *testing.T) {
 }
 
 func TestInUse(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openEmbedded(t, dir)
 	_, err := store.Open(t.Context(), store.Options{DataDir: dir, Logger: quiet})
@@ -124,6 +126,7 @@ func listeners(t *testing.T) map[string]bool {
 
 // TestReplicas is two control planes on one external etcd.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	o := external.options(t)
 	a, b := open(t, o), open(t, o)
 	watch := b.Watch(t.Context(), 0)
@@ -140,6 +143,7 @@ func TestReplicas(t *testing.T) {
 }
 
 func TestCollect(t *testing.T) {
+	t.Parallel()
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			o := b.options(t)
@@ -200,6 +204,7 @@ func TestCollect(t *testing.T) {
 // objects ahead of their flip, go back and forth between contents: nothing that a
 // kept revision needs is ever removed.
 func TestCollectBesideCommits(t *testing.T) {
+	t.Parallel()
 	o := external.options(t)
 	o.KeepRevisions, o.MaintenanceInterval = 2, -1
 	s := open(t, o)
@@ -239,6 +244,7 @@ func TestCollectBesideCommits(t *testing.T) {
 }
 
 func TestMaintenance(t *testing.T) {
+	t.Parallel()
 	o := store.Options{DataDir: t.TempDir(), KeepRevisions: 2, MaintenanceInterval: 20 * time.Millisecond}
 	s := open(t, o)
 	for i := range int64(8) {
@@ -261,6 +267,7 @@ func TestMaintenance(t *testing.T) {
 
 // TestLeaseGone revokes the lease that request ids are written under.
 func TestLeaseGone(t *testing.T) {
+	t.Parallel()
 	s := open(t, external.options(t))
 	for i := range int64(2) {
 		if _, err := s.Commit(t.Context(), i, storetest.Routes(0, 1, fmt.Sprint("v", i)), store.Info{RequestID: fmt.Sprint(i)}); err != nil {
@@ -290,6 +297,7 @@ func TestLeaseGone(t *testing.T) {
 
 // TestWatchCompacted compacts etcd under watches, one of them not read meanwhile.
 func TestWatchCompacted(t *testing.T) {
+	t.Parallel()
 	s := openEmbedded(t, t.TempDir())
 	fast, slow := s.Watch(t.Context(), 0), s.Watch(t.Context(), 0)
 	const n = 60
@@ -318,6 +326,7 @@ func TestWatchCompacted(t *testing.T) {
 // TestWritesLittle counts what one change among many writes: its object, its bucket,
 // the root, the revision record and the head, in one transaction.
 func TestWritesLittle(t *testing.T) {
+	t.Parallel()
 	o := external.options(t)
 	s := open(t, o)
 	if _, err := s.Commit(t.Context(), 0, storetest.Routes(0, 1000, "a"), store.Info{}); err != nil {
@@ -358,6 +367,7 @@ func keys(t *testing.T, o store.Options, s store.Store) map[string]int64 {
 
 // TestDiffReadsWhatDiffers damages everything that both revisions share.
 func TestDiffReadsWhatDiffers(t *testing.T) {
+	t.Parallel()
 	o := external.options(t)
 	s := open(t, o)
 	if _, err := s.Commit(t.Context(), 0, storetest.Routes(0, 500, "a"), store.Info{}); err != nil {
@@ -389,6 +399,7 @@ func TestDiffReadsWhatDiffers(t *testing.T) {
 // TestBudget rewrites everything in each commit: history is cut short before it
 // fills the disk, and the head stays.
 func TestBudget(t *testing.T) {
+	t.Parallel()
 	s := open(t, store.Options{DataDir: t.TempDir(), MaintenanceInterval: -1})
 	for i := range int64(16) {
 		if _, err := s.Commit(t.Context(), i, storetest.Routes(0, 300, fmt.Sprint("v", i)), store.Info{}); err != nil {

@@ -21,7 +21,8 @@ import (
 )
 
 // Run runs the suite. open returns an empty store with a seal key, which is closed
-// at the end of the test given to it; it is called once for each part.
+// at the end of the test given to it; it is called once for each part, and parts run
+// in parallel.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, part := range []struct {
 		name string
@@ -42,7 +43,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.run(t, open(t)) })
+		t.Run(part.name, func(t *testing.T) {
+			t.Parallel()
+			part.run(t, open(t))
+		})
 	}
 }
 

@@ -1,0 +1,59 @@
+# The everyday commands. `make up` and `make test` need Go, and Python 3 with pip.
+.DEFAULT_GOAL := build
+.PHONY: build up down test vet lint gen clean tools FORCE
+
+# No C compiler is needed, and the same source gives the same binary.
+export CGO_ENABLED ?= 0
+GO     ?= go
+TOOLS  := envoy lambda redis jaeger
+# Flags of `penstock up`: make up ARGS='--gateway-listen 127.0.0.1:9080'
+ARGS   ?=
+# Flags of `go test`: make test TESTFLAGS='-v -run Limit' PKG=./ratelimit/...
+TESTFLAGS ?=
+PKG       ?= ./...
+
+build: bin/penstock
+
+# The Go tool knows best whether it is up to date.
+bin/penstock: FORCE
+	$(GO) build -trimpath -o $@ ./cmd/penstock
+
+FORCE:
+
+# Run everything on this machine with the example (penstock.yaml), until Ctrl-C.
+up: build
+	bin/penstock up $(ARGS)
+
+down: build
+	bin/penstock down
+
+# The real servers that tests run against: pinned, cached in .tools/.
+tools:
+	$(GO) run ./internal/toolbox/cmd/install $(TOOLS)
+
+test: tools
+	$(GO) test $(TESTFLAGS) $(PKG)
+
+vet:
+	$(GO) vet ./...
+	@unformatted=$$(gofmt -l cmd gateway gen internal store xds $(wildcard authn examples functions ratelimit telemetry tools)); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
+
+# buf, by its pinned npm package.
+BUF := .tools/buf/node_modules/.bin/buf
+$(BUF): tools/buf/package.json tools/buf/package-lock.json
+	mkdir -p .tools/buf
+	cp $^ .tools/buf/
+	npm ci --prefix .tools/buf --no-audit --no-fund --loglevel=error
+	touch $@
+
+# Regenerates gen/ from proto/; commit both together.
+gen: $(BUF)
+	$(BUF) generate
+
+lint: vet $(BUF)
+	$(BUF) lint
+
+# Keeps the installed tools; .tools/ may be removed by hand.
+clean:
+	rm -rf bin .penstock

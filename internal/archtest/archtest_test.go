@@ -1,0 +1,152 @@
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/penstock-gateway/penstock/"
+
+// rule says what a package tree may import of this module; a tree is a path
+// prefix. Everything that no rule names is free (cmd, internal/control, tests).
+type rule struct {
+	tree string
+	// may lists the trees that may be imported besides gen/ and the own tree.
+	may []string
+	// never lists foreign trees that may not be imported.
+	never []string
+	why   string
+}
+
+var kubernetes = []string{"istio.io/", "k8s.io/", "sigs.k8s.io/"}
+
+var rules = []rule{
+	{tree: "gateway/source/kubernetes", may: []string{"gateway", "gateway/source/file"},
+		why: "a front door turns foreign resources into the model and knows nothing behind it"},
+	{tree: "gateway/source", may: []string{"gateway", "gateway/explain", "gateway/source"}, never: kubernetes,
+		why: "front doors know the model only; Kubernetes and Istio types stay in gateway/source/kubernetes"},
+	{tree: "gateway/policy", may: []string{"gateway", "xds", "ratelimit"}, never: kubernetes,
+		why: "a policy is compiled from the merged model to Envoy's types, and knows no other policy"},
+	{tree: "gateway/explain", may: []string{"gateway", "gateway/policy"}, never: kubernetes,
+		why: "explain works from the model"},
+	{tree: "gateway", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "the model knows neither Envoy nor where resources come from"},
+	{tree: "xds/compile", may: []string{"gateway", "gateway/policy", "authn", "ratelimit", "xds"}, never: kubernetes,
+		why: "the compiler is pure: no store, no delivery, no network"},
+	{tree: "xds/ledger", may: []string{"xds"}, never: kubernetes, why: "the ledger knows resources by type and name, not routes"},
+	{tree: "xds/delivery", may: []string{"xds", "xds/ledger"}, never: kubernetes, why: "delivery knows resources by type and name, not routes"},
+	{tree: "xds/bootstrap", may: []string{"xds"}, never: kubernetes, why: "the bootstrap is one function"},
+	{tree: "authn", may: []string{"gateway", "xds"}, never: kubernetes, why: "an authentication method is a policy"},
+	{tree: "store", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
+	{tree: "ratelimit", may: []string{"telemetry"}, never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
+	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "a runner knows functions, not Envoy"},
+	{tree: "telemetry", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func in(path, tree string) bool { return path == tree || strings.HasPrefix(path, tree+"/") }
+
+// ruleOf is the first rule whose tree holds the package, so longer trees stand
+// before the trees that hold them.
+func ruleOf(path string) (rule, bool) {
+	for _, r := range rules {
+		if in(path, r.tree) {
+			return r, true
+		}
+	}
+	return rule{}, false
+}
+
+// TestImports checks every package against its rule and prints the reason of a
+// rule that is broken.
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		r, ok := ruleOf(path)
+		if !ok {
+			continue
+		}
+		seen[r.tree] = true
+		for _, imp := range p.Imports {
+			own, ours := strings.CutPrefix(imp, module)
+			if !ours {
+				for _, n := range r.never {
+					if strings.HasPrefix(imp, n) {
+						t.Errorf("%s imports %s: %s", path, imp, r.why)
+					}
+				}
+				continue
+			}
+			if in(own, "gen") || in(own, r.tree) || allowed(own, r.may) {
+				continue
+			}
+			t.Errorf("%s imports %s: %s", path, own, r.why)
+		}
+	}
+	for _, r := range rules {
+		if !seen[r.tree] {
+			t.Errorf("the rule for %s matches no package: mend the rule", r.tree)
+		}
+	}
+}
+
+// allowed tells whether a package is one of some trees' roots or below a tree
+// that is named with its sub-trees ("gateway/policy", "authn").
+func allowed(own string, may []string) bool {
+	for _, m := range may {
+		if own == m || (m != "gateway" && m != "xds" && in(own, m)) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestNobodyImportsTheBinary keeps cmd, examples and the test harnesses leaves.
+func TestNobodyImportsTheBinary(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		for _, imp := range p.Imports {
+			own, ours := strings.CutPrefix(imp, module)
+			if !ours {
+				continue
+			}
+			if in(own, "cmd") || in(own, "examples") || (own == "internal/control" && !in(path, "cmd") && !in(path, "bench")) {
+				t.Errorf("%s imports %s: only the binary joins everything", path, own)
+			}
+			if in(own, "internal/envoytest") && !in(path, "bench") {
+				t.Errorf("%s imports %s: test harnesses are for tests", path, own)
+			}
+		}
+	}
+}

@@ -1,0 +1,37 @@
+package store
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	l := zapOver(slog.New(slog.NewTextHandler(&out, nil))).With(zap.String("member", "m"))
+	l.Info("life is normal")
+	for text := range hushed {
+		l.Warn(text)
+	}
+	if out.Len() > 0 {
+		t.Errorf("logged: %s", out.String())
+	}
+	l.Warn("slow disk", zap.Int("ms", 7))
+	l.Error("no disk")
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("fatal did not panic")
+			}
+		}()
+		l.Fatal("gone")
+	}()
+	for _, want := range []string{`level=WARN msg="slow disk" member=m ms=7`, `level=ERROR msg="no disk" member=m`, `level=ERROR msg=gone`} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
