@@ -30,7 +30,7 @@ type Problem struct {
 }
 
 // Host is one host name that a listener serves, with everything that may answer
-// for it in match order. A Host whose inputs did not change is the same pointer
+// for it in match order. It is immutable. A Host whose inputs did not change is the same pointer
 // in the next Snapshot, so compilers may cache by pointer.
 type Host struct {
 	Gateway  *pb.Gateway
@@ -47,14 +47,22 @@ type Entry struct {
 	Rule  *pb.RouteRule
 	// RuleName is Rule.Name or its default "rule-N".
 	RuleName string
+	// RuleIndex is the position of Rule in Route.Rules.
+	RuleIndex int
 	// MatchIndex is the position in Rule.Matches; 0 when there are none.
 	MatchIndex int
 	// Match is never nil; an empty message matches everything.
 	Match *pb.RouteMatch
 	// Policies is the merged result for the rule.
 	Policies *Effective
-	// Backends are the resolved targets of a forward, in order of the rule.
+	// Backends are the resolved targets of a forward, in order of the rule. A
+	// target that does not exist is left out; the others share its part.
 	Backends []Target
+	// Problem is not empty when the entry cannot be served as it was written: no
+	// target is left, or a secret or consumer that a policy names is not there.
+	// Such an entry must be answered with 503 and never be left out, because then
+	// the request would fall to a less specific entry with less protection.
+	Problem string
 }
 
 // Target is one resolved weighted backend.

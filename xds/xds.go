@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"weak"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -85,6 +86,13 @@ type Generation struct {
 	// make new generations of the same revision.
 	Revision  int64
 	Resources map[Type]map[string]*Resource
+
+	// Base and Changed are optional and spare the delivery a pass over all
+	// resources: if Base is the generation that the view was updated with before
+	// (weak.Make of it), Changed must name every resource that was added, replaced
+	// or removed since then. Whenever Base is another one, all are compared.
+	Base    weak.Pointer[Generation]
+	Changed []Ref
 }
 
 // Get returns a resource or nil.

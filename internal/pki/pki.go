@@ -152,7 +152,7 @@ func (ca *CA) Issue(r Request) (certPEM, keyPEM []byte, err error) {
 		URIs:        []*url.URL{id},
 		DNSNames:    r.DNS,
 		IPAddresses: r.IPs,
-		// Required when there is no subject (RFC 5280, 4.1.2.6).
+		// No subject: the names are all that counts (RFC 5280, 4.1.2.6).
 		BasicConstraintsValid: true,
 	}, ca.cert, key.Public(), ca.key)
 	if err != nil {

@@ -97,7 +97,6 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 		Name:                 XDSCluster,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: endpointType(host)},
 		ConnectTimeout:       durationpb.New(time.Second),
-		DnsRefreshRate:       durationpb.New(5 * time.Second),
 		LoadAssignment:       endpoint(XDSCluster, host, port),
 		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: wrapperspb.UInt32(3), KeepaliveTime: wrapperspb.UInt32(30), KeepaliveInterval: wrapperspb.UInt32(5),

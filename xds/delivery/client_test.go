@@ -8,6 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -119,4 +120,14 @@ func describe(r *discoveryv3.DeltaDiscoveryResponse) string {
 		s += fmt.Sprint(" -", n)
 	}
 	return s
+}
+
+// nodeOf is the node message of an Envoy that says it is of another gateway.
+func nodeOf(gateway string) *corev3.Node {
+	return &corev3.Node{
+		Id: "id-of-" + gateway, Cluster: gateway,
+		UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+			Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40},
+		}},
+	}
 }

@@ -23,6 +23,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/xds"
@@ -120,6 +121,10 @@ func New(o Options) *Server {
 		}
 	}
 	s := &Server{opt: o, views: map[string]*view{}, streams: map[string]*stream{}}
+	s.stats.types = map[xds.Type]*typeCounters{}
+	for _, t := range ledger.Types() {
+		s.stats.types[t] = &typeCounters{}
+	}
 	c := make(chan struct{})
 	s.changed.Store(&c)
 	return s
@@ -129,6 +134,20 @@ func New(o Options) *Server {
 // server. The server must be one with mutual TLS and keepalive.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, &service{server: s})
+}
+
+// GRPCOptions are for the gRPC server that a Server is registered on, besides its
+// credentials: a proxy that is gone without a word is found within 20 s; small
+// buffers, since a thousand idle proxies are connections that hardly speak; and
+// room for the first request of an Envoy that holds 100,000 resources.
+func GRPCOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ReadBufferSize(4 << 10),
+		grpc.SharedWriteBuffer(true),
+		grpc.MaxRecvMsgSize(32 << 20),
+	}
 }
 
 // Update makes g what the proxies of a view are to have. It does not wait for

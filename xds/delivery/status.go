@@ -61,22 +61,35 @@ func (s *Server) Wait(ctx context.Context, revision int64, progress func(ledger.
 		if s.isClosed() {
 			return rep, errClosed
 		}
-		var due <-chan time.Time
-		var timer *time.Timer
-		if !silent.IsZero() {
-			timer = time.NewTimer(time.Until(silent))
-			due = timer.C
+		if err := await(ctx, changed, silent); err != nil {
+			return rep, err
 		}
-		select {
-		case <-ctx.Done():
-			return rep, ctx.Err()
-		case <-changed:
-		case <-due:
-		}
-		if timer != nil {
-			timer.Stop()
+		// Each report looks at all proxies, and each of their answers makes a new
+		// one: with many, some are skipped.
+		if err := await(ctx, nil, time.Now().Add(time.Duration(rep.Total)*reportCost)); err != nil {
+			return rep, err
 		}
 	}
+}
+
+// reportCost is, generously, what one proxy costs in a report.
+const reportCost = 10 * time.Microsecond
+
+// await waits for a change or a time, which may be zero for never.
+func await(ctx context.Context, changed <-chan struct{}, at time.Time) error {
+	var due <-chan time.Time
+	if !at.IsZero() {
+		timer := time.NewTimer(time.Until(at))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-changed:
+	case <-due:
+	}
+	return nil
 }
 
 // report is who serves a revision now, and when the next proxy will count as
@@ -107,7 +120,8 @@ func (s *Server) report(revision int64, now time.Time) (ledger.Report, time.Time
 		v.mu.Unlock()
 	}
 	slices.SortStableFunc(rep.Problems, func(a, b ledger.Problem) int {
-		return cmp.Or(cmp.Compare(a.Proxy, b.Proxy), cmp.Compare(a.State, b.State), cmp.Compare(a.Ref.String(), b.Ref.String()))
+		return cmp.Or(cmp.Compare(a.Proxy, b.Proxy), cmp.Compare(a.State, b.State),
+			cmp.Compare(a.Ref.Type, b.Ref.Type), cmp.Compare(a.Ref.Name, b.Ref.Name))
 	})
 	return rep, silent
 }
@@ -148,37 +162,34 @@ type TypeStats struct {
 	Absent int64
 }
 
-var served = [...]xds.Type{
-	xds.Cluster, xds.Endpoint, xds.Secret, xds.ExtensionConfig, xds.Listener, xds.Scope, xds.Route,
-}
-
 type counters struct {
 	streams, updates, changes atomic.Int64
-	types                     [len(served)]struct {
-		pushes, sent, removed, acks, nacks, absent atomic.Int64
-	}
+	types                     map[xds.Type]*typeCounters // fixed
+}
+
+type typeCounters struct {
+	pushes, sent, removed, acks, nacks, absent atomic.Int64
 }
 
 func (c *counters) sent(r *ledger.Response) {
-	if i := slices.Index(served[:], r.Type); i >= 0 {
-		c.types[i].pushes.Add(1)
-		c.types[i].sent.Add(int64(len(r.Resources)))
-		c.types[i].removed.Add(int64(len(r.Removed)))
-	}
+	n := c.types[r.Type]
+	n.pushes.Add(1)
+	n.sent.Add(int64(len(r.Resources)))
+	n.removed.Add(int64(len(r.Removed)))
 }
 
 func (c *counters) answered(t xds.Type, out ledger.Outcome) {
-	i := slices.Index(served[:], t)
-	if i < 0 {
-		return
+	n := c.types[t]
+	if n == nil {
+		return // a type that is not served
 	}
 	if out.Acked {
-		c.types[i].acks.Add(1)
+		n.acks.Add(1)
 	}
 	if len(out.Refused) > 0 {
-		c.types[i].nacks.Add(1)
+		n.nacks.Add(1)
 	}
-	c.types[i].absent.Add(int64(len(out.Absent)))
+	n.absent.Add(int64(len(out.Absent)))
 }
 
 // Stats reads the counts.
@@ -188,8 +199,7 @@ func (s *Server) Stats() Stats {
 		Streams: c.streams.Load(), Updates: c.updates.Load(), Changes: c.changes.Load(),
 		Types: map[xds.Type]TypeStats{},
 	}
-	for i, t := range served {
-		n := &c.types[i]
+	for t, n := range c.types {
 		out.Types[t] = TypeStats{
 			Pushes: n.pushes.Load(), Sent: n.sent.Load(), Removed: n.removed.Load(),
 			Acks: n.acks.Load(), Nacks: n.nacks.Load(), Absent: n.absent.Load(),

@@ -257,10 +257,10 @@ func (st *stream) unknownType(req *discoveryv3.DeltaDiscoveryRequest) error {
 
 // log reports refusals and names that are not for this proxy.
 func (st *stream) log(r ledger.Request, out ledger.Outcome) {
-	if len(out.Refused) == 1 {
+	if out.Alone && len(out.Refused) == 1 {
 		st.s.opt.Logger.Warn("proxy refused a resource", "proxy", st.id.Proxy,
 			"resource", out.Refused[0].String(), "detail", out.Detail)
-	} else if r.Refused && len(out.Refused) > 1 {
+	} else if len(out.Refused) > 0 {
 		st.s.opt.Logger.Info("proxy refused a response of several resources; searching for the bad one",
 			"proxy", st.id.Proxy, "type", r.Type.Short(), "resources", len(out.Refused), "detail", out.Detail)
 	}

@@ -33,6 +33,7 @@ type envoy struct {
 	subs    map[xds.Type]map[string]bool
 	asked   map[xds.Type]bool
 	warming map[string]time.Time // clusters, since when
+	came    map[string]bool      // warming clusters whose endpoints came
 	ready   map[string]bool      // clusters that got endpoints once
 	// paused are the requests for clusters, withheld while any warms: answers, and
 	// the first request of a new stream.
@@ -44,6 +45,9 @@ type envoy struct {
 	// first is set for types whose first request of the stream went out.
 	first map[xds.Type]bool
 	hangs bool
+	calm  time.Time // when the faults ended; zero before
+	// mute are the warming clusters whose endpoints were refused.
+	mute map[string]bool
 	// absent are the names that it asked for when they were not there: being told
 	// so is no removal.
 	absent map[xds.Ref]bool
@@ -57,7 +61,7 @@ func newEnvoy(name string, rnd *rand.Rand, fail func(string, ...any)) *envoy {
 	e := &envoy{
 		name: name, rnd: rnd, fail: fail,
 		held: map[xds.Type]map[string]*xds.Resource{}, subs: map[xds.Type]map[string]bool{},
-		asked: map[xds.Type]bool{}, warming: map[string]time.Time{}, ready: map[string]bool{},
+		asked: map[xds.Type]bool{}, warming: map[string]time.Time{}, came: map[string]bool{}, mute: map[string]bool{}, ready: map[string]bool{},
 		log: &strings.Builder{},
 	}
 	for _, t := range order {
@@ -166,6 +170,7 @@ func (e *envoy) receive(now time.Time) {
 		}
 		if e.bad(res) {
 			answer.Refused, answer.Detail = true, "bad "+res.Name
+			e.mute[res.Name] = e.mute[res.Name] || res.Type == xds.Endpoint
 		} else {
 			good = append(good, res)
 		}
@@ -188,8 +193,8 @@ func (e *envoy) receive(now time.Time) {
 		e.warm(now)
 		return
 	}
-	e.answer(*answer)
 	e.warm(now)
+	e.answer(*answer)
 }
 
 func (e *envoy) answer(r ledger.Request) {
@@ -216,13 +221,13 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 	case xds.Cluster:
 		if old == nil || old.Version != res.Version {
 			e.warming[res.Name] = now
+			delete(e.came, res.Name)
+			delete(e.mute, res.Name)
 		}
 		e.want(xds.Endpoint, res.Name)
 		e.want(xds.Secret, names(res, xds.Secret)...)
 	case xds.Endpoint:
-		if _, warms := e.warming[res.Name]; warms {
-			e.endpointsCame(res.Name)
-		}
+		e.came[res.Name] = true
 	case xds.Listener:
 		e.want(xds.Secret, names(res, xds.Secret)...)
 		e.want(xds.ExtensionConfig, names(res, xds.ExtensionConfig)...)
@@ -242,21 +247,19 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 	}
 }
 
-func (e *envoy) endpointsCame(cluster string) {
-	for _, s := range names(e.held[xds.Cluster][cluster], xds.Secret) {
-		if e.held[xds.Secret][s] == nil {
-			return // warms on; the timeout ends it
-		}
-	}
-	delete(e.warming, cluster)
-	e.ready[cluster] = true
-}
-
-// warm ends the warming of clusters whose time is over, and sends the withheld
-// answer when none warms.
+// warm ends the warming of clusters that have what they need, or whose time is
+// over, and sends the withheld answers when none warms.
 func (e *envoy) warm(now time.Time) {
 	for n, since := range e.warming {
+		if e.came[n] && e.complete(n) {
+			delete(e.warming, n)
+			e.ready[n] = true
+			continue
+		}
 		if now.Sub(since) >= 15*time.Second {
+			if !e.calm.IsZero() && since.After(e.calm) && e.complete(n) && !e.mute[n] {
+				e.fail("%s waited 15 s for the endpoints of %s, which it has", e.name, n)
+			}
 			delete(e.warming, n)
 			e.ready[n] = true
 		}
@@ -265,6 +268,16 @@ func (e *envoy) warm(now time.Time) {
 		e.answer(e.paused[0])
 		e.paused = e.paused[1:]
 	}
+}
+
+// complete reports whether it has had all that a cluster needs before.
+func (e *envoy) complete(cluster string) bool {
+	for _, s := range names(e.held[xds.Cluster][cluster], xds.Secret) {
+		if e.held[xds.Secret][s] == nil {
+			return false
+		}
+	}
+	return e.held[xds.Endpoint][cluster] != nil
 }
 
 // remove gives up a resource; a cluster in use is an error of the server.

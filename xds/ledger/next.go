@@ -68,6 +68,9 @@ func (l *lane) next(now time.Time) *Response {
 	if names := l.absentNames(); len(names) > 0 {
 		return l.send(nil, nil, names, now)
 	}
+	if it, ok := l.orphan(); ok {
+		return l.send([]item{it}, nil, nil, now)
+	}
 	waiting := false
 	if items := l.nextPart(&waiting); len(items) > 0 {
 		return l.send(items, nil, nil, now)
@@ -98,6 +101,28 @@ func (l *lane) next(now time.Time) *Response {
 		return l.send(nil, nil, nil, now)
 	}
 	return nil
+}
+
+// orphan is a resource that is gone and that a warming cluster needs. They go one
+// by one, so that a refusal needs no search.
+func (l *lane) orphan() (item, bool) {
+	if l.k != endpoints && l.k != secrets {
+		return item{}, false
+	}
+	col := l.col()
+	for i := range ones(col.words(), func(w int) uint64 { return col.gone.word(w) & l.subs.word(w) &^ l.flying.word(w) }) {
+		last := col.slots[i].last
+		if last != nil && l.refused[i].Version == last.Version {
+			last = l.version(i)
+		}
+		switch {
+		case last == nil:
+		case l.held.has(i) && !l.other[i].again:
+		case l.p.warmingNeeds(l.k, last.Name):
+			return item{i: i, res: last}, true
+		}
+	}
+	return item{}, false
 }
 
 // nextPart is what can be sent of the next part of a refused response. What has
@@ -162,7 +187,7 @@ func (l *lane) pending(limit int, waiting *bool) []item {
 		}
 	}
 	start := 0
-	for start < len(ids) && ids[start] <= l.cursor {
+	for start < len(ids) && ids[start] < l.cursor {
 		start++
 	}
 	ids = append(ids[start:], ids[:start]...)
@@ -185,7 +210,7 @@ func (l *lane) pending(limit int, waiting *bool) []item {
 			break
 		}
 		items = append(items, got[0])
-		l.cursor = i
+		l.cursor = i + 1
 		if len(items) == limit {
 			break
 		}
@@ -205,18 +230,17 @@ func (l *lane) known(i int32) bool {
 func (l *lane) sendable(ids []int32, waiting *bool) []item {
 	var out []item
 	for _, i := range ids {
-		res, strict := l.col().slots[i].res, false
-		if l.known(i) {
-			out = append(out, item{i: i, res: res})
-			continue
-		}
+		res := l.col().slots[i].res
+		state, _ := l.ready(i)
 		if l.refusedNow(i) {
 			if res = l.fallback(i); res == nil {
 				continue
 			}
-			strict = true
+			if state = ready; !l.held.has(i) {
+				state, _ = l.p.ready(l.k, res, l.col().slots[i].at, true)
+			}
 		}
-		switch r, _ := l.p.ready(l.k, res, l.col().slots[i].at, strict); r {
+		switch state {
 		case ready:
 			out = append(out, item{i: i, res: res})
 		case waits:
@@ -228,10 +252,23 @@ func (l *lane) sendable(ids []int32, waiting *bool) []item {
 	return out
 }
 
-// fallback is the last good version for a proxy that refused the wanted one and
-// has none.
+// ready is Proxy.ready for the wanted version. What the proxy has been sent
+// already, and is to be sent again, need not wait.
+func (l *lane) ready(i int32) (readiness, xds.Ref) {
+	s := &l.col().slots[i]
+	if l.known(i) || slices.Contains(l.maybe[i], s.res) {
+		return ready, xds.Ref{}
+	}
+	return l.p.ready(l.k, s.res, s.at, false)
+}
+
+// fallback is what to send in place of a refused version: the one that the proxy
+// has, when that is to be sent again, or the last good one when it has none.
 func (l *lane) fallback(i int32) *xds.Resource {
 	s := &l.col().slots[i]
+	if o := l.other[i]; o.again && o.name != s.res.Version {
+		return l.version(i)
+	}
 	if l.held.has(i) || l.maybe[i] != nil || l.refused[i].fallback || s.good == nil || s.good.Version == s.res.Version {
 		return nil
 	}

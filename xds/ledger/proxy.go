@@ -37,7 +37,9 @@ type Options struct {
 }
 
 // Memory is what a proxy refused, by resource and version. It outlives a stream,
-// so that a proxy that reconnects is not sent again what it refuses.
+// so that a proxy that comes back with the version before is not sent again what
+// it refuses. One that comes back with nothing is: the refusal ends the time that
+// Envoy's start waits for the resource.
 type Memory map[xds.Ref]Refusal
 
 // Refusal is what a proxy said of one version of a resource.
@@ -62,9 +64,10 @@ type Request struct {
 type Outcome struct {
 	// Acked says that a response was acknowledged.
 	Acked bool
-	// Refused are the resources of a response that was refused. One is the
-	// culprit; of several it is not known yet which.
+	// Refused are the resources of a response that was refused. If it was sent
+	// Alone it is the culprit; else it is not known yet which is.
 	Refused []xds.Ref
+	Alone   bool
 	Detail  string
 	// Absent are the names that the view does not have.
 	Absent []xds.Ref
@@ -110,7 +113,7 @@ type lane struct {
 	absent bitset    // to be answered "removed"
 	split  [][]int32 // parts of a refused response, to be sent again
 	flight *flight
-	cursor int32 // where the last response ended
+	cursor int32 // where the next response starts to look
 }
 
 // version is what a proxy holds of a resource when that is not what it should.
@@ -150,16 +153,6 @@ func (t *Table) Attach(o Options, now time.Time) *Proxy {
 	for k := range kinds {
 		p.lanes[k].p, p.lanes[k].k = p, k
 	}
-	for ref, r := range o.Memory {
-		k, ok := kindOf(ref.Type)
-		if !ok {
-			continue
-		}
-		i, ok := t.columns[k].index[ref.Name]
-		if ok && t.columns[k].present.has(i) && t.columns[k].slots[i].res.Version == r.Version {
-			put(&p.lanes[k].refused, i, refusal{Refusal: r})
-		}
-	}
 	t.proxies[p] = struct{}{}
 	return p
 }
@@ -178,13 +171,10 @@ func (p *Proxy) Detach() Memory {
 	return m
 }
 
-// ForgetRefusals drops what an earlier stream left: the proxy is of another
-// version than it was then.
+// ForgetRefusals drops what an earlier stream left, before the first Handle: the
+// proxy is of another version than it was then.
 func (p *Proxy) ForgetRefusals() {
-	p.touched()
-	for k := range kinds {
-		p.lanes[k].refused = nil
-	}
+	p.opt.Memory = nil
 }
 
 // touched makes the next calls look at everything again.
@@ -238,6 +228,9 @@ func (l *lane) subscribe(name string, first, holds bool, out *Outcome) {
 	l.subs.set(i)
 	switch {
 	case !l.col().present.has(i):
+		if last := l.col().slots[i].last; last != nil && l.p.warmingNeeds(l.k, name) {
+			return
+		}
 		if !holds && !l.held.has(i) {
 			out.Absent = append(out.Absent, l.ref(i))
 			l.absent.set(i)
@@ -270,6 +263,9 @@ func (l *lane) reconcile(initial map[string]string) {
 		} else {
 			// Which revision that was is not known.
 			put(&l.other, i, version{name: v})
+			if r, ok := l.p.opt.Memory[l.ref(i)]; ok && s.res != nil && r.Version == s.res.Version {
+				put(&l.refused, i, refusal{Refusal: r})
+			}
 		}
 	}
 }
@@ -383,6 +379,7 @@ func (l *lane) answer(r Request, now time.Time) Outcome {
 			clear(l.refused)
 		}
 	}
+	alone := len(f.items) == 1
 	items := slices.DeleteFunc(f.items, func(it item) bool { return it.i < 0 })
 	if !r.Refused {
 		l.p.lastAck = now
@@ -391,13 +388,15 @@ func (l *lane) answer(r Request, now time.Time) Outcome {
 		}
 		return Outcome{Acked: true}
 	}
-	out := Outcome{Detail: r.Detail}
+	out := Outcome{Detail: r.Detail, Alone: alone}
 	for _, it := range items {
 		out.Refused = append(out.Refused, l.ref(it.i))
 	}
-	if len(items) == 1 {
+	if alone && len(items) == 1 {
 		l.refuse(items[0], r.Detail)
 	} else {
+		// Even one that is left is not the culprit for sure: that may be what was
+		// unsubscribed meanwhile.
 		l.halve(items)
 	}
 	return out
@@ -418,22 +417,19 @@ func (l *lane) acked(it item, revision int64) {
 		}
 	}
 	l.clean.clear(i)
-	put(&l.other, i, version{res: it.res, name: it.res.Version, since: revision + 1, again: it.stale})
-	if r, ok := l.refused[i]; ok && s.res != nil && r.Version == s.res.Version {
-		// The last good version in place of a refused one: the revision is not served.
-		o := l.other[i]
-		o.since = s.added
-		l.other[i] = o
+	since := revision + 1
+	if o, ok := l.other[i]; ok && o.name == it.res.Version {
+		since = o.since // it was only sent again
+	} else if l.refusedNow(i) {
+		since = s.added // the last good version does not do for any revision
 	}
+	put(&l.other, i, version{res: it.res, name: it.res.Version, since: since, again: it.stale})
 }
 
 // refuse notes the refusal of one resource.
 func (l *lane) refuse(it item, detail string) {
 	s := &l.col().slots[it.i]
-	if s.res == nil {
-		return
-	}
-	if it.res.Version == s.res.Version {
+	if s.res == nil || it.res.Version == s.res.Version {
 		put(&l.refused, it.i, refusal{Refusal: Refusal{it.res.Version, detail}})
 	} else if r, ok := l.refused[it.i]; ok {
 		r.fallback = true

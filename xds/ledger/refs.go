@@ -33,57 +33,105 @@ func (p *Proxy) ready(k kind, res *xds.Resource, at int64, strict bool) (readine
 			state, why = waits, ref
 		}
 	}
+	if k == clusters {
+		if r := p.endpointsReady(res.Name); r != ready {
+			return r, xds.Ref{Type: xds.Endpoint, Name: res.Name}
+		}
+	}
 	for _, ref := range res.Refs {
 		rk, ok := kindOf(ref.Type)
 		if !ok || rank[rk] >= rank[k] {
 			continue
 		}
-		switch r := p.refReady(k, rk, ref.Name, at, strict); {
+		switch r, root := p.refReady(k, rk, ref.Name, at, strict); {
 		case r == blocked:
-			return blocked, ref
+			return blocked, root
 		case r == waits && state == ready:
-			state, why = waits, ref
+			state, why = waits, root
 		}
 	}
 	return state, why
 }
 
 // refReady is ready for one reference, of a resource of kind k.
-func (p *Proxy) refReady(k, rk kind, name string, at int64, strict bool) readiness {
+func (p *Proxy) refReady(k, rk kind, name string, at int64, strict bool) (readiness, xds.Ref) {
 	l := &p.lanes[rk]
+	self := xds.Ref{Type: types[rk], Name: name}
 	i, known := l.col().index[name]
 	if !known || !l.col().present.has(i) {
 		if strict && !(known && l.held.has(i)) {
-			return blocked
+			return blocked, self
 		}
-		return ready // a dangling reference: nothing will come to wait for
+		return ready, self // a dangling reference: nothing will come to wait for
 	}
 	s := &l.col().slots[i]
 	switch {
 	case !l.asked && Wildcard(types[rk]) && !p.byName():
-		return waits
+		return waits, self
 	case !l.wants(i):
 		// Envoy asks for it when it has got what refers to it.
-		r, _ := p.ready(rk, s.res, s.at, strict)
-		return r
+		return p.ready(rk, s.res, s.at, strict)
 	case l.held.has(i) && !l.removing(i):
 		if k == clusters || l.clean.has(i) || l.known(i) || l.refusedNow(i) || l.other[i].since > at {
-			return ready
+			return ready, self
 		}
 		if r, _ := p.ready(rk, s.res, s.at, strict); r == blocked && !l.flying.has(i) {
-			return ready // it stays at the version before
+			return ready, self // it stays at the version before
 		}
-		return waits
+		return waits, self
 	case l.refusedNow(i) && l.fallback(i) == nil:
-		return blocked
+		return blocked, self
 	case k == clusters:
-		return ready // Envoy waits for endpoints and secrets itself
+		return ready, self // Envoy waits for endpoints and secrets itself
 	default:
-		if r, _ := p.ready(rk, s.res, s.at, strict); r == blocked && !l.flying.has(i) {
-			return blocked
+		if r, root := p.ready(rk, s.res, s.at, strict); r == blocked && !l.flying.has(i) {
+			return blocked, root
 		}
-		return waits
+		return waits, self
 	}
+}
+
+// endpointsReady reports whether a changed cluster would be left without
+// endpoints. It is when the wanted ones are refused, and those that the proxy has
+// are not known well enough to be sent again, as after a restart; so it waits
+// until that is known.
+func (p *Proxy) endpointsReady(cluster string) readiness {
+	l := &p.lanes[endpoints]
+	i, known := l.col().index[cluster]
+	switch {
+	case !known || !l.wants(i) || l.clean.has(i) || l.version(i) != nil:
+		return ready
+	case l.refusedNow(i):
+		return blocked
+	case l.held.has(i) && l.col().present.has(i):
+		return waits
+	default:
+		return ready
+	}
+}
+
+// warmingNeeds reports whether a cluster that was sent and is not acknowledged may
+// wait for a resource that is gone since. While it does, no cluster is
+// acknowledged, so that the resource is sent all the same.
+func (p *Proxy) warmingNeeds(k kind, name string) bool {
+	f := p.lanes[clusters].flight
+	if f == nil || (k != endpoints && k != secrets) {
+		return false
+	}
+	ref := xds.Ref{Type: types[k], Name: name}
+	return slices.ContainsFunc(f.items, func(it item) bool {
+		return (k == endpoints && it.res.Name == name) || slices.Contains(it.res.Refs, ref)
+	})
+}
+
+// version is what to send again of a resource that the proxy holds in another
+// version than the wanted one; nil when there is none, or only its name is known.
+func (l *lane) version(i int32) *xds.Resource {
+	o := l.other[i]
+	if good := l.col().slots[i].good; o.res == nil && good != nil && good.Version == o.name {
+		return good
+	}
+	return o.res
 }
 
 // byName reports whether this is a client that asks for each listener, route and
@@ -274,10 +322,9 @@ func (l *lane) state(i int32) (state, detail string) {
 	if l.refusedNow(i) {
 		return Refused, l.refused[i].Detail
 	}
-	s := &l.col().slots[i]
-	switch r, ref := l.p.ready(l.k, s.res, s.at, false); r {
+	switch r, ref := l.ready(i); r {
 	case blocked:
-		return Held, fmt.Sprintf("not sent, since it refers to %s, which the proxy refused", ref)
+		return Held, fmt.Sprintf("not sent, since it needs %s, which the proxy refused", ref)
 	case waits:
 		return Pending, fmt.Sprintf("waits until %s is acknowledged", ref)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -17,7 +18,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 3000, "how many seeds the simulation runs")
+	seeds = flag.Int("seeds", 2000, "how many seeds the simulation runs")
 	seed  = flag.Uint64("seed", 0, "run only this seed of the simulation, with its trace")
 )
 
@@ -213,7 +214,7 @@ func (w *world) requestTurn(p *proxy) bool {
 func (w *world) settle() {
 	fmt.Fprintf(w.log, "faults end\n")
 	for _, p := range w.proxies {
-		p.hangs = false
+		p.hangs, p.calm = false, w.now
 	}
 	for quiet, n := 0, 0; quiet < 8; n++ {
 		if n > 4000 {
@@ -289,7 +290,11 @@ func (w *world) checkOne(p *proxy, res *xds.Resource, problems map[xds.Ref]strin
 
 // mayBeHeld reports whether something that res refers to is bad or held itself.
 func (w *world) mayBeHeld(p *proxy, res *xds.Resource) bool {
-	return slices.ContainsFunc(res.Refs, func(ref xds.Ref) bool {
+	refs := res.Refs
+	if res.Type == xds.Cluster {
+		refs = append(slices.Clone(refs), xds.Ref{Type: xds.Endpoint, Name: res.Name})
+	}
+	return slices.ContainsFunc(refs, func(ref xds.Ref) bool {
 		r := w.gen.Get(ref.Type, ref.Name)
 		return r != nil && (w.bad[r.Version] || w.mayBeHeld(p, r))
 	})
@@ -339,9 +344,27 @@ func (w *world) generate(badShare float64) {
 		w.one(g, badShare, xds.Scope, name, xds.Ref{Type: xds.Route, Name: name})
 	}
 	w.some(g, badShare, xds.Listener, "l", 2, xds.ExtensionConfig, xds.Secret, xds.Route)
+	if w.gen != nil && w.rnd.IntN(2) == 0 {
+		g.Base = weak.Make(w.gen)
+		g.Changed = difference(w.gen, g)
+	}
 	w.gen = g
 	n := w.table.Update(g, w.now)
 	fmt.Fprintf(w.log, "generation %d: %d changes\n", g.Revision, n)
+}
+
+// difference names what changed between two generations, and something that did
+// not.
+func difference(a, b *xds.Generation) []xds.Ref {
+	refs := []xds.Ref{{Type: xds.Cluster, Name: "c0"}, {Type: xds.Cluster, Name: "never there"}}
+	for _, t := range order {
+		for _, n := range slices.Concat(a.Names(t), b.Names(t)) {
+			if a.Get(t, n) != b.Get(t, n) {
+				refs = append(refs, xds.Ref{Type: t, Name: n})
+			}
+		}
+	}
+	return refs
 }
 
 // some puts in some of n names of a type, with references to what is there.

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"time"
+	"weak"
 
 	"github.com/penstock-gateway/penstock/xds"
 )
@@ -30,6 +31,9 @@ const (
 
 // rank orders the types by who may refer to whom: only a higher rank to a lower.
 var rank = [kinds]int{secrets: 0, endpoints: 0, clusters: 1, extensions: 2, routes: 3, scopes: 4, listeners: 5}
+
+// Types are all types that are served.
+func Types() []xds.Type { return slices.Clone(types[:]) }
 
 func kindOf(t xds.Type) (kind, bool) {
 	for i, u := range types {
@@ -58,10 +62,9 @@ type slot struct {
 	since, at int64
 	// added is since of the first res under this name.
 	added int64
-	// gone is when res became nil.
-	gone time.Time
-	// good is the newest version that some proxy acknowledged.
-	good *xds.Resource
+	// good is the newest version that some proxy acknowledged, and last the one
+	// that was wanted when it became gone.
+	good, last *xds.Resource
 }
 
 // column is all resources of one type.
@@ -71,7 +74,6 @@ type column struct {
 	free    []int32
 	present bitset // res != nil
 	gone    bitset // used, and res == nil
-	source  map[string]*xds.Resource
 }
 
 // Table is what a view is to have, shared by the proxies of the view.
@@ -80,6 +82,7 @@ type Table struct {
 	proxies  map[*Proxy]struct{}
 	revision int64
 	ready    bool
+	last     *xds.Generation
 	// referrers counts the wanted resources that refer to a name.
 	referrers map[xds.Ref]int
 }
@@ -102,7 +105,8 @@ func (t *Table) Revision() int64 { return t.revision }
 
 // Update makes g what the proxies are to have and returns how many resources
 // were added, changed or removed. Equal bytes are no change. Its cost is that of
-// one pass over g and of the changes times the proxies.
+// the changes times the proxies, and of one pass over g unless g.Base is the
+// generation before.
 func (t *Table) Update(g *xds.Generation, now time.Time) int {
 	t.sweep()
 	var idle []*Proxy
@@ -117,15 +121,31 @@ func (t *Table) Update(g *xds.Generation, now time.Time) int {
 		c.since = 0
 	}
 	n := 0
-	for k := range kinds {
-		n += t.updateColumn(k, g.Resources[types[k]], c)
+	if t.last != nil && weak.Make(t.last) == g.Base {
+		n = t.updateChanged(g, c)
+	} else {
+		for k := range kinds {
+			n += t.updateColumn(k, g.Resources[types[k]], c)
+		}
 	}
+	t.last = g
 	t.revision, t.ready = c.at, true
 	for p := range t.proxies {
 		p.touched()
 	}
 	for _, p := range idle {
 		p.active = now
+	}
+	return n
+}
+
+// updateChanged looks only at what differs from the generation before.
+func (t *Table) updateChanged(g *xds.Generation, c change) int {
+	n := 0
+	for _, ref := range g.Changed {
+		if k, ok := kindOf(ref.Type); ok {
+			n += t.updateOne(k, ref.Name, g.Resources[ref.Type][ref.Name], c)
+		}
 	}
 	return n
 }
@@ -138,50 +158,58 @@ type change struct {
 
 func (t *Table) updateColumn(k kind, next map[string]*xds.Resource, c change) int {
 	col := &t.columns[k]
-	if sameMap(next, col.source) {
+	if t.last != nil && sameMap(next, t.last.Resources[types[k]]) {
 		return 0
 	}
-	col.source = next
 	n := 0
 	var added []string
 	for name, res := range next {
-		i, known := col.index[name]
-		if !known {
+		if _, known := col.index[name]; !known {
 			added = append(added, name)
 			continue
 		}
-		old := col.slots[i].res
-		if old == res {
-			continue
-		}
-		t.refer(old, -1)
-		t.refer(res, +1)
-		if old != nil && old.Version == res.Version {
-			col.slots[i].res = res // same bytes; owners may differ
-			continue
-		}
-		n++
-		t.replace(k, i, res, c)
+		n += t.updateOne(k, name, res, c)
 	}
 	// Sorted, so that numbers, and with them the order of sending, do not depend
 	// on the order of a map.
 	slices.Sort(added)
 	for _, name := range added {
-		n++
-		t.refer(next[name], +1)
-		t.replace(k, col.intern(name), next[name], c)
+		n += t.updateOne(k, name, next[name], c)
 	}
 	if col.present.count() == len(next) {
 		return n
 	}
 	for i := range col.each(col.present) {
-		if _, ok := next[col.slots[i].name]; !ok {
-			n++
-			t.refer(col.slots[i].res, -1)
-			t.replace(k, i, nil, c)
+		if name := col.slots[i].name; next[name] == nil {
+			n += t.updateOne(k, name, nil, c)
 		}
 	}
 	return n
+}
+
+// updateOne sets the wanted resource of a name (nil is none) and returns 1 if
+// that is a change, or 0.
+func (t *Table) updateOne(k kind, name string, res *xds.Resource, c change) int {
+	col := &t.columns[k]
+	i, known := col.index[name]
+	if !known {
+		if res == nil {
+			return 0
+		}
+		i = col.intern(name)
+	}
+	old := col.slots[i].res
+	if old == res {
+		return 0
+	}
+	t.refer(old, -1)
+	t.refer(res, +1)
+	if old != nil && res != nil && old.Version == res.Version {
+		col.slots[i].res = res // same bytes; owners may differ
+		return 0
+	}
+	t.replace(k, i, res, c)
+	return 1
 }
 
 // replace sets the wanted resource of a slot and tells the proxies.
@@ -191,7 +219,7 @@ func (t *Table) replace(k kind, i int32, res *xds.Resource, c change) {
 	old := s.res
 	s.res, s.since, s.at = res, c.since, c.at
 	if res == nil {
-		s.gone = c.now
+		s.last = old
 		col.present.clear(i)
 		col.gone.set(i)
 	} else {
@@ -225,7 +253,7 @@ func (t *Table) sweep() {
 	next:
 		for i := range col.each(col.gone) {
 			for p := range t.proxies {
-				if p.lanes[k].uses(i) {
+				if p.lanes[k].uses(i) || p.warmingNeeds(k, col.slots[i].name) {
 					continue next
 				}
 			}

@@ -1,0 +1,111 @@
+package jwt
+
+import (
+	"slices"
+
+	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Guard is the entry of a route for the guard: the proof that each provider has
+// to have left, or the native opt-out when there is nothing to prove. consumer
+// returns a consumer by its full name, nil when there is none.
+func Guard(providers []*Provider, consumer func(name string) *pb.Consumer) *rbacv3.RBACPerRoute {
+	var all []*rbacconfigv3.Permission
+	for _, p := range providers {
+		if proof := p.proof(consumer); proof != nil {
+			all = append(all, proof)
+		}
+	}
+	if len(all) == 0 {
+		return &rbacv3.RBACPerRoute{}
+	}
+	return &rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{
+		Action: rbacconfigv3.RBAC_ALLOW,
+		Policies: map[string]*rbacconfigv3.Policy{"proof": {
+			Permissions: []*rbacconfigv3.Permission{and(all...)},
+			Principals:  []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}},
+		}},
+	}}}
+}
+
+// proof is what must hold of a request that passed the provider; nil: anything.
+func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permission {
+	named := len(p.Policy.GetConsumers()) > 0
+	if p.Policy.GetOptional() && !named {
+		return nil
+	}
+	good := p.claim("iss", exact(p.Policy.GetIssuer()))
+	if named {
+		good = and(good, p.claim("sub", p.subjects(consumer)))
+	}
+	if p.Policy.GetOptional() {
+		// Nobody may pass, somebody only when listed.
+		return or(not(p.claim("iss", present())), good)
+	}
+	return good
+}
+
+// subjects matches the subjects of the consumers that this issuer knows.
+func (p *Provider) subjects(consumer func(string) *pb.Consumer) *matcherv3.ValueMatcher {
+	var subjects []string
+	for _, name := range p.Consumers {
+		if c := consumer(name); c != nil && c.GetJwt().GetIssuer() == p.Policy.GetIssuer() {
+			subjects = append(subjects, c.GetJwt().GetSubject())
+		}
+	}
+	slices.Sort(subjects)
+	subjects = slices.Compact(subjects)
+	switch len(subjects) {
+	case 0:
+		// None of them can bring such a token: nobody passes.
+		return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_NullMatch_{NullMatch: &matcherv3.ValueMatcher_NullMatch{}}}
+	case 1:
+		return exact(subjects[0])
+	}
+	any := &matcherv3.OrMatcher{}
+	for _, s := range subjects {
+		any.ValueMatchers = append(any.ValueMatchers, exact(s))
+	}
+	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_OrMatch{OrMatch: any}}
+}
+
+// claim matches a top-level claim of the payload that the provider left.
+func (p *Provider) claim(name string, value *matcherv3.ValueMatcher) *rbacconfigv3.Permission {
+	var path []*matcherv3.MetadataMatcher_PathSegment
+	for _, key := range []string{p.Name, name} {
+		path = append(path, &matcherv3.MetadataMatcher_PathSegment{Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: key}})
+	}
+	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_SourcedMetadata{SourcedMetadata: &rbacconfigv3.SourcedMetadata{
+		MetadataSource:  rbacconfigv3.MetadataSource_DYNAMIC,
+		MetadataMatcher: &matcherv3.MetadataMatcher{Filter: MetadataNamespace, Path: path, Value: value},
+	}}}
+}
+
+func exact(s string) *matcherv3.ValueMatcher {
+	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{
+		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}},
+	}}
+}
+
+func present() *matcherv3.ValueMatcher {
+	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}
+}
+
+func and(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Permission {
+	if len(rules) == 1 {
+		return rules[0]
+	}
+	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_AndRules{AndRules: &rbacconfigv3.Permission_Set{Rules: rules}}}
+}
+
+func or(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Permission {
+	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_OrRules{OrRules: &rbacconfigv3.Permission_Set{Rules: rules}}}
+}
+
+func not(rule *rbacconfigv3.Permission) *rbacconfigv3.Permission {
+	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_NotRule{NotRule: rule}}
+}

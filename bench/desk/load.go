@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	ratelimitv3common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/ratelimit"
+)
+
+const (
+	issuer      = "https://bench.penstock.local"
+	connections = 16
+)
+
+// requests measures a proxied request bare, with a token, and with a limit, in
+// alternating rounds.
+func (b *bench) requests(ctx context.Context) error {
+	token, jwks, err := newToken()
+	if err != nil {
+		return err
+	}
+	addr, port := hostPort(b.upstream)
+	policies := map[string]*pb.Policies{
+		"bare": nil,
+		"jwt": {Authentication: &pb.AuthenticationPolicy{Jwt: &pb.JwtAuthentication{
+			Issuer: issuer, Audiences: []string{"bench"}, Keys: &pb.JwtAuthentication_Jwks{Jwks: jwks},
+		}}},
+		"limit": {RateLimit: &pb.RateLimitPolicy{Limits: []*pb.RateLimit{{
+			Name: "all", Requests: 1_000_000_000, Window: durationpb.New(time.Second), Key: pb.RateLimitKey_RATE_LIMIT_KEY_ADDRESS,
+		}}}},
+	}
+	resources := []*pb.Resource{{Kind: &pb.Resource_Backend{Backend: &pb.Backend{
+		Name:   "projects/default/backends/bench",
+		Target: &pb.Backend_Static{Static: &pb.StaticTarget{Endpoints: []*pb.Endpoint{{Address: addr, Port: port}}}},
+	}}}}
+	for name, p := range policies {
+		resources = append(resources, &pb.Resource{Kind: &pb.Resource_Route{Route: &pb.Route{
+			Name: "projects/default/routes/load-" + name, Hostnames: []string{name + ".load.example.com"}, Policies: p,
+			Rules: []*pb.RouteRule{{Action: &pb.RouteRule_Forward{Forward: &pb.Forward{Backends: []*pb.WeightedBackend{{Backend: "bench"}}}}}},
+		}}})
+	}
+	if err := b.apply(ctx, resources...); err != nil {
+		return err
+	}
+	rounds, length := 5, 2*time.Second
+	if b.short {
+		rounds, length = 1, 200*time.Millisecond
+	}
+	envoy, err := b.pid("envoy")
+	if err != nil {
+		return err
+	}
+	rate, cpu := map[string][]float64{}, map[string][]float64{}
+	for range rounds {
+		for _, name := range []string{"bare", "jwt", "limit"} {
+			r, c, err := load(ctx, b.gateway, name+".load.example.com", token, length, envoy)
+			if err != nil {
+				return fmt.Errorf("load %s: %w", name, err)
+			}
+			rate[name], cpu[name] = append(rate[name], r), append(cpu[name], c)
+		}
+	}
+	for _, name := range []string{"bare", "jwt", "limit"} {
+		b.report.AddRounds("requests/s, "+name, "1/s", rate[name])
+		b.report.AddRounds("Envoy CPU per request, "+name, "us", cpu[name])
+	}
+	return nil
+}
+
+// load keeps connections busy for a while and returns requests per second and
+// Envoy's CPU per request in microseconds.
+func load(ctx context.Context, addr, host, token string, length time.Duration, envoy int) (rate, cpu float64, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, length, errDone)
+	defer cancel()
+	before, err := cpuTime(envoy)
+	if err != nil {
+		return 0, 0, err
+	}
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range connections {
+		wg.Go(func() {
+			if err := client(ctx, addr, host, token, &done); err != nil && ctx.Err() == nil {
+				failed.Store(&err)
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	if e := failed.Load(); e != nil {
+		return 0, 0, *e
+	}
+	after, err := cpuTime(envoy)
+	n := float64(done.Load())
+	return n / took.Seconds(), float64((after - before).Microseconds()) / n, err
+}
+
+var errDone = fmt.Errorf("the round is over")
+
+// client sends one request after the other on one connection. It writes and reads
+// the bytes itself: net/http would cost more than what is measured.
+func client(ctx context.Context, addr, host, token string, done *atomic.Int64) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	request := []byte("GET / HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: Bearer " + token + "\r\n\r\n")
+	in := bufio.NewReader(conn)
+	for ctx.Err() == nil {
+		if _, err := conn.Write(request); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d", resp.StatusCode)
+		}
+		done.Add(1)
+	}
+	return nil
+}
+
+// cpuTime is the CPU of a process so far, from the scheduler's own accounting of
+// its threads (nanoseconds, unlike the ticks of /proc/PID/stat).
+func cpuTime(pid int) (time.Duration, error) {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, t := range tasks {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
+		if err != nil {
+			continue // the thread has ended
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(raw))[0], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ns)
+	}
+	return sum, nil
+}
+
+// newToken makes a key, a token and the key set that verifies it.
+func newToken() (token, jwks string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	private := jose.JSONWebKey{Key: key, KeyID: "bench", Algorithm: "ES256", Use: "sig"}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: private}, nil)
+	if err != nil {
+		return "", "", err
+	}
+	now := time.Now()
+	token, err = jwt.Signed(signer).Claims(jwt.Claims{
+		Issuer: issuer, Subject: "bench", Audience: jwt.Audience{"bench"},
+		IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(time.Hour)),
+	}).Serialize()
+	if err != nil {
+		return "", "", err
+	}
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{private.Public()}})
+	return token, string(set), err
+}
+
+// decisions measures the limiter alone: one connection as Envoy has, 64 calls in
+// flight, 1,000 keys.
+func (b *bench) decisions(ctx context.Context) error {
+	conn, err := grpc.NewClient("passthrough:///"+b.limiter, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c := ratelimitv3.NewRateLimitServiceClient(conn)
+	length := 3 * time.Second
+	if b.short {
+		length = 200 * time.Millisecond
+	}
+	pid, err := b.pid("limiter")
+	if err != nil {
+		return err
+	}
+	spec := ratelimit.Spec{ID: "bench#all", Name: "all", Requests: 1_000_000, Window: time.Second, Burst: 1_000_000}.String()
+	before, err := cpuTime(pid)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, length, errDone)
+	defer cancel()
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	errs := make(chan error, 64)
+	start := time.Now()
+	for w := range 64 {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				r := &ratelimitv3.RateLimitRequest{Domain: "penstock", Descriptors: []*ratelimitv3common.RateLimitDescriptor{{
+					Entries: []*ratelimitv3common.RateLimitDescriptor_Entry{
+						{Key: "limit", Value: spec}, {Key: "address", Value: fmt.Sprintf("10.0.%d.%d", w, i%16)},
+					},
+				}}}
+				if _, err := c.ShouldRateLimit(ctx, r); err != nil {
+					if ctx.Err() == nil {
+						errs <- err
+					}
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return fmt.Errorf("limiter: %w", err)
+	default:
+	}
+	after, err := cpuTime(pid)
+	n := float64(done.Load())
+	b.report.Add("limiter decisions/s, memory, 64 in flight", "1/s", n/time.Since(start).Seconds())
+	b.report.Add("limiter CPU per decision", "us", float64((after-before).Microseconds())/n)
+	return err
+}

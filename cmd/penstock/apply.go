@@ -1,0 +1,215 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/file"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// errDiffers is returned by diff when there are differences, so that CI can tell.
+var errDiffers = errors.New("there are differences")
+
+func newApplyCommand() *cobra.Command {
+	var cf clientFlags
+	var wf writeFlags
+	var paths []string
+	var prune string
+	c := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Create or replace resources, as one revision, and wait until it is served",
+		Long: "Reads YAML or JSON files, folders or - (standard input): Penstock resources and Istio\n" +
+			"Gateway, VirtualService and DestinationRule. All of them make one revision, or none.",
+		Example: "  penstock apply -f route.yaml\n  penstock apply -f config/ --prune shop",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req, err := applyRequest(paths, prune)
+			if err != nil {
+				return err
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			req.Options = wf.options()
+			resp, err := pb.NewConfigServiceClient(conn).Apply(ctx, req)
+			if err != nil {
+				return err
+			}
+			if cf.output != "text" {
+				return printMessage(cmd.OutOrStdout(), cf.output, resp)
+			}
+			return printResult(cmd.OutOrStdout(), resp.GetResult(), resp.GetChanges(), wf.dryRun)
+		},
+	}
+	cf.add(c)
+	wf.add(c)
+	fileFlag(c, &paths)
+	c.Flags().StringVar(&prune, "prune", "", "name of a set: delete what was applied with it before and is not in the files now")
+	return c
+}
+
+func fileFlag(c *cobra.Command, paths *[]string) {
+	c.Flags().StringSliceVarP(paths, "file", "f", nil, "file, folder or - (repeatable)")
+	_ = c.MarkFlagRequired("file")
+}
+
+// applyRequest reads files into a request.
+func applyRequest(paths []string, prune string) (*pb.ApplyRequest, error) {
+	objects, errs := file.Load(paths...)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	req := &pb.ApplyRequest{PruneSet: prune}
+	for _, o := range objects {
+		req.Resources = append(req.Resources, gateway.ToResource(o))
+	}
+	if len(objects) == 0 && prune == "" {
+		return nil, fmt.Errorf("no resource in %v", paths)
+	}
+	return req, nil
+}
+
+func newDiffCommand() *cobra.Command {
+	var cf clientFlags
+	var paths []string
+	var prune string
+	c := &cobra.Command{
+		Use:   "diff -f FILE | diff FROM [TO]",
+		Short: "Show what an apply would change, or the difference of two revisions",
+		Long: "Shows the fields that change and the Envoy resources that would be sent, and marks those\n" +
+			"whose change drains connections. Exit code 0: no difference, 2: differences, 1: error.",
+		Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &pb.DiffRequest{}
+			switch {
+			case len(paths) > 0 && len(args) > 0:
+				return errors.New("give files or revisions, not both")
+			case len(paths) > 0:
+				apply, err := applyRequest(paths, prune)
+				if err != nil {
+					return err
+				}
+				req.Apply = apply
+			case len(args) > 0:
+				if _, err := fmt.Sscan(args[0], &req.FromRevision); err != nil {
+					return fmt.Errorf("FROM %q is no revision number", args[0])
+				}
+				if len(args) > 1 {
+					if _, err := fmt.Sscan(args[1], &req.ToRevision); err != nil {
+						return fmt.Errorf("TO %q is no revision number", args[1])
+					}
+				}
+			default:
+				return errors.New("give -f FILE or one or two revisions")
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewConfigServiceClient(conn).Diff(ctx, req)
+			if err != nil {
+				return err
+			}
+			if cf.output != "text" {
+				err = printMessage(cmd.OutOrStdout(), cf.output, resp)
+			} else {
+				printDiff(cmd.OutOrStdout(), resp)
+			}
+			if err == nil && len(resp.GetChanges()) > 0 {
+				return errDiffers
+			}
+			return err
+		},
+	}
+	cf.add(c)
+	c.Flags().StringSliceVarP(&paths, "file", "f", nil, "file, folder or - (repeatable)")
+	c.Flags().StringVar(&prune, "prune", "", "as in apply")
+	return c
+}
+
+func printDiff(w io.Writer, d *pb.DiffResponse) {
+	if len(d.GetChanges()) == 0 {
+		fmt.Fprintln(w, "no difference")
+		return
+	}
+	for _, c := range d.GetChanges() {
+		printChange(w, c)
+	}
+	fmt.Fprintf(w, "\nEnvoy resources: %d\n", len(d.GetProxyChanges()))
+	for _, p := range d.GetProxyChanges() {
+		mark := map[pb.ChangeType]string{
+			pb.ChangeType_CHANGE_TYPE_CREATE: "+", pb.ChangeType_CHANGE_TYPE_UPDATE: "~", pb.ChangeType_CHANGE_TYPE_DELETE: "-",
+		}[p.GetChange()]
+		note := ""
+		if p.GetDrains() {
+			note = "  (drains its connections)"
+		}
+		fmt.Fprintf(w, "%s %s %s%s\n", mark, p.GetType(), p.GetResource(), note)
+	}
+}
+
+func newValidateCommand() *cobra.Command {
+	var cf clientFlags
+	var paths []string
+	var offline bool
+	c := &cobra.Command{
+		Use:   "validate -f FILE",
+		Short: "Check files and store nothing",
+		Long: "Checks against the running control plane, references to what is there included. With\n" +
+			"--offline the files must hold everything that they refer to.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req, err := applyRequest(paths, "")
+			if err != nil {
+				return err
+			}
+			if offline {
+				return validateOffline(cmd.OutOrStdout(), req)
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			req.Options = &pb.WriteOptions{ValidateOnly: true}
+			resp, err := pb.NewConfigServiceClient(conn).Apply(ctx, req)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d resources, %d would change\n", len(req.GetResources()), len(resp.GetChanges()))
+			return nil
+		},
+	}
+	cf.add(c)
+	fileFlag(c, &paths)
+	c.Flags().BoolVar(&offline, "offline", false, "without a control plane")
+	return c
+}
+
+func validateOffline(w io.Writer, req *pb.ApplyRequest) error {
+	var problems []gateway.Problem
+	var ch gateway.Changes
+	for _, r := range req.GetResources() {
+		o := gateway.FromResource(r)
+		gateway.Normalize(o)
+		problems = append(problems, gateway.Validate(o)...)
+		ch.Updates = append(ch.Updates, o)
+	}
+	problems = append(problems, gateway.Build(nil, 1, ch).Check()...)
+	for _, p := range problems {
+		fmt.Fprintf(w, "%s:%d: %s: %s: %s\n", p.Origin.GetFile(), p.Origin.GetLine(), p.Object, p.Field, p.Message)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%d problems", len(problems))
+	}
+	fmt.Fprintf(w, "valid: %d resources\n", len(req.GetResources()))
+	return nil
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/file"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// clientFlags are the flags of every verb that talks to the control plane.
+type clientFlags struct {
+	server  string
+	project string
+	output  string
+}
+
+func (f *clientFlags) add(c *cobra.Command) {
+	server := os.Getenv("PENSTOCK_SERVER")
+	if server == "" {
+		server = "127.0.0.1:7400"
+	}
+	c.Flags().StringVar(&f.server, "server", server, "address of the configuration API (environment PENSTOCK_SERVER)")
+	c.Flags().StringVar(&f.project, "project", "default", "project of short names")
+	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
+}
+
+// dial connects to the configuration API; calls carry who and what this is, for
+// the history.
+func (f *clientFlags) dial(ctx context.Context) (context.Context, *grpc.ClientConn, error) {
+	switch f.output {
+	case "text", "json", "yaml":
+	default:
+		return nil, nil, fmt.Errorf("--output %q is none of text, json, yaml", f.output)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+f.server,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
+	if err != nil {
+		return nil, nil, err
+	}
+	who := "cli"
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		who = u.Username
+	}
+	return metadata.AppendToOutgoingContext(ctx, "x-penstock-source", "cli", "x-penstock-caller", who), conn, nil
+}
+
+// writeFlags are the flags of every verb that writes.
+type writeFlags struct {
+	wait    bool
+	timeout time.Duration
+	message string
+	dryRun  bool
+}
+
+func (f *writeFlags) add(c *cobra.Command) {
+	c.Flags().BoolVar(&f.wait, "wait", true, "return only when every connected proxy serves the revision")
+	c.Flags().DurationVar(&f.timeout, "wait-timeout", 15*time.Second, "how long to wait for the proxies")
+	c.Flags().StringVarP(&f.message, "message", "m", "", "why, for the history")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything and store nothing")
+}
+
+func (f *writeFlags) options() *pb.WriteOptions {
+	o := &pb.WriteOptions{ValidateOnly: f.dryRun, Message: f.message, WaitTimeout: durationpb.New(f.timeout)}
+	if !f.wait {
+		o.Wait = pb.WaitMode_WAIT_MODE_NONE
+	}
+	return o
+}
+
+// errNotServing is returned when a write was stored but is not served everywhere.
+var errNotServing = errors.New("the revision is stored, but not every proxy serves it")
+
+// printResult says what a write did and who serves it.
+func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bool) error {
+	for _, c := range changes {
+		printChange(w, c)
+	}
+	switch {
+	case dryRun:
+		fmt.Fprintf(w, "valid: %d changes, nothing stored (head is revision %d)\n", len(changes), r.GetRevision())
+		return nil
+	case !r.GetChanged():
+		fmt.Fprintf(w, "revision %d: no change\n", r.GetRevision())
+	default:
+		fmt.Fprintf(w, "revision %d\n", r.GetRevision())
+	}
+	s := r.GetServing()
+	if s == nil {
+		return nil
+	}
+	printServing(w, s)
+	if s.GetTotal() > 0 && s.GetServing() < s.GetTotal() {
+		return errNotServing
+	}
+	return nil
+}
+
+func printServing(w io.Writer, s *pb.ServingReport) {
+	if s.GetTotal() == 0 {
+		fmt.Fprintln(w, "no proxy is connected")
+		return
+	}
+	fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
+	for _, p := range s.GetProblems() {
+		fmt.Fprintf(w, "  %s: %s", p.GetProxy(), p.GetState())
+		if p.GetResource() != "" {
+			fmt.Fprintf(w, " %s %s", p.GetType(), p.GetResource())
+		}
+		if p.GetObject() != "" {
+			fmt.Fprintf(w, " (from %s)", p.GetObject())
+		}
+		if p.GetDetail() != "" {
+			fmt.Fprintf(w, ": %s", p.GetDetail())
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+func printChange(w io.Writer, c *pb.Change) {
+	mark := map[pb.ChangeType]string{
+		pb.ChangeType_CHANGE_TYPE_CREATE: "+", pb.ChangeType_CHANGE_TYPE_UPDATE: "~", pb.ChangeType_CHANGE_TYPE_DELETE: "-",
+	}[c.GetType()]
+	fmt.Fprintf(w, "%s %s\n", mark, c.GetName())
+	for _, f := range c.GetFields() {
+		before, after := f.GetBefore(), f.GetAfter()
+		if before == "" {
+			before = "(unset)"
+		}
+		if after == "" {
+			after = "(unset)"
+		}
+		fmt.Fprintf(w, "    %s: %s -> %s\n", f.GetPath(), before, after)
+	}
+}
+
+// printMessage prints a message as JSON, or as YAML when it is an object.
+func printMessage(w io.Writer, output string, m proto.Message) error {
+	if o, ok := m.(gateway.Object); ok && output != "json" {
+		b, err := file.Encode(o)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	}
+	b, err := protojson.MarshalOptions{UseProtoNames: true, Multiline: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", b)
+	return err
+}
+
+// table prints rows in columns.
+func table(w io.Writer, header string, rows func(row func(cells ...any))) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			if s := fmt.Sprint(c); s == "" {
+				fmt.Fprint(t, "-")
+			} else {
+				fmt.Fprint(t, s)
+			}
+		}
+		fmt.Fprintln(t)
+	})
+	t.Flush()
+}
+
+// describeError turns an error into what a person reads.
+func describeError(err error) string {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() == codes.OK || st.Code() == codes.Unknown {
+		return err.Error()
+	}
+	if st.Code() == codes.Unavailable && strings.Contains(st.Message(), "connection refused") {
+		return "the control plane does not answer (" + st.Message() + "): is `penstock up` running, and is --server right?"
+	}
+	if st.Code() == codes.InvalidArgument {
+		return st.Message()
+	}
+	return st.Code().String() + ": " + st.Message()
+}
+
+// exitCode is 2 for what the user can mend in the input, 3 for a revision that is
+// stored but not served everywhere, 1 for the rest.
+func exitCode(err error) int {
+	var bad file.Errors
+	switch {
+	case errors.Is(err, errNotServing):
+		return 3
+	case errors.Is(err, errDiffers), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
+		return 2
+	}
+	return 1
+}
+
+// fullName resolves "route x", "routes/x" or a full name.
+func fullName(project string, args []string) (string, error) {
+	if len(args) == 1 {
+		if strings.HasPrefix(args[0], "projects/") {
+			_, _, _, err := gateway.KindOf(args[0])
+			return args[0], err
+		}
+		kind, name, ok := strings.Cut(args[0], "/")
+		if !ok {
+			return "", fmt.Errorf("%q names no kind: say %s/%s or KIND NAME", args[0], "routes", args[0])
+		}
+		args = []string{kind, name}
+	}
+	kind, err := collection(args[0])
+	if err != nil {
+		return "", err
+	}
+	return gateway.Resolve(project, kind, args[1]), nil
+}
+
+var kinds = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets"}
+
+// collection accepts "route", "routes", "Route".
+func collection(kind string) (string, error) {
+	k := strings.ToLower(kind)
+	for _, c := range kinds {
+		if k == c || k+"s" == c {
+			return c, nil
+		}
+	}
+	return "", fmt.Errorf("kind %q is none of %s", kind, strings.Join(kinds, ", "))
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/internal/control"
+	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/telemetry"
+	"github.com/penstock-gateway/penstock/xds/compile"
+	"github.com/penstock-gateway/penstock/xds/delivery"
+)
+
+// controlFlags are the flags of `penstock control`.
+type controlFlags struct {
+	dataDir, pkiDir           string
+	api, http, xds            string
+	xdsHosts                  []string
+	limiters                  []string
+	otlp                      string
+	etcd                      []string
+	etcdCA, etcdCert, etcdKey string
+	etcdPrefix, sealKey       string
+	logLevel                  string
+}
+
+func newControlCommand() *cobra.Command {
+	var f controlFlags
+	c := &cobra.Command{
+		Use:   "control",
+		Short: "Run the control plane",
+		Long: "Runs one replica of the control plane: the configuration API, the store (embedded etcd, or\n" +
+			"an external one with --etcd-endpoints) and the xDS server for proxies and runners.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runControl(cmd.Context(), f) },
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of the embedded store and keys")
+	fl.StringVar(&f.pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
+	fl.StringVar(&f.api, "api-listen", "127.0.0.1:7400", "configuration API over gRPC (loopback)")
+	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug (loopback)")
+	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
+	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
+	fl.StringSliceVar(&f.limiters, "limiter", nil, "host:port of a limiter (repeatable)")
+	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
+	fl.StringSliceVar(&f.etcd, "etcd-endpoints", nil, "external etcd; empty: embedded")
+	fl.StringVar(&f.etcdCA, "etcd-cacert", "", "CA of the external etcd")
+	fl.StringVar(&f.etcdCert, "etcd-cert", "", "client certificate for it")
+	fl.StringVar(&f.etcdKey, "etcd-key", "", "key of that certificate")
+	fl.StringVar(&f.etcdPrefix, "etcd-prefix", "/penstock", "prefix of all keys in etcd")
+	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
+	return c
+}
+
+func runControl(ctx context.Context, f controlFlags) error {
+	log := telemetry.NewLogger(os.Stderr, f.logLevel, "control")
+	if f.pkiDir == "" {
+		f.pkiDir = filepath.Join(f.dataDir, "pki")
+	}
+	if f.sealKey == "" {
+		f.sealKey = filepath.Join(f.dataDir, "seal.key")
+	}
+	settings, err := f.settings()
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := f.serverTLS()
+	if err != nil {
+		return err
+	}
+	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "penstock-control", Version: version(), OTLP: f.otlp, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer shutdown(tel, log)
+
+	st, err := f.openStore(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	core, err := control.New(ctx, control.Options{
+		Store: st, Settings: settings, Logger: log, Version: version(), Authenticate: authenticateProxy,
+	})
+	if err != nil {
+		return err
+	}
+	defer core.Close()
+	return core.Serve(ctx, control.ServeOptions{
+		API: f.api, HTTP: f.http, XDS: f.xds, TLS: tlsConfig, Logger: log,
+		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider,
+		Ready: func(a control.Addresses) {
+			log.Info("control plane is ready", "api", a.API.String(), "http", a.HTTP.String(), "xds", a.XDS.String(), "revision", core.Snapshot().Revision())
+		},
+	})
+}
+
+// shutdown flushes spans; at the end of a process it may not take long.
+func shutdown(p *telemetry.Providers, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Debug("spans were not all sent", "error", err)
+	}
+}
+
+func (f *controlFlags) openStore(ctx context.Context, log *slog.Logger) (store.Store, error) {
+	if err := os.MkdirAll(f.dataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	key, err := store.LoadOrCreateSealKey(f.sealKey)
+	if err != nil {
+		return nil, err
+	}
+	o := store.Options{
+		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, SealKey: key, Logger: log.With("part", "store"),
+	}
+	if f.etcdCA != "" || f.etcdCert != "" {
+		if o.TLS, err = clientTLS(f.etcdCA, f.etcdCert, f.etcdKey); err != nil {
+			return nil, fmt.Errorf("--etcd-cacert, --etcd-cert, --etcd-key: %w", err)
+		}
+	}
+	return store.Open(ctx, o)
+}
+
+// clientTLS reads the files of a client's side.
+func clientTLS(ca, cert, key string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, err
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", ca)
+		}
+	}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, err
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+func (f *controlFlags) settings() (compile.Settings, error) {
+	var s compile.Settings
+	for _, l := range f.limiters {
+		e, err := endpoint(l)
+		if err != nil {
+			return s, fmt.Errorf("--limiter: %w", err)
+		}
+		s.Limiters = append(s.Limiters, e)
+	}
+	if f.otlp != "" {
+		e, err := endpoint(f.otlp)
+		if err != nil {
+			return s, fmt.Errorf("--otlp: %w", err)
+		}
+		s.OTLP = e
+	}
+	return s, nil
+}
+
+func endpoint(hostport string) (compile.Endpoint, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return compile.Endpoint{}, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return compile.Endpoint{}, fmt.Errorf("%q has no port between 1 and 65535", hostport)
+	}
+	if net.ParseIP(host) == nil {
+		return compile.Endpoint{}, fmt.Errorf("%q must name an IP address", hostport)
+	}
+	return compile.Endpoint{Address: host, Port: uint32(n)}, nil
+}
+
+func (f *controlFlags) serverTLS() (*tls.Config, error) {
+	ca, err := pki.OpenCA(f.pkiDir)
+	if err != nil {
+		return nil, err
+	}
+	r := pki.Request{
+		SPIFFE: "spiffe://" + pki.TrustDomain + "/control",
+		DNS:    []string{"localhost", "penstock-control"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	hosts := f.xdsHosts
+	if host, _, err := net.SplitHostPort(f.xds); err == nil {
+		hosts = append(hosts, host)
+	}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			if !ip.IsUnspecified() {
+				r.IPs = append(r.IPs, ip)
+			}
+		} else if h != "" {
+			r.DNS = append(r.DNS, h)
+		}
+	}
+	cert, key, err := ca.EnsureFiles(f.pkiDir, "control", r)
+	if err != nil {
+		return nil, err
+	}
+	return pki.ServerTLS(cert, key, filepath.Join(f.pkiDir, "ca.crt"))
+}
+
+// authenticateProxy tells who a proxy is by its certificate alone.
+func authenticateProxy(ctx context.Context) (delivery.Identity, error) {
+	id, err := pki.PeerSPIFFE(ctx)
+	if err != nil {
+		return delivery.Identity{}, err
+	}
+	project, gateway, name, err := pki.ParseProxyID(id)
+	if err != nil {
+		return delivery.Identity{}, err
+	}
+	v := compile.View{Project: project, Gateway: gateway}
+	return delivery.Identity{Proxy: name, SPIFFE: id, View: v.String()}, nil
+}

@@ -1,0 +1,367 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+func newProxiesCommand() *cobra.Command {
+	var cf clientFlags
+	c := &cobra.Command{
+		Use:   "proxies",
+		Short: "Show each proxy, its identity, its revision, what it refused and why",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewProxyServiceClient(conn).ListProxies(ctx, &pb.ListProxiesRequest{})
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if cf.output != "text" {
+				return printMessage(w, cf.output, resp)
+			}
+			table(w, "NAME IDENTITY ENVOY REVISION STATE LAST-ACK SENT", func(row func(...any)) {
+				for _, p := range resp.GetProxies() {
+					row(p.GetName(), p.GetIdentity(), p.GetVersion(), p.GetRevision(), p.GetState(), ago(p.GetLastAckTime()), p.GetResourcesSent())
+				}
+			})
+			for _, p := range resp.GetProxies() {
+				for _, q := range p.GetProblems() {
+					fmt.Fprintf(w, "\n%s: %s %s %s (from %s)\n  %s\n", p.GetName(), q.GetState(), q.GetType(), q.GetResource(), q.GetObject(), q.GetDetail())
+				}
+			}
+			return nil
+		},
+	}
+	cf.add(c)
+	return c
+}
+
+func ago(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "never"
+	}
+	return time.Since(t.AsTime()).Round(time.Second).String() + " ago"
+}
+
+func newStatusCommand() *cobra.Command {
+	var cf clientFlags
+	var dataDir string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show the revision, who serves it, functions, problems and processes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := cmd.OutOrStdout()
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewProxyServiceClient(conn).GetStatus(ctx, &pb.GetStatusRequest{})
+			if err != nil {
+				printProcesses(w, dataDir)
+				return err
+			}
+			if cf.output != "text" {
+				return printMessage(w, cf.output, resp)
+			}
+			printStatus(w, resp)
+			printProcesses(w, dataDir)
+			return nil
+		},
+	}
+	cf.add(c)
+	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of `penstock up`, to show its processes")
+	return c
+}
+
+func printStatus(w io.Writer, s *pb.GetStatusResponse) {
+	fmt.Fprintf(w, "revision %d, ", s.GetServing().GetRevision())
+	printServing(w, s.GetServing())
+	var counts []string
+	for _, k := range kinds {
+		if n := s.GetResources()[k]; n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, k))
+		}
+	}
+	fmt.Fprintf(w, "resources: %s\n", strings.Join(counts, ", "))
+	if len(s.GetRunners()) == 0 {
+		fmt.Fprintln(w, "runners: none is connected")
+	} else {
+		fmt.Fprintf(w, "runners: %s\n", strings.Join(s.GetRunners(), ", "))
+	}
+	if len(s.GetInstances()) > 0 {
+		fmt.Fprintln(w)
+		table(w, "FUNCTION INSTANCE STATE ADDRESS PID RESTARTS MESSAGE", func(row func(...any)) {
+			for _, i := range s.GetInstances() {
+				addr := ""
+				if i.GetPort() != 0 {
+					addr = fmt.Sprintf("%s:%d", i.GetAddress(), i.GetPort())
+				}
+				message, _, _ := strings.Cut(i.GetMessage(), "\n")
+				row(strings.TrimPrefix(i.GetFunction(), "projects/default/"), i.GetId(),
+					strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), addr, i.GetPid(), i.GetRestarts(), message)
+			}
+		})
+	}
+	if len(s.GetProblems()) > 0 {
+		fmt.Fprintln(w, "\nproblems:")
+		for _, p := range s.GetProblems() {
+			fmt.Fprintf(w, "  %s: %s %s\n", p.GetObject(), p.GetField(), p.GetMessage())
+		}
+	}
+}
+
+func newHistoryCommand() *cobra.Command {
+	var cf clientFlags
+	var limit int32
+	c := &cobra.Command{
+		Use:   "history",
+		Short: "List revisions, newest first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewConfigServiceClient(conn).ListRevisions(ctx, &pb.ListRevisionsRequest{PageSize: limit})
+			if err != nil {
+				return err
+			}
+			if cf.output != "text" {
+				return printMessage(cmd.OutOrStdout(), cf.output, resp)
+			}
+			table(cmd.OutOrStdout(), "REVISION TIME AUTHOR CHANGES RESOURCES MESSAGE", func(row func(...any)) {
+				for _, r := range resp.GetRevisions() {
+					row(r.GetNumber(), r.GetCreateTime().AsTime().Local().Format(time.DateTime), r.GetAuthor(), r.GetChanges(), r.GetResources(), r.GetMessage())
+				}
+			})
+			return nil
+		},
+	}
+	cf.add(c)
+	c.Flags().Int32VarP(&limit, "limit", "n", 20, "how many")
+	return c
+}
+
+func newRollbackCommand() *cobra.Command {
+	var cf clientFlags
+	var wf writeFlags
+	c := &cobra.Command{
+		Use:   "rollback REVISION",
+		Short: "Make a new revision with the content of an old one",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &pb.RollbackRequest{Options: wf.options()}
+			if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
+				return fmt.Errorf("%q is no revision number", args[0])
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewConfigServiceClient(conn).Rollback(ctx, req)
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), resp.GetResult(), resp.GetChanges(), wf.dryRun)
+		},
+	}
+	cf.add(c)
+	wf.add(c)
+	return c
+}
+
+func newWaitCommand() *cobra.Command {
+	var cf clientFlags
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "wait [REVISION]",
+		Short: "Wait until every connected proxy serves a revision (default: the head)",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &pb.WaitServingRequest{}
+			if len(args) == 1 {
+				if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
+					return fmt.Errorf("%q is no revision number", args[0])
+				}
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			ctx, cancel := contextWithTimeout(ctx, timeout)
+			defer cancel()
+			stream, err := pb.NewConfigServiceClient(conn).WaitServing(ctx, req)
+			if err != nil {
+				return err
+			}
+			var last *pb.ServingReport
+			for {
+				m, err := stream.Recv()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil {
+					return err
+				}
+				last = m.GetReport()
+				printServing(cmd.OutOrStdout(), last)
+			}
+			if last.GetServing() < last.GetTotal() {
+				return errNotServing
+			}
+			return nil
+		},
+	}
+	cf.add(c)
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after")
+	return c
+}
+
+func newExplainCommand() *cobra.Command {
+	var cf clientFlags
+	var headers []string
+	c := &cobra.Command{
+		Use:     "explain [METHOD] URL",
+		Short:   "Say what would happen to a request, and why; no request is sent",
+		Example: "  penstock explain POST http://localhost:8080/support -H 'x-env: test'",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &pb.ExplainRequest{Method: "GET", Url: args[len(args)-1], Project: cf.project, Headers: map[string]string{}}
+			if len(args) == 2 {
+				req.Method = strings.ToUpper(args[0])
+			}
+			for _, h := range headers {
+				name, value, ok := strings.Cut(h, ":")
+				if !ok {
+					return fmt.Errorf("-H %q must look like 'name: value'", h)
+				}
+				req.Headers[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+			}
+			ctx, conn, err := cf.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			resp, err := pb.NewExplainServiceClient(conn).Explain(ctx, req)
+			if err != nil {
+				return err
+			}
+			if cf.output != "text" {
+				return printMessage(cmd.OutOrStdout(), cf.output, resp)
+			}
+			printExplain(cmd.OutOrStdout(), req, resp)
+			return nil
+		},
+	}
+	cf.add(c)
+	c.Flags().StringArrayVarP(&headers, "header", "H", nil, "request header (repeatable)")
+	return c
+}
+
+func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {
+	fmt.Fprintf(w, "%s %s at revision %d\n", req.GetMethod(), req.GetUrl(), e.GetRevision())
+	if l := e.GetListener(); l != nil {
+		fmt.Fprintf(w, "listener  %s %s on %s (hosts by %s)\n", short(l.GetGateway()), l.GetListener(), l.GetAddress(), l.GetLayout())
+	}
+	if e.GetHost() != "" {
+		fmt.Fprintf(w, "host      %s\n", e.GetHost())
+	}
+	if r := e.GetRule(); r != nil {
+		fmt.Fprintf(w, "route     %s, rule %s, from %s\n          matches %s\n", short(r.GetRoute()), r.GetRule(), origin(r.GetOrigin()), r.GetMatch())
+	}
+	for i, p := range e.GetPolicies() {
+		head := "policies"
+		if i > 0 {
+			head = ""
+		}
+		from := p.GetFrom()
+		if o := origin(p.GetOrigin()); o != "" {
+			from += ", " + o
+		}
+		fmt.Fprintf(w, "%-9s %s: %s  [%s]\n", head, p.GetPolicy(), p.GetSummary(), from)
+	}
+	for _, b := range e.GetBackends() {
+		name := short(b.GetName())
+		if b.GetSubset() != "" {
+			name += " subset " + b.GetSubset()
+		}
+		fmt.Fprintf(w, "backend   %s (%.4g%%)\n", name, b.GetPercent())
+		for _, ep := range b.GetEndpoints() {
+			fmt.Fprintf(w, "          endpoint %s\n", ep)
+		}
+		for _, i := range b.GetInstances() {
+			fmt.Fprintf(w, "          instance %s %s at %s:%d, pid %d\n", i.GetId(),
+				strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), i.GetAddress(), i.GetPort(), i.GetPid())
+		}
+	}
+	if e.GetOutcome() != "" {
+		fmt.Fprintf(w, "outcome   %s\n", e.GetOutcome())
+	}
+	for i, m := range e.GetNotMatched() {
+		if i == 0 {
+			fmt.Fprintln(w, "not chosen:")
+		}
+		fmt.Fprintf(w, "  %s, rule %s (%s): %s\n", short(m.GetRoute()), m.GetRule(), origin(m.GetOrigin()), m.GetReason())
+	}
+}
+
+func short(name string) string { return strings.TrimPrefix(name, "projects/default/") }
+
+func newDebugCommand() *cobra.Command {
+	c := &cobra.Command{Use: "debug", Short: "Look inside the control plane"}
+	var server, stage, view string
+	stages := []string{"model", "xds", "proxies", "instances"}
+	dump := &cobra.Command{
+		Use:   "dump --stage STAGE",
+		Short: "Print what one stage of a change holds: " + strings.Join(stages, ", "),
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains(stages, stage) {
+				return fmt.Errorf("--stage %q is none of %s", stage, strings.Join(stages, ", "))
+			}
+			u := "http://" + server + "/debug/dump?" + url.Values{"stage": {stage}, "view": {view}}.Encode()
+			r, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, u, nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+				return errors.New(strings.TrimSpace(string(b)))
+			}
+			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
+			return err
+		},
+	}
+	dump.Flags().StringVar(&server, "http", "127.0.0.1:7480", "address of the control plane's HTTP server")
+	dump.Flags().StringVar(&stage, "stage", "model", strings.Join(stages, ", "))
+	dump.Flags().StringVar(&view, "view", "default/-", "for xds: project/gateway")
+	c.AddCommand(dump)
+	return c
+}

@@ -1,0 +1,71 @@
+// Command penstock is the whole product in one binary: the gateway on one machine
+// (up, down), its parts as they run in production (control, limiter, runner,
+// relay), and the client (apply, get, explain, trace and the other verbs).
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error: "+describeError(err))
+		os.Exit(exitCode(err))
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "penstock",
+		Short: "An API gateway for functions and microservices on Envoy",
+		Long: "Penstock programs Envoy to route, authenticate, rate-limit and balance requests\n" +
+			"to functions and services. `penstock up` runs everything on one machine.",
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Run:"},
+		&cobra.Group{ID: "config", Title: "Configure:"},
+		&cobra.Group{ID: "look", Title: "Look:"},
+	)
+	group := func(id string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand())
+	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
+		newDeleteCommand(), newRouteCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
+	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand())
+	return root
+}
+
+// version is the module version, or the commit that the binary was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 && (v == "" || v == "(devel)") {
+			v = "devel-" + s.Value[:12]
+		}
+	}
+	if v == "" {
+		v = "(devel)"
+	}
+	return v
+}

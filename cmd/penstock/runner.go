@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/penstock-gateway/penstock/functions"
+	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/telemetry"
+)
+
+// runnerFlags are the flags of `penstock runner`.
+type runnerFlags struct {
+	control, serverName   string
+	pkiDir, name          string
+	root, cacheDir        string
+	lambdaPath, python    string
+	otlp, http, logLevel  string
+	maxEvent              int64
+	drainGrace, stopAfter time.Duration
+}
+
+func newRunnerCommand() *cobra.Command {
+	var f runnerFlags
+	c := &cobra.Command{
+		Use:   "runner",
+		Short: "Run the instances of functions",
+		Long: "Connects to the control plane, runs the instances of every function on this machine and\n" +
+			"reports where requests reach them. While the control plane is away they serve on.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRunner(cmd.Context(), f) },
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.control, "control", "127.0.0.1:7401", "host:port of the control plane (mutual TLS)")
+	fl.StringVar(&f.serverName, "control-name", "", "name in the control plane's certificate (default: the host of --control)")
+	fl.StringVar(&f.pkiDir, "pki-dir", "./.penstock/pki", "folder with ca.crt, runner-NAME.crt and runner-NAME.key; made from ca.key when they are absent")
+	fl.StringVar(&f.name, "name", "local", "stable name of this runner")
+	fl.StringVar(&f.root, "root", ".", "folder that the sources of functions are in")
+	fl.StringVar(&f.cacheDir, "cache-dir", "./.penstock/functions", "folder of built functions")
+	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: where the interpreter finds it)")
+	fl.StringVar(&f.python, "python", "python3", "Python interpreter of Lambda functions")
+	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
+	fl.DurationVar(&f.drainGrace, "drain-grace", 2*time.Second, "how long an instance serves on after it was taken out, before its connections are counted")
+	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
+	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
+	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez (empty: none)")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
+	return c
+}
+
+func runRunner(ctx context.Context, f runnerFlags) error {
+	log := telemetry.NewLogger(os.Stderr, f.logLevel, "runner")
+	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "penstock-runner", Version: version(), Instance: f.name, OTLP: f.otlp, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer shutdown(tel, log)
+	conn, err := f.connect(tel)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if f.http != "" {
+		stop, err := serveMetrics(f.http, tel.Handler(), log)
+		if err != nil {
+			return fmt.Errorf("--http-listen: %w", err)
+		}
+		defer stop()
+	}
+	return functions.Run(ctx, functions.Config{
+		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
+		LambdaPythonPath: f.lambdaPath, Python: f.python, MaxEventBytes: f.maxEvent,
+		DrainGrace: f.drainGrace, StopTimeout: f.stopAfter,
+		Logger: log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
+	})
+}
+
+// connect makes the connection to the control plane; it is dialled when the
+// first stream is opened, and again for ever.
+func (f *runnerFlags) connect(tel *telemetry.Providers) (*grpc.ClientConn, error) {
+	host, _, err := net.SplitHostPort(f.control)
+	if err != nil {
+		return nil, fmt.Errorf("--control %q: %w", f.control, err)
+	}
+	if f.serverName == "" {
+		f.serverName = host
+	}
+	cert, key, err := f.certificate()
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := pki.ClientTLS(cert, key, filepath.Join(f.pkiDir, "ca.crt"), f.serverName)
+	if err != nil {
+		return nil, fmt.Errorf("--pki-dir: %w", err)
+	}
+	return grpc.NewClient(f.control,
+		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
+		grpc.WithConnectParams(telemetry.Reconnect()),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(tel.TracerProvider))))
+}
+
+// certificate returns this runner's certificate: the one that is there, else one
+// of the CA when its key is there, too (one machine, development).
+func (f *runnerFlags) certificate() (cert, key string, err error) {
+	base := "runner-" + f.name
+	cert, key = filepath.Join(f.pkiDir, base+".crt"), filepath.Join(f.pkiDir, base+".key")
+	_, errCA := os.Stat(filepath.Join(f.pkiDir, "ca.key"))
+	_, errCert := os.Stat(cert)
+	switch {
+	case errCA == nil:
+		ca, err := pki.OpenCA(f.pkiDir)
+		if err != nil {
+			return "", "", err
+		}
+		return ca.EnsureFiles(f.pkiDir, base, pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/runner/" + f.name})
+	case errCert != nil:
+		return "", "", fmt.Errorf("--pki-dir: %w, and there is no ca.key to make it from", errCert)
+	}
+	return cert, key, nil
+}
+
+// serveMetrics serves /metrics and /livez until stop is called.
+func serveMetrics(address string, metrics http.Handler, log *slog.Logger) (stop func(), err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	go func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("metrics are not served", "error", err)
+		}
+	}()
+	return func() { s.Close() }, nil
+}

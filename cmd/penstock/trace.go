@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newTraceCommand() *cobra.Command {
+	var jaeger string
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "trace ID",
+		Short: "Print the spans of one request as a tree (the id is in the response header x-trace-id)",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !traceID.MatchString(args[0]) {
+				return fmt.Errorf("%q is no trace id: 32 hexadecimal digits, as in the response header x-trace-id", args[0])
+			}
+			ctx, cancel := contextWithTimeout(cmd.Context(), wait)
+			defer cancel()
+			t, err := findTrace(ctx, jaeger, args[0])
+			if err != nil {
+				return err
+			}
+			printTrace(cmd.OutOrStdout(), t)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&jaeger, "jaeger", "http://127.0.0.1:16686", "address of Jaeger's query API")
+	c.Flags().DurationVar(&wait, "wait", 10*time.Second, "how long to wait for spans that are still on their way")
+	return c
+}
+
+var traceID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func contextWithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// trace is the answer of Jaeger's query API, as far as it is shown.
+type trace struct {
+	Spans     []*span            `json:"spans"`
+	Processes map[string]process `json:"processes"`
+}
+
+type process struct {
+	ServiceName string `json:"serviceName"`
+}
+
+type span struct {
+	SpanID     string `json:"spanID"`
+	Operation  string `json:"operationName"`
+	References []struct {
+		SpanID string `json:"spanID"`
+	} `json:"references"`
+	StartTime int64 `json:"startTime"` // microseconds since the epoch
+	Duration  int64 `json:"duration"`  // microseconds
+	Tags      []struct {
+		Key   string `json:"key"`
+		Value any    `json:"value"`
+	} `json:"tags"`
+	ProcessID string `json:"processID"`
+}
+
+func (s *span) parent() string {
+	if len(s.References) == 0 {
+		return ""
+	}
+	return s.References[0].SpanID
+}
+
+// findTrace asks until the trace is whole: its spans come from several processes,
+// each in batches of its own, so it is taken as whole when every parent is there
+// and two looks in a row found the same number of spans.
+func findTrace(ctx context.Context, jaeger, id string) (*trace, error) {
+	var found *trace
+	for {
+		t, err := queryTrace(ctx, jaeger, id)
+		switch {
+		case err == nil && t != nil:
+			whole := found != nil && len(found.Spans) == len(t.Spans) && t.whole()
+			found = t
+			if whole {
+				return found, nil
+			}
+		case err != nil && ctx.Err() == nil:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			if found != nil {
+				return found, nil
+			}
+			return nil, fmt.Errorf("Jaeger has no trace %s: is the id right? (spans arrive within a second; `penstock status` says whether Jaeger has joined)", id)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+func (t *trace) whole() bool {
+	have := map[string]bool{}
+	for _, s := range t.Spans {
+		have[s.SpanID] = true
+	}
+	roots := 0
+	for _, s := range t.Spans {
+		if !have[s.parent()] {
+			roots++
+		}
+	}
+	return roots == 1
+}
+
+func queryTrace(ctx context.Context, jaeger, id string) (*trace, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(jaeger, "/")+"/api/traces/"+id, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("Jaeger does not answer (%w): it joins when its build is done; `penstock status` says so", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, nil
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("Jaeger answers %s: %.200s", resp.Status, body)
+	}
+	var answer struct {
+		Data []*trace `json:"data"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("cannot read Jaeger's answer: %w", err)
+	}
+	if len(answer.Data) == 0 {
+		return nil, nil
+	}
+	if len(answer.Data[0].Spans) == 0 {
+		return nil, errors.New("Jaeger knows the trace but has no spans of it")
+	}
+	return answer.Data[0], nil
+}
+
+// shownTags are the attributes that say why a span went as it did.
+var shownTags = []string{
+	"http.status_code", "http.response.status_code", "response_flags", "upstream_cluster", "penstock.route",
+	"ratelimit.decision", "ratelimit.limit", "ratelimit.remaining", "ratelimit.backend",
+	"faas.name", "faas.instance", "faas.coldstart", "error", "otel.status_description",
+}
+
+func printTrace(w io.Writer, t *trace) {
+	slices.SortFunc(t.Spans, func(a, b *span) int { return int(a.StartTime - b.StartTime) })
+	children := map[string][]*span{}
+	have := map[string]bool{}
+	for _, s := range t.Spans {
+		have[s.SpanID] = true
+	}
+	for _, s := range t.Spans {
+		p := s.parent()
+		if !have[p] {
+			p = "" // its parent is the client's own span, which we do not have
+		}
+		children[p] = append(children[p], s)
+	}
+	start := t.Spans[0].StartTime
+	var walk func(s *span, indent, branch, below string)
+	walk = func(s *span, indent, branch, below string) {
+		fmt.Fprintf(w, "%8s %9s  %s%s%s: %s%s\n", "+"+ms(s.StartTime-start), ms(s.Duration), indent, branch,
+			t.Processes[s.ProcessID].ServiceName, s.Operation, tags(s))
+		kids := children[s.SpanID]
+		for i, k := range kids {
+			if i == len(kids)-1 {
+				walk(k, indent+below, "└─ ", "   ")
+			} else {
+				walk(k, indent+below, "├─ ", "│  ")
+			}
+		}
+	}
+	fmt.Fprintf(w, "%8s %9s  span\n", "start", "duration")
+	for _, root := range children[""] {
+		walk(root, "", "", "")
+	}
+}
+
+func ms(us int64) string { return fmt.Sprintf("%.2fms", float64(us)/1000) }
+
+func tags(s *span) string {
+	var out []string
+	for _, key := range shownTags {
+		for _, t := range s.Tags {
+			v := fmt.Sprint(t.Value)
+			if t.Key == key && v != "" && v != "-" && v != "false" {
+				out = append(out, key+"="+v)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return "  [" + strings.Join(out, " ") + "]"
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/internal/supervise"
+)
+
+// upFlags are the flags of `penstock up`.
+type upFlags struct {
+	dataDir, toolsDir, envoyPath string
+	config                       []string
+	functionsRoot, settings      string
+	run                          []string
+	beside                       []supervise.Process // from run
+	redisURL                     string
+	limiters                     int
+	noJaeger, detach             bool
+
+	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
+}
+
+func newUpCommand() *cobra.Command {
+	var f upFlags
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run the whole gateway on this machine",
+		Long: "Runs the control plane, one Envoy, the limiter, a runner for functions and Jaeger as child\n" +
+			"processes, restarts what dies, and stops all with one Ctrl-C. Everything that is kept lies\n" +
+			"in --data-dir, so the next `penstock up` goes on where this one stopped. A file penstock.yaml\n" +
+			"in the working folder may hold the flags.",
+		Example: "  penstock up --config examples/support-desk\n  penstock up -d && penstock status && penstock down",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := readSettings(f.settings, !cmd.Flags().Changed("settings"), cmd); err != nil {
+				return err
+			}
+			return runUp(cmd.Context(), cmd, f)
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.settings, "settings", settingsFile, "YAML file with values for these flags, which win over it; may be absent")
+	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of everything that is kept")
+	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of installed tools (default .tools of the clone; environment PENSTOCK_TOOLS_DIR)")
+	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
+	fl.StringSliceVar(&f.config, "config", nil, "file or folder of resources, applied at the first start and whenever it changed (repeatable)")
+	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config)")
+	fl.StringArrayVar(&f.run, "run", nil, "another process to run beside, NAME=COMMAND (repeatable)")
+	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")
+	fl.IntVar(&f.limiters, "limiters", 1, "number of limiter processes; more than one needs --redis-url")
+	fl.BoolVar(&f.noJaeger, "no-jaeger", false, "do without traces")
+	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
+	fl.StringVar(&f.gateway, "gateway-listen", "127.0.0.1:8080", "what the gateway listens on")
+	fl.StringVar(&f.api, "api-listen", "127.0.0.1:7400", "configuration API over gRPC (loopback)")
+	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners (mutual TLS)")
+	fl.StringVar(&f.limiter, "limiter-listen", "127.0.0.1:7402", "the limiter; further ones take the next ports")
+	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug (loopback)")
+	fl.StringVar(&f.jaeger, "jaeger-listen", "127.0.0.1:16686", "Jaeger's page and query API")
+	fl.StringVar(&f.otlp, "otlp-listen", "127.0.0.1:4317", "traces (OTLP over gRPC), relayed to Jaeger")
+	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", "127.0.0.1:14317", "where Jaeger takes the relayed traces")
+	return c
+}
+
+// check completes the flags and returns every problem of them.
+func (f *upFlags) check() error {
+	var errs []error
+	for _, a := range f.addresses() {
+		normal, err := listenAddress(*a.value)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", a.flag, err))
+			continue
+		}
+		*a.value = normal
+	}
+	for _, a := range []struct{ flag, value string }{{"api-listen", f.api}, {"http-listen", f.http}} {
+		if host, _, err := net.SplitHostPort(a.value); err == nil && !net.ParseIP(host).IsLoopback() {
+			errs = append(errs, fmt.Errorf("--%s %s: whoever reaches it may change the gateway, so it must be a loopback address", a.flag, a.value))
+		}
+	}
+	switch {
+	case f.limiters < 1 || f.limiters > 16:
+		errs = append(errs, fmt.Errorf("--limiters %d: it must be from 1 to 16", f.limiters))
+	case f.limiters > 1 && f.redisURL == "":
+		errs = append(errs, fmt.Errorf("--limiters %d: more than one limiter needs --redis-url, or each would count for itself", f.limiters))
+	}
+	for _, r := range f.run {
+		p, err := parseRun(r)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--run: %w", err))
+		} else if slices.ContainsFunc(f.beside, func(q supervise.Process) bool { return q.Name == p.Name }) {
+			errs = append(errs, fmt.Errorf("--run: two processes have the name %s", p.Name))
+		}
+		f.beside = append(f.beside, p)
+	}
+	for _, p := range f.config {
+		if _, err := os.Stat(p); err != nil {
+			errs = append(errs, fmt.Errorf("--config: %w", err))
+		}
+	}
+	if f.functionsRoot == "" && len(f.config) > 0 {
+		f.functionsRoot = f.config[0]
+		if info, err := os.Stat(f.functionsRoot); err == nil && !info.IsDir() {
+			f.functionsRoot = filepath.Dir(f.functionsRoot)
+		}
+	}
+	for _, p := range []*string{&f.dataDir, &f.functionsRoot} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		*p = abs
+	}
+	if info, err := os.Stat(f.functionsRoot); err != nil || !info.IsDir() {
+		errs = append(errs, fmt.Errorf("--functions-root %s is no folder", f.functionsRoot))
+	}
+	return errors.Join(errs...)
+}
+
+type flagAddress struct {
+	flag  string
+	value *string
+}
+
+func (f *upFlags) addresses() []flagAddress {
+	a := []flagAddress{
+		{"gateway-listen", &f.gateway}, {"api-listen", &f.api}, {"xds-listen", &f.xds},
+		{"limiter-listen", &f.limiter}, {"http-listen", &f.http},
+	}
+	if !f.noJaeger {
+		a = append(a, flagAddress{"jaeger-listen", &f.jaeger}, flagAddress{"otlp-listen", &f.otlp}, flagAddress{"jaeger-otlp-listen", &f.jaegerOTLP})
+	}
+	return a
+}
+
+// listenAddress turns ":8080" and "localhost:8080" into IP:port.
+func listenAddress(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", fmt.Errorf("%q is not ADDRESS:PORT: %w", s, err)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("%q has no port from 1 to 65535", s)
+	}
+	switch {
+	case host == "":
+		host = "0.0.0.0"
+	case host == "localhost":
+		host = "127.0.0.1"
+	case net.ParseIP(host) == nil:
+		return "", fmt.Errorf("%q must begin with an IP address of this machine", s)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// limiterAddress is that of limiter i.
+func (f *upFlags) limiterAddress(i int) string {
+	host, port, _ := net.SplitHostPort(f.limiter)
+	n, _ := strconv.Atoi(port)
+	return net.JoinHostPort(host, strconv.Itoa(n+i))
+}
+
+// checkPorts finds out whether every port can be had, all problems at once.
+func (f *upFlags) checkPorts(ctx context.Context) error {
+	type want struct{ flag, address string }
+	var wants []want
+	for _, a := range f.addresses() {
+		wants = append(wants, want{a.flag, *a.value})
+	}
+	for i := 1; i < f.limiters; i++ {
+		wants = append(wants, want{"limiter-listen", f.limiterAddress(i)})
+	}
+	var errs []error
+	taken := map[string]string{}
+	for _, w := range wants {
+		_, port, _ := net.SplitHostPort(w.address)
+		if other, ok := taken[port]; ok {
+			errs = append(errs, fmt.Errorf("--%s and --%s both want port %s", other, w.flag, port))
+			continue
+		}
+		taken[port] = w.flag
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", w.address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("port %s is not free (%w): stop what uses it, or choose another with --%s", port, cause(err), w.flag))
+			continue
+		}
+		// Kept until all are checked, and closed before the children want them.
+		defer l.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// cause is the innermost error: "address already in use" without its wrapping.
+func cause(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+// loopback is the address by which this machine reaches a listener.
+func loopback(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if strings.Contains(host, ":") {
+			host = "::1"
+		} else {
+			host = "127.0.0.1"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// upPruneSet names what --config applied, so that what is no longer in the files
+// is deleted with their next change.
+const upPruneSet = "up"
+
+// configFiles is the content of --config.
+type configFiles struct {
+	request *pb.ApplyRequest // nil: no --config
+	hash    string
+}
+
+func loadConfig(paths []string) (*configFiles, error) {
+	c := &configFiles{}
+	if len(paths) == 0 {
+		return c, nil
+	}
+	var err error
+	if c.request, err = applyRequest(paths, upPruneSet); err != nil {
+		return nil, err
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.request)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	c.hash = hex.EncodeToString(sum[:])
+	return c, nil
+}
+
+func (c *configFiles) hashFile(dataDir string) string { return filepath.Join(dataDir, "config.sha256") }
+
+// changed tells whether the files differ from what was applied the last time.
+func (c *configFiles) changed(dataDir string) bool {
+	old, err := os.ReadFile(c.hashFile(dataDir))
+	return err != nil || string(bytes.TrimSpace(old)) != c.hash
+}
+
+// configure applies what `up` itself gives (the gateway's listener, the keys of
+// the development issuer) and the files of --config.
+func (u *up) configure(ctx context.Context, issuer *devIssuer) error {
+	cf := clientFlags{server: loopback(u.f.api), project: "default", output: "text"}
+	ctx, conn, err := cf.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	gw, err := u.gateway(ctx, pb.NewGatewayServiceClient(conn))
+	if err != nil {
+		return err
+	}
+	config := pb.NewConfigServiceClient(conn)
+	// No proxy runs yet that could be waited for.
+	options := &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE, Message: "penstock up"}
+	resources := []*pb.Resource{{Kind: &pb.Resource_Secret{Secret: issuer.secret()}}}
+	if gw != nil {
+		resources = append(resources, &pb.Resource{Kind: &pb.Resource_Gateway{Gateway: gw}})
+	}
+	if _, err := config.Apply(ctx, &pb.ApplyRequest{Options: options, Resources: resources}); err != nil {
+		return fmt.Errorf("apply the gateway: %s", describeError(err))
+	}
+	if u.config.request == nil || !u.config.changed(u.f.dataDir) {
+		return nil
+	}
+	req := proto.CloneOf(u.config.request)
+	req.Options = &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE, Message: "penstock up: --config changed"}
+	resp, err := config.Apply(ctx, req)
+	if err != nil {
+		return fmt.Errorf("apply --config: %s", describeError(err))
+	}
+	u.log.Info("applied --config", "resources", len(req.GetResources()), "changes", len(resp.GetChanges()), "revision", resp.GetResult().GetRevision())
+	return replaceFile(u.config.hashFile(u.f.dataDir), []byte(u.config.hash+"\n"), 0o600)
+}
+
+// gateway returns the stored gateway, or a new one, with the listener "http" where
+// --gateway-listen says; nil when it is so already. Whatever else somebody
+// configured on it stays.
+func (u *up) gateway(ctx context.Context, c pb.GatewayServiceClient) (*pb.Gateway, error) {
+	resp, err := c.GetGateway(ctx, &pb.GetGatewayRequest{Name: upGateway})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return nil, fmt.Errorf("read %s: %s", upGateway, describeError(err))
+	}
+	host, port, err := net.SplitHostPort(u.f.gateway)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("--gateway-listen: %w", err)
+	}
+	gw := &pb.Gateway{Name: upGateway}
+	if old := resp.GetGateway(); old != nil {
+		gw = proto.CloneOf(old)
+	}
+	// Times and etag are the server's.
+	gw.Status = nil
+	gw.Metadata = &pb.Metadata{
+		Labels: gw.GetMetadata().GetLabels(), Annotations: gw.GetMetadata().GetAnnotations(), Origin: &pb.Origin{Source: "up"},
+	}
+	i := slices.IndexFunc(gw.GetListeners(), func(l *pb.Listener) bool { return l.GetName() == "http" })
+	switch {
+	case i < 0:
+		gw.Listeners = append(gw.Listeners, &pb.Listener{Name: "http", Address: host, Port: uint32(n), Protocol: pb.ListenerProtocol_LISTENER_PROTOCOL_HTTP})
+	case gw.Listeners[i].GetAddress() == host && gw.Listeners[i].GetPort() == uint32(n):
+		return nil, nil
+	default:
+		gw.Listeners[i].Address, gw.Listeners[i].Port = host, uint32(n)
+	}
+	return gw, nil
+}

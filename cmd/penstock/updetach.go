@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// maxDetachLog bounds what an error shows of the log of a background start.
+const maxDetachLog = 4096
+
+// detach starts the same in the background and returns when the gateway serves.
+func (u *up) detach(ctx context.Context) error {
+	// The questions that a person wants answered at once, with progress here
+	// and not in a log.
+	unlock, err := lockDataDir(u.f.dataDir)
+	if err != nil {
+		return err
+	}
+	reapLeftovers(u.f.dataDir)
+	err = errors.Join(u.f.checkPorts(ctx), u.install(ctx))
+	_ = os.Remove(stateFile(u.f.dataDir))
+	unlock()
+	if err != nil {
+		return err
+	}
+	logFile := filepath.Join(u.f.dataDir, "up.log")
+	if err := os.Rename(logFile, logFile+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(u.self, withoutDetach(os.Args[1:])...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	waitCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := cmd.Wait()
+		cancel(fmt.Errorf("penstock up ended (%v); its log %s ends with:\n%s", err, logFile, tailOf(logFile)))
+	}()
+	err = until(waitCtx, func(context.Context) error {
+		s, err := readState(u.f.dataDir)
+		if err != nil {
+			return err
+		}
+		if s == nil || s.ID.PID != cmd.Process.Pid || !s.Ready {
+			return errors.New("the gateway does not serve yet")
+		}
+		u.state = &stateWriter{state: *s}
+		return nil
+	})
+	if err != nil {
+		if ctx.Err() != nil { // Ctrl-C: the start is not wanted any more
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			<-ended
+		}
+		return context.Cause(waitCtx)
+	}
+	fmt.Fprint(u.out, u.welcome())
+	fmt.Fprintf(u.out, "\nIt runs in the background (pid %d, log %s). Stop it with: %s down%s\n", cmd.Process.Pid, logFile, programName(), u.dataDirFlag())
+	return nil
+}
+
+// withoutDetach removes -d and --detach, also from a group of short flags.
+func withoutDetach(args []string) []string {
+	var out []string
+	for _, a := range args {
+		if a == "-d" || a == "--detach" || strings.HasPrefix(a, "--detach=") {
+			continue
+		}
+		out = append(out, a)
+	}
+	return append(out, "--detach=false")
+}
+
+func tailOf(file string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err == nil {
+		_, _ = f.Seek(max(0, end-maxDetachLog), io.SeekStart)
+	}
+	b, _ := io.ReadAll(f)
+	return strings.TrimSpace(string(b))
+}
+
+// table is what listens where.
+func (f *upFlags) table() []upAddress {
+	t := []upAddress{
+		{"gateway", "http://" + loopback(f.gateway), ""},
+		{"configuration API", loopback(f.api), "gRPC; `penstock` commands use it"},
+		{"REST, health, metrics", "http://" + loopback(f.http), "/v1/…, /readyz, /livez, /metrics, /debug"},
+		{"xDS, runners", loopback(f.xds), "mutual TLS, certificates in " + filepath.Join(f.dataDir, "pki")},
+	}
+	for i := range f.limiters {
+		t = append(t, upAddress{"limiter", loopback(f.limiterAddress(i)), ""})
+	}
+	if !f.noJaeger {
+		t = append(t, upAddress{"traces (Jaeger)", "http://" + loopback(f.jaeger), ""}, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to Jaeger"})
+	}
+	return t
+}
+
+// welcome is the table of addresses and what to try next.
+func (u *up) welcome() string {
+	s := u.state.snapshot()
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nPenstock is up.\n\n")
+	for _, a := range s.Addresses {
+		note := a.Note
+		if a.Name == "traces (Jaeger)" && s.Jaeger != "running" {
+			note = "is being built; it joins when it is ready, and spans wait for it"
+			if s.Jaeger != "building" {
+				note = s.Jaeger
+			}
+		}
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-22s  %-24s  %s", a.Name, a.Address, note), " ") + "\n")
+	}
+	if s.Functions != "" {
+		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)
+	}
+	server := ""
+	if u.f.api != "127.0.0.1:7400" {
+		server = " --server " + loopback(u.f.api)
+	}
+	fmt.Fprintf(&b, "\nWhat to try next:\n\n")
+	p := programName()
+	lines := [][2]string{
+		{p + " status" + server + u.dataDirFlag(), "what is served by whom, functions, processes"},
+		{p + " list routes" + server, "what the gateway routes"},
+		{p + " explain GET http://" + loopback(u.f.gateway) + "/" + server, "which route answers, with which policies"},
+		{p + " apply -f FILE" + server, "change it; returns when the change is served"},
+		{p + " token --subject alice --audience NAME" + u.dataDirFlag(), "a token for routes that ask for one"},
+		{p + " trace ID", "the way of one request; the id is in its x-trace-id header"},
+	}
+	width := 0
+	for _, l := range lines {
+		width = max(width, len(l[0]))
+	}
+	for _, l := range lines {
+		fmt.Fprintf(&b, "  %-*s  # %s\n", width, l[0], l[1])
+	}
+	for _, c := range u.f.config {
+		for _, dir := range []string{c, filepath.Dir(c)} {
+			if readme := filepath.Join(dir, "README.md"); isFile(readme) {
+				fmt.Fprintf(&b, "\nWhat runs here is explained in %s\n", readme)
+				return b.String()
+			}
+		}
+	}
+	return b.String()
+}
+
+func (u *up) dataDirFlag() string {
+	if def, err := filepath.Abs("./.penstock"); err == nil && def == u.f.dataDir {
+		return ""
+	}
+	return " --data-dir " + u.f.dataDir
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// programName is what a person types to call this program.
+func programName() string {
+	if strings.ContainsRune(os.Args[0], '/') {
+		return os.Args[0]
+	}
+	return "penstock"
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// readyPoll is the pause between two looks at a child that is starting.
+const readyPoll = 20 * time.Millisecond
+
+// until calls try until it returns nil or ctx ends; the error tells the last
+// failure.
+func until(ctx context.Context, try func(context.Context) error) error {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (the last answer: %w)", context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// httpReady waits for a 200 of a URL.
+func httpReady(dial func(context.Context, string, string) (net.Conn, error), url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+		return until(ctx, func(ctx context.Context) error {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				return err
+			}
+			res, err := client.Do(req)
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			if res.StatusCode != http.StatusOK {
+				body, _ := io.ReadAll(io.LimitReader(res.Body, 512))
+				return fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
+			}
+			return nil
+		})
+	}
+}
+
+// tcpReady waits until somebody listens.
+func tcpReady(address string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return until(ctx, func(ctx context.Context) error {
+			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+	}
+}
+
+func hash32(s string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(s))
+	return h.Sum32()
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// isTerminal tells whether colours make sense. https://no-color.org
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/supervise"
+	"github.com/penstock-gateway/penstock/internal/toolbox"
+	"github.com/penstock-gateway/penstock/xds/bootstrap"
+)
+
+const (
+	// The gateway, proxy and runner that `up` runs.
+	upGateway = "projects/default/gateways/edge"
+	upProxy   = "edge-1"
+	upRunner  = "local"
+	// certificateCheck is how often `up` looks whether a certificate is to be
+	// renewed; Envoy and the others take renewed files by themselves.
+	certificateCheck = time.Hour
+)
+
+// up is one run of `penstock up`.
+type up struct {
+	f           upFlags
+	self        string // this program
+	out, errOut io.Writer
+	log         *slog.Logger
+	state       *stateWriter
+	sup         *supervise.Supervisor
+	config      *configFiles
+	envoy       string // paths of tools
+	lambda      string
+	socket      string // Envoy's admin socket
+	ca          *pki.CA
+}
+
+func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	u := &up{f: f, self: self, out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr()}
+	u.log = slog.New(slog.NewTextHandler(u.errOut, &slog.HandlerOptions{ReplaceAttr: dropTime})).With("part", "up")
+	// Files with errors are told before anything is started or installed.
+	if u.config, err = loadConfig(f.config); err != nil {
+		return err
+	}
+	if f.detach {
+		return u.detach(ctx)
+	}
+	unlock, err := lockDataDir(f.dataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	reapLeftovers(f.dataDir)
+	if err := f.checkPorts(ctx); err != nil {
+		return err
+	}
+	if err := u.install(ctx); err != nil {
+		return err
+	}
+	return u.run(ctx)
+}
+
+func dropTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+func (u *up) tools() toolbox.Options {
+	return toolbox.Options{Dir: u.f.toolsDir, Progress: u.errOut}
+}
+
+// install gets what the gateway cannot serve without.
+func (u *up) install(ctx context.Context) (err error) {
+	if u.f.envoyPath != "" {
+		if _, err := toolbox.CheckEnvoy(ctx, u.f.envoyPath); err != nil {
+			return fmt.Errorf("--envoy-path: %w", err)
+		}
+		u.envoy = u.f.envoyPath
+	} else if u.envoy, err = toolbox.Envoy(ctx, u.tools()); err != nil {
+		return err
+	}
+	if u.lambda, err = toolbox.Lambda(ctx, u.tools()); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		// Functions of other contracts, and all other backends, work without.
+		u.log.Warn("functions of the Lambda contract will not run", "error", err)
+	}
+	return nil
+}
+
+// run starts everything, waits for the end of ctx, and stops everything.
+func (u *up) run(ctx context.Context) (err error) {
+	me, err := launch.Identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	u.state = &stateWriter{dataDir: u.f.dataDir, log: func(err error) { u.log.Warn(err.Error()) }}
+	u.state.update(func(s *upState) {
+		*s = upState{ID: me, Version: version(), StartedAt: time.Now(), Jaeger: "off", Addresses: u.f.table()}
+	})
+	u.sup = supervise.New(supervise.Options{
+		Output: u.errOut, Color: isTerminal(u.errOut), Logger: u.log, OnChange: u.state.processes,
+	})
+	var background sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		u.sup.Stop()
+		background.Wait()
+		err = errors.Join(err, os.Remove(stateFile(u.f.dataDir)))
+		if err == nil {
+			fmt.Fprintln(u.out, "stopped: all processes are gone")
+		}
+	}()
+	if !u.f.noJaeger {
+		background.Go(func() { u.startJaeger(ctx) })
+	}
+	if err := u.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // a wish to stop, not an error
+		}
+		return err
+	}
+	background.Go(func() { u.renewCertificates(ctx) })
+	functions := u.awaitFunctions(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	u.state.update(func(s *upState) { s.Ready, s.Functions = true, functions })
+	fmt.Fprint(u.out, u.welcome())
+	<-ctx.Done()
+	fmt.Fprintln(u.out, "stopping")
+	return nil
+}
+
+// start brings up all that serves, in the order in which one needs the other.
+func (u *up) start(ctx context.Context) error {
+	if err := u.certificates(); err != nil {
+		return err
+	}
+	issuer, err := openDevIssuer(u.f.dataDir)
+	if err != nil {
+		return err
+	}
+	if err := u.sup.Start(ctx, u.control()); err != nil {
+		return err
+	}
+	if err := u.configure(ctx, issuer); err != nil {
+		return err
+	}
+	for _, p := range u.helpers() {
+		if err := u.sup.Start(ctx, p); err != nil {
+			return err
+		}
+	}
+	envoy, err := u.proxy()
+	if err != nil {
+		return err
+	}
+	return u.sup.Start(ctx, envoy)
+}
+
+func (u *up) pkiDir() string { return filepath.Join(u.f.dataDir, "pki") }
+
+// certificates makes the CA and what its leaves need; it is cheap when they are
+// there and good.
+func (u *up) certificates() (err error) {
+	if u.ca == nil {
+		if u.ca, err = pki.OpenCA(u.pkiDir()); err != nil {
+			return err
+		}
+	}
+	for base, id := range map[string]string{
+		"proxy-" + upProxy:   pki.ProxyID("default", "-", upProxy),
+		"runner-" + upRunner: "spiffe://" + pki.TrustDomain + "/runner/" + upRunner,
+	} {
+		if _, _, err := u.ca.EnsureFiles(u.pkiDir(), base, pki.Request{SPIFFE: id}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *up) renewCertificates(ctx context.Context) {
+	tick := time.NewTicker(certificateCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := u.certificates(); err != nil {
+				u.log.Error("certificates could not be renewed", "error", err)
+			}
+		}
+	}
+}
+
+// otlp is the flag that sends a child's traces to the relay.
+func (u *up) otlp() []string {
+	if u.f.noJaeger {
+		return nil
+	}
+	return []string{"--otlp", loopback(u.f.otlp)}
+}
+
+func (u *up) control() supervise.Process {
+	args := []string{
+		"control", "--data-dir", u.f.dataDir, "--pki-dir", u.pkiDir(),
+		"--api-listen", u.f.api, "--http-listen", u.f.http, "--xds-listen", u.f.xds,
+	}
+	for i := range u.f.limiters {
+		args = append(args, "--limiter", loopback(u.f.limiterAddress(i)))
+	}
+	return supervise.Process{
+		Name: "control", Command: u.self, Args: append(args, u.otlp()...),
+		Ready: httpReady(nil, "http://"+u.f.http+"/readyz"),
+	}
+}
+
+// helpers are the relay, the limiters, the runner and what --run names.
+func (u *up) helpers() []supervise.Process {
+	var out []supervise.Process
+	if !u.f.noJaeger {
+		out = append(out, supervise.Process{
+			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", loopback(u.f.jaegerOTLP)},
+			Ready: tcpReady(loopback(u.f.otlp)),
+		})
+	}
+	for i := range u.f.limiters {
+		address := u.f.limiterAddress(i)
+		name := "limiter"
+		if u.f.limiters > 1 {
+			name = fmt.Sprintf("limiter-%d", i+1)
+		}
+		args := append([]string{"limiter", "--listen", address}, u.otlp()...)
+		if u.f.redisURL != "" {
+			args = append(args, "--redis-url", u.f.redisURL)
+		}
+		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Ready: tcpReady(loopback(address))})
+	}
+	runner := []string{
+		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
+		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"), "--lambda-path", u.lambda,
+	}
+	out = append(out, supervise.Process{
+		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), StopTimeout: 20 * time.Second,
+	})
+	return append(out, u.f.beside...)
+}
+
+// proxy writes the bootstrap and says how to start Envoy with it.
+func (u *up) proxy() (supervise.Process, error) {
+	socket, err := u.adminSocket()
+	if err != nil {
+		return supervise.Process{}, err
+	}
+	u.socket = socket
+	file := filepath.Join(runDir(u.f.dataDir), "envoy.json")
+	base := filepath.Join(u.pkiDir(), "proxy-"+upProxy)
+	project, gateway, _ := strings.Cut(strings.TrimPrefix(upGateway, "projects/"), "/gateways/")
+	err = bootstrap.WriteFiles(file, bootstrap.Config{
+		NodeID: upProxy, Cluster: project + "/" + gateway, XDSAddress: loopback(u.f.xds),
+		CAFile: filepath.Join(u.pkiDir(), "ca.crt"), CertFile: base + ".crt", KeyFile: base + ".key", SDSDir: runDir(u.f.dataDir),
+		AdminSocket: socket, FastTraces: true, Listeners: []string{project + "/" + gateway + "/http"},
+	})
+	if err != nil {
+		return supervise.Process{}, err
+	}
+	admin := httpReady(unixDialer(socket), "http://envoy/ready")
+	serves := tcpReady(loopback(u.f.gateway))
+	// Later somebody may have moved the listener, and a restarted Envoy is right
+	// not to listen here.
+	var served atomic.Bool
+	return supervise.Process{
+		Name: "envoy", Command: u.envoy,
+		// A killed Envoy leaves its socket, which the next one takes over.
+		Args: []string{"-c", file, "--concurrency", "2", "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"},
+		Ready: func(ctx context.Context) error {
+			if err := admin(ctx); err != nil || served.Load() {
+				return err
+			}
+			err := serves(ctx)
+			served.Store(err == nil)
+			return err
+		},
+	}, nil
+}
+
+// adminSocket is in the run directory or, when that is too long for a socket, in
+// a private temporary one.
+func (u *up) adminSocket() (string, error) {
+	socket := filepath.Join(runDir(u.f.dataDir), "envoy.sock")
+	if len(socket) <= 100 {
+		return socket, nil
+	}
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("penstock-%d-%08x", os.Getuid(), hash32(u.f.dataDir)))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	// Somebody else's directory of that name must not be trusted.
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || info.Mode().Perm() != 0o700 || !ok || int(st.Uid) != os.Getuid() {
+		return "", fmt.Errorf("%s is not a private folder of this user: remove it, or choose a shorter --data-dir", dir)
+	}
+	return filepath.Join(dir, "envoy.sock"), nil
+}
+
+// startJaeger builds Jaeger if need be and runs it. The gateway serves meanwhile,
+// and spans wait in the relay.
+func (u *up) startJaeger(ctx context.Context) {
+	set := func(state string) { u.state.update(func(s *upState) { s.Jaeger = state }) }
+	set("building")
+	path, err := toolbox.Jaeger(ctx, u.tools())
+	if err == nil {
+		err = u.sup.Start(ctx, jaegerProcess(path, u.f.jaeger, u.f.jaegerOTLP))
+	}
+	switch {
+	case err == nil:
+		set("running")
+		u.log.Info("Jaeger has joined: traces are at http://" + loopback(u.f.jaeger))
+	case ctx.Err() == nil:
+		set("failed: " + err.Error())
+		u.log.Error("there will be no traces, all else works", "error", err)
+	}
+}
+
+func jaegerProcess(path, query, otlp string) supervise.Process {
+	args := []string{
+		"--query.http-server.host-port=" + query, "--collector.otlp.grpc.host-port=" + otlp,
+		"--memory.max-traces=20000", "--log-level=warn",
+	}
+	// What is not used takes a free port each, so that it is in nobody's way.
+	for _, name := range []string{
+		"query.grpc-server", "admin.http", "collector.grpc-server", "collector.http-server", "collector.otlp.http", "http-server",
+	} {
+		args = append(args, "--"+name+".host-port=127.0.0.1:0")
+	}
+	for _, name := range []string{"jaeger-binary", "jaeger-compact", "zipkin-compact"} {
+		args = append(args, "--processor."+name+".server-host-port=127.0.0.1:0")
+	}
+	return supervise.Process{
+		Name: "jaeger", Command: path, Args: args,
+		// Or it would trace itself, to the relay in front of it.
+		Env:   []string{"OTEL_TRACES_SAMPLER=always_off"},
+		Ready: httpReady(nil, "http://"+loopback(query)+"/api/services"),
+	}
+}
+
+func unixDialer(socket string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+}

@@ -1,0 +1,136 @@
+// Package functions is the runner: it holds a stream to the control plane, runs
+// the instances of every function that the control plane wants, and reports
+// where requests reach them.
+//
+// The layers, from the outside in: Run and its session (what the control plane
+// says and is told), the manager (which instances of which version of which
+// function there are), package instance (one process with the small HTTP server
+// in front of it that Envoy talks to) and one package per contract below
+// runtime/ (how that process is spoken to).
+package functions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/grpc"
+
+	"github.com/penstock-gateway/penstock/functions/instance"
+)
+
+// Config says what a runner runs and where.
+type Config struct {
+	// Name of the runner, as in its certificate: spiffe://penstock.local/runner/{name}.
+	Name string
+	// Root is the folder that every Function.source is relative to and stays in.
+	Root string
+	// CacheDir holds built sources and compiled Python; made when absent.
+	CacheDir string
+	// Conn leads to the control plane's RunnerService.
+	Conn *grpc.ClientConn
+	// LambdaPythonPath is the folder that awslambdaric is installed in. Empty:
+	// the interpreter must find it by itself.
+	LambdaPythonPath string
+	// Python is the interpreter of Lambda functions. Default "python3".
+	Python string
+	// Logger receives the runner's own records and the functions' output.
+	Logger *slog.Logger
+	// TracerProvider makes one server span per invocation; nil: none.
+	TracerProvider trace.TracerProvider
+	// Registerer takes the metrics of functions; nil: they are not exported.
+	Registerer prometheus.Registerer
+	// MaxEventBytes is the largest request body, and the largest answer, of a
+	// Lambda function. Default 6 MiB, as on AWS.
+	MaxEventBytes int64
+	// DrainGrace is how long an instance that takes no new requests goes on
+	// serving before its connections are counted, so that the proxies have heard
+	// of it. Default 2 s.
+	DrainGrace time.Duration
+	// StopTimeout is how long instances may drain when the runner stops. Default 8 s.
+	StopTimeout time.Duration
+}
+
+func (c *Config) setDefaults() error {
+	if c.Name == "" {
+		return errors.New("the runner has no name")
+	}
+	if c.Conn == nil {
+		return errors.New("the runner has no connection to the control plane")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.TracerProvider == nil {
+		c.TracerProvider = noop.NewTracerProvider()
+	}
+	if c.Python == "" {
+		c.Python = "python3"
+	}
+	if c.MaxEventBytes <= 0 {
+		c.MaxEventBytes = 6 << 20
+	}
+	if c.DrainGrace <= 0 {
+		c.DrainGrace = 2 * time.Second
+	}
+	if c.StopTimeout <= 0 {
+		c.StopTimeout = 8 * time.Second
+	}
+	for _, dir := range []*string{&c.Root, &c.CacheDir} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = abs
+	}
+	if info, err := os.Stat(c.Root); err != nil {
+		return fmt.Errorf("functions root: %w (it is the folder that holds the functions' sources)", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("functions root %s is not a folder", c.Root)
+	}
+	if err := os.MkdirAll(c.CacheDir, 0o700); err != nil {
+		return fmt.Errorf("functions cache: %w", err)
+	}
+	return nil
+}
+
+// Run runs functions until ctx ends; then it drains and stops all instances and
+// returns nil. It returns an error only for a Config that cannot work: a control
+// plane that is away is waited for, and the instances serve on meanwhile.
+func Run(ctx context.Context, c Config) error {
+	if err := c.setDefaults(); err != nil {
+		return err
+	}
+	m, err := newManager(c, instance.NewMetrics(c.Registerer))
+	if err != nil {
+		return err
+	}
+	defer m.close()
+
+	// The session outlives ctx: that instances drain must be told, too.
+	sessions, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	s := &session{config: c, manager: m, quit: make(chan struct{})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.keep(sessions)
+	}()
+	<-ctx.Done()
+	m.stop(s.connected())
+	close(s.quit)
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		cancel()
+		<-ended
+	}
+	return nil
+}

@@ -1,0 +1,243 @@
+package functions
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
+	"github.com/penstock-gateway/penstock/functions/runtime/server"
+)
+
+// Pauses between two attempts to start what failed.
+const (
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 30 * time.Second
+	// stableAfter is how long an instance must have served for its end to count as
+	// the first of its kind.
+	stableAfter = 10 * time.Second
+)
+
+// generation is one version of a function. Its fields are guarded by the
+// manager's mu.
+type generation struct {
+	m        *manager
+	function *function
+	spec     *pb.Function
+	key      [sha256.Size]byte
+	want     int
+	slots    []*slot
+	// options of its instances, once prepared; build is what it holds in the cache.
+	options  instance.Options
+	build    string
+	prepared bool
+	// problem is why it cannot be prepared.
+	problem string
+	// whole means that all its slots were ready at one time.
+	whole bool
+	// retired means that it is not wanted any more.
+	retired bool
+	drain   instance.DrainOptions
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+func newGeneration(m *manager, f *function, spec *pb.Function, key [sha256.Size]byte, want int) *generation {
+	g := &generation{m: m, function: f, spec: spec, key: key, want: want}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.drain = m.drainOptions(cmp.Or(spec.GetTimeout().AsDuration(), 30*time.Second))
+	return g
+}
+
+// prepare finds and builds the source, again and again until it succeeds or the
+// generation is retired, and then starts the slots.
+func (g *generation) prepare() {
+	pause := time.Second
+	for {
+		options, build, err := g.resolve()
+		g.m.mu.Lock()
+		if g.retired || err == nil {
+			g.options, g.build, g.prepared, g.problem = options, build, true, ""
+			if !g.retired {
+				g.fill()
+			}
+			g.m.collect()
+			g.m.mu.Unlock()
+			g.m.notify()
+			return
+		}
+		if g.problem != err.Error() {
+			g.problem = err.Error()
+			g.m.config.Logger.Error("function cannot be run", "function", g.function.name, "error", err)
+		}
+		g.m.mu.Unlock()
+		g.m.notify()
+		select {
+		case <-g.ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, backoffMax)
+	}
+}
+
+// resolve makes the options of instances out of the function.
+func (g *generation) resolve() (o instance.Options, build string, err error) {
+	f, c := g.spec, g.m.config
+	dir, err := sourceDir(g.m.root, f.GetSource())
+	if err != nil {
+		return o, "", err
+	}
+	o = instance.Options{
+		Function: f.GetName(), Dir: dir, Env: f.GetEnv(),
+		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
+		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics,
+	}
+	switch contract := f.GetContract().(type) {
+	case *pb.Function_Lambda:
+		l := lambda.Options{
+			Handler: contract.Lambda.GetHandler(), Python: c.Python, PythonPath: c.LambdaPythonPath,
+			Pycache: filepath.Join(c.CacheDir, "pycache"), Env: f.GetEnv(), MaxPayload: c.MaxEventBytes, Project: projectOf(f.GetName()),
+		}
+		switch contract.Lambda.GetRuntime() {
+		case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
+			l.Runtime = lambda.Python
+		case pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED:
+			l.Runtime = lambda.Provided
+		default:
+			return o, "", fmt.Errorf("runtime %s is not one that this runner knows", contract.Lambda.GetRuntime())
+		}
+		if n := f.GetConcurrency(); n > 1 {
+			return o, "", fmt.Errorf("concurrency is %d, but a Lambda handler takes one event at a time: use instances", n)
+		}
+		if err := lambda.Check(l, dir); err != nil {
+			return o, "", err
+		}
+		o.Concurrency, o.Contract = 1, lambda.New(l)
+	case *pb.Function_Server:
+		o.Concurrency = int(cmp.Or(f.GetConcurrency(), 100))
+		if b := contract.Server.GetBuild(); len(b) > 0 {
+			build, o.Dir, err = g.m.builder.build(g.ctx, f.GetSource(), b, f.GetEnv())
+			if err != nil {
+				return o, "", err
+			}
+		}
+		o.Contract = server.New(server.Options{Command: contract.Server.GetCommand(), Concurrency: o.Concurrency})
+	default:
+		return o, "", errors.New("its contract is not one that this runner knows: it needs a newer runner")
+	}
+	o.Queue = max(16, o.Concurrency/4)
+	return o, build, nil
+}
+
+func projectOf(name string) string {
+	p := strings.Split(name, "/")
+	return p[min(1, len(p)-1)]
+}
+
+// scale changes how many instances are wanted. The caller holds mu.
+func (g *generation) scale(n int) {
+	if g.want == n {
+		return
+	}
+	g.m.config.Logger.Info("function is scaled", "function", g.function.name, "from", g.want, "to", n)
+	g.want = n
+	g.fill()
+}
+
+// fill makes as many slots as are wanted. Those that go first are the ones that
+// are not ready. The caller holds mu.
+func (g *generation) fill() {
+	if !g.prepared || g.retired {
+		return
+	}
+	active := 0
+	for _, s := range g.slots {
+		if !s.leaving {
+			active++
+		}
+	}
+	for ; active < g.want; active++ {
+		s := newSlot(g)
+		g.slots = append(g.slots, s)
+		g.m.running.Go(s.run)
+	}
+	for _, ready := range []bool{false, true} {
+		for i := len(g.slots) - 1; i >= 0 && active > g.want; i-- {
+			if s := g.slots[i]; !s.leaving && s.ready() == ready {
+				s.leave()
+				active--
+			}
+		}
+	}
+}
+
+// retire takes the generation out of service. The caller holds mu.
+func (g *generation) retire() { g.retireWith(g.drain) }
+
+func (g *generation) retireWith(o instance.DrainOptions) {
+	if !g.retired {
+		g.retired = true
+		g.drain = o
+		g.cancel()
+	}
+	for _, s := range g.slots {
+		if !s.leaving {
+			s.leave()
+		}
+		for _, f := range s.former {
+			if f.state == 0 { // it only lingers
+				f.Drain(o)
+			}
+		}
+	}
+}
+
+// remove forgets a slot whose goroutine ends. The caller holds mu.
+func (g *generation) remove(s *slot) {
+	g.slots = slices.DeleteFunc(g.slots, func(t *slot) bool { return t == s })
+}
+
+func (g *generation) readyCount() int {
+	n := 0
+	for _, s := range g.slots {
+		if s.ready() {
+			n++
+		}
+	}
+	return n
+}
+
+// trouble is why the function does not run: it cannot be prepared, or none of its
+// instances could be started.
+func (g *generation) trouble() string {
+	if g.problem != "" {
+		return g.problem
+	}
+	why := ""
+	for _, s := range g.slots {
+		if s.serves() || s.message == "" {
+			return ""
+		}
+		why = s.message
+	}
+	return why
+}
+
+// newID is an instance's id: the function's name and 50 random bits.
+func newID(function string) string {
+	var b [7]byte
+	rand.Read(b[:])
+	suffix := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])[:10]
+	return function[strings.LastIndexByte(function, '/')+1:] + "-" + strings.ToLower(suffix)
+}

@@ -1,0 +1,424 @@
+package functions_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock-gateway/penstock/functions"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/toolbox"
+)
+
+// patience bounds every wait of these tests; the machine may be busy.
+const patience = 60 * time.Second
+
+// TestMain lets the test binary be the server of functions with the server
+// contract.
+func TestMain(m *testing.M) {
+	if mode := os.Getenv("TEST_SERVER"); mode != "" {
+		serve(mode)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// control is the control plane's side of RunnerService.
+type control struct {
+	pb.UnimplementedRunnerServiceServer
+	t       testing.TB
+	address string
+	server  *grpc.Server
+
+	mu      sync.Mutex
+	wanted  []*pb.Function
+	state   *pb.RunnerState
+	hellos  []string
+	changed chan struct{} // closed and replaced at each change of anything
+}
+
+func newControl(t testing.TB) *control {
+	c := &control{t: t, changed: make(chan struct{}), state: &pb.RunnerState{}}
+	c.listen("127.0.0.1:0")
+	t.Cleanup(func() { c.server.Stop() })
+	return c
+}
+
+func (c *control) listen(address string) {
+	c.t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.address = l.Addr().String()
+	c.server = grpc.NewServer()
+	pb.RegisterRunnerServiceServer(c.server, c)
+	go func() { _ = c.server.Serve(l) }()
+}
+
+func (c *control) update(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// want tells the runners what to run.
+func (c *control) want(fs ...*pb.Function) { c.update(func() { c.wanted = fs }) }
+
+// Connect implements pb.RunnerServiceServer.
+func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
+	m, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if m.GetHello() == nil {
+		return errors.New("the first message is no hello")
+	}
+	c.update(func() { c.hellos = append(c.hellos, m.GetHello().GetRunner()) })
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			c.update(func() { c.state = m.GetState() })
+		}
+	}()
+	var sent []*pb.Function
+	for first := true; ; first = false {
+		c.mu.Lock()
+		wanted, changed := c.wanted, c.changed
+		c.mu.Unlock()
+		if first || !slices.Equal(wanted, sent) {
+			if err := stream.Send(&pb.ConnectResponse{Functions: wanted, Revision: 1}); err != nil {
+				return err
+			}
+			sent = wanted
+		}
+		select {
+		case <-changed:
+		case err := <-failed:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// await waits until the reported state is as wanted, and returns it.
+func (c *control) await(what string, ok func(*pb.RunnerState) bool) *pb.RunnerState {
+	c.t.Helper()
+	deadline := time.After(patience)
+	for {
+		c.mu.Lock()
+		state, changed := c.state, c.changed
+		c.mu.Unlock()
+		if ok(state) {
+			return state
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			c.t.Fatalf("%s: not within %s; state:\n%s", what, patience, protojson.Format(state))
+		}
+	}
+}
+
+// ready waits until n instances of a function are ready and no others exist.
+func (c *control) ready(function string, n int) []*pb.Instance {
+	c.t.Helper()
+	s := c.await(fmt.Sprintf("%d ready instances of %s", n, function), func(s *pb.RunnerState) bool {
+		of := instances(s, function)
+		return len(of) == n && !slices.ContainsFunc(of, func(i *pb.Instance) bool { return i.GetState() != pb.InstanceState_INSTANCE_STATE_READY })
+	})
+	return instances(s, function)
+}
+
+func instances(s *pb.RunnerState, function string) []*pb.Instance {
+	var out []*pb.Instance
+	for _, i := range s.GetInstances() {
+		if i.GetFunction() == name(function) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func name(function string) string { return "projects/default/functions/" + function }
+
+// logs keeps the records of a runner.
+type logs struct {
+	mu      sync.Mutex
+	records []map[string]any
+	changed chan struct{}
+	size    int
+}
+
+// Write implements io.Writer for slog's JSON handler: one record a call.
+func (l *logs) Write(b []byte) (int, error) {
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records = append(l.records, m)
+	l.size += len(b)
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return len(b), nil
+}
+
+// await waits for a record.
+func (l *logs) await(t testing.TB, what string, ok func(map[string]any) bool) map[string]any {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		l.mu.Lock()
+		at, changed := slices.IndexFunc(l.records, ok), l.changed
+		var found map[string]any
+		if at >= 0 {
+			found = l.records[at]
+		}
+		l.mu.Unlock()
+		if found != nil {
+			return found
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("log record %s: not within %s", what, patience)
+		}
+	}
+}
+
+// runner is a runner under test.
+type runner struct {
+	*control
+	logs  *logs
+	spans *tracetest.InMemoryExporter
+	root  string
+	stop  func()
+}
+
+// startRunner runs a runner until the test ends; then no process of it may be
+// left.
+func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
+	t.Helper()
+	path, err := toolbox.Lambda(t.Context(), toolbox.Options{Progress: testWriter{t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := filepath.Abs("testdata/root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &runner{control: newControl(t), logs: &logs{changed: make(chan struct{})}, spans: tracetest.NewInMemoryExporter(), root: root}
+	conn, err := grpc.NewClient(r.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := functions.Config{
+		Name: "test", Root: root, CacheDir: t.TempDir(), Conn: conn, LambdaPythonPath: path,
+		Logger:         slog.New(slog.NewJSONHandler(r.logs, nil)),
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)),
+		DrainGrace:     time.Millisecond,
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	r.root = c.Root
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- functions.Run(ctx, c) }()
+	r.stop = sync.OnceFunc(func() {
+		children := launch.Descendants(os.Getpid())
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		conn.Close()
+		if left := launch.WaitGone(children, patience); len(left) > 0 {
+			t.Errorf("processes are left: %v", left)
+		}
+		if t.Failed() {
+			r.dump(t)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *runner) dump(t testing.TB) {
+	r.logs.mu.Lock()
+	defer r.logs.mu.Unlock()
+	for _, m := range r.logs.records[max(0, len(r.logs.records)-40):] {
+		b, _ := json.Marshal(m)
+		t.Logf("%.2000s", b)
+	}
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s", b)
+	return len(b), nil
+}
+
+// python is a function of testdata/root/py with one of its handlers.
+func python(id, handler string, change ...func(*pb.Function)) *pb.Function {
+	f := &pb.Function{
+		Name: name(id), Source: "py", Instances: 1, Timeout: durationpb.New(20 * time.Second),
+		Contract: &pb.Function_Lambda{Lambda: &pb.LambdaContract{Runtime: pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON, Handler: handler}},
+	}
+	for _, c := range change {
+		c(f)
+	}
+	return f
+}
+
+// self is a function whose server is this test binary.
+func self(t testing.TB, id, mode string, change ...func(*pb.Function)) *pb.Function {
+	t.Helper()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &pb.Function{
+		Name: name(id), Source: "py", Instances: 1, Timeout: durationpb.New(20 * time.Second),
+		Env:      map[string]string{"TEST_SERVER": mode},
+		Contract: &pb.Function_Server{Server: &pb.ServerContract{Command: []string{binary}}},
+	}
+	for _, c := range change {
+		c(f)
+	}
+	return f
+}
+
+func env(pairs map[string]string) func(*pb.Function) {
+	return func(f *pb.Function) {
+		if f.Env == nil {
+			f.Env = map[string]string{}
+		}
+		maps.Copy(f.Env, pairs)
+	}
+}
+
+func timeout(d time.Duration) func(*pb.Function) {
+	return func(f *pb.Function) { f.Timeout = durationpb.New(d) }
+}
+
+func count(n uint32) func(*pb.Function) { return func(f *pb.Function) { f.Instances = n } }
+
+// clone is a function with changes, for slices of wanted functions are shared.
+func clone(f *pb.Function, change ...func(*pb.Function)) *pb.Function {
+	f = proto.CloneOf(f)
+	for _, c := range change {
+		c(f)
+	}
+	return f
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// send sends one request to one instance.
+func send(ctx context.Context, i *pb.Instance, method, path, body string, headers ...string) (answer, error) {
+	r, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s:%d%s", i.GetAddress(), i.GetPort(), path), strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	r.Host = "shop.example.com"
+	for k := 0; k < len(headers); k += 2 {
+		r.Header.Add(headers[k], headers[k+1])
+	}
+	// A client of its own for each, so that no connection keeps an instance alive.
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport, Timeout: patience}).Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b)}, err
+}
+
+func mustSend(t testing.TB, i *pb.Instance, method, path, body string, headers ...string) answer {
+	t.Helper()
+	a, err := send(t.Context(), i, method, path, body, headers...)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+// any sends a request as a proxy does: a refused one goes to another instance, and
+// to the next state when there is none.
+func (r *runner) any(t testing.TB, function, method, path, body string) answer {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		s := r.await("a ready instance of "+function, func(s *pb.RunnerState) bool {
+			return slices.ContainsFunc(instances(s, function), func(i *pb.Instance) bool { return i.GetPort() != 0 })
+		})
+		for _, i := range instances(s, function) {
+			if i.GetState() != pb.InstanceState_INSTANCE_STATE_READY {
+				continue
+			}
+			a, err := send(t.Context(), i, method, path, body)
+			if errors.Is(err, syscall.ECONNREFUSED) || (err == nil && a.header.Get("x-penstock-refused") != "") {
+				continue
+			}
+			if err != nil {
+				t.Fatalf("%s %s: %v", method, path, err)
+			}
+			return a
+		}
+	}
+	t.Fatalf("%s: every instance refuses", function)
+	return answer{}
+}
+
+// firstLine reads a line of a connection.
+func firstLine(t testing.TB, c net.Conn) string {
+	t.Helper()
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}

@@ -1,0 +1,411 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+const (
+	// The shim of a process that died goes on refusing for lingerGrace, in which
+	// proxies hear of the end, and then until there is no connection, at most
+	// lingerLimit, so that requests on their way are retried elsewhere.
+	lingerGrace = 2 * time.Second
+	lingerLimit = 10 * time.Second
+	// Draining ends when there was no connection in zeroChecks looks in a row.
+	zeroChecks = 3
+	zeroEvery  = 10 * time.Millisecond
+)
+
+// Options is one instance.
+type Options struct {
+	// Function is the full name, ID the instance's, unique over time.
+	Function, ID string
+	// Dir is the working directory, absolute.
+	Dir string
+	// Env are the function's own variables.
+	Env map[string]string
+	// Contract says how the process is spoken to.
+	Contract Factory
+	// Concurrency is how many requests it handles at once, Queue how many more may
+	// wait, QueueTimeout for how long. Defaults: 1, 16, 5 s.
+	Concurrency, Queue int
+	QueueTimeout       time.Duration
+	// Timeout of one invocation, StartTimeout from start to ready, StopGrace from
+	// SIGTERM to SIGKILL. Defaults: 30 s, 30 s, 2 s.
+	Timeout, StartTimeout, StopGrace time.Duration
+	// Logger takes the output of the process and what goes wrong; nil: none.
+	Logger *slog.Logger
+	// Tracer makes the spans; nil: none.
+	Tracer trace.Tracer
+	// Metrics; nil: none.
+	Metrics *Metrics
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&o.QueueTimeout, 5*time.Second)
+	def(&o.Timeout, 30*time.Second)
+	def(&o.StartTimeout, 30*time.Second)
+	def(&o.StopGrace, 2*time.Second)
+	o.Concurrency = max(o.Concurrency, 1)
+	if o.Queue <= 0 {
+		o.Queue = 16
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	o.Logger = o.Logger.With("function", o.Function, "instance", o.ID)
+}
+
+// Instance is one running copy of a function.
+type Instance struct {
+	o          Options
+	name       string
+	contract   Contract
+	proc       *process
+	out        *output
+	metrics    *functionMetrics
+	propagator propagation.TextMapPropagator
+
+	listener *countingListener
+	server   *http.Server
+	addr     netip.AddrPort
+
+	slots       chan struct{}
+	waiting     atomic.Int64
+	invocations atomic.Int64
+	draining    atomic.Bool // answers close their connection
+	stopping    atomic.Bool // new requests are refused
+	gone        atomic.Bool // the process has ended
+
+	ready, dead, closed, replace, cut chan struct{}
+	drainOnce, replaceOnce, cutOnce   sync.Once
+
+	mu    sync.Mutex
+	asked bool
+	err   error
+}
+
+// Start starts a process. It returns an error when there is none; whether it
+// becomes ready is told by Ready and Dead.
+func Start(o Options) (*Instance, error) {
+	o.setDefaults()
+	i := &Instance{
+		o: o, name: o.Function[strings.LastIndexByte(o.Function, '/')+1:],
+		metrics: o.Metrics.of(o.Function), propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
+		slots: make(chan struct{}, o.Concurrency),
+		ready: make(chan struct{}), dead: make(chan struct{}), closed: make(chan struct{}),
+		replace: make(chan struct{}), cut: make(chan struct{}),
+	}
+	i.out = newOutput(o.Logger, i.metrics)
+	var err error
+	i.contract, err = o.Contract(Host{
+		Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := i.spawn(); err != nil {
+		i.contract.Exited()
+		i.contract.Close()
+		i.metrics.failed()
+		return nil, err
+	}
+	go i.run()
+	return i, nil
+}
+
+func (i *Instance) spawn() error {
+	stdout, err := i.out.pipe("stdout")
+	if err != nil {
+		return err
+	}
+	defer stdout.Close()
+	stderr, err := i.out.pipe("stderr")
+	if err != nil {
+		i.out.close(0)
+		return err
+	}
+	defer stderr.Close()
+	c := i.contract.Command()
+	i.proc, err = startProcess(c, i.o.Dir, environment(i.o.ID, i.o.Env, c.Env), stdout, stderr)
+	if err != nil {
+		i.out.close(0)
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w (the command is looked for in the source folder when it has a slash, else on the runner's PATH)", err)
+		}
+		return err
+	}
+	i.out.start()
+	return nil
+}
+
+// Ready is closed when the instance takes requests at Addr.
+func (i *Instance) Ready() <-chan struct{} { return i.ready }
+
+// Dead is closed when the process has ended; Err then says why.
+func (i *Instance) Dead() <-chan struct{} { return i.dead }
+
+// Closed is closed when nothing is left of the instance.
+func (i *Instance) Closed() <-chan struct{} { return i.closed }
+
+// Replace is closed when a request passed its deadline in a process that cannot
+// be killed for it: a new instance should take over before this one drains.
+func (i *Instance) Replace() <-chan struct{} { return i.replace }
+
+// Addr is where requests reach a ready instance.
+func (i *Instance) Addr() netip.AddrPort { return i.addr }
+
+// PID is the process id.
+func (i *Instance) PID() int { return i.proc.pid() }
+
+// ID is the instance's id.
+func (i *Instance) ID() string { return i.o.ID }
+
+// Err is why the instance ended unasked; nil while it runs and when it was
+// asked to.
+func (i *Instance) Err() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
+}
+
+// LastLines are the last lines that the process printed.
+func (i *Instance) LastLines() string { return i.out.lastLines() }
+
+// setErr keeps the first reason; one that was asked for has none.
+func (i *Instance) setErr(err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err == nil && !i.asked {
+		i.err = err
+	}
+}
+
+func (i *Instance) run() {
+	defer close(i.closed)
+	began := time.Now()
+	err := i.waitReady()
+	if err == nil {
+		err = i.listen()
+	}
+	if err != nil {
+		i.setErr(err)
+		i.proc.signal(syscall.SIGKILL)
+	} else {
+		i.metrics.started(time.Since(began))
+		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.PID(), "seconds", time.Since(began).Seconds())
+		close(i.ready)
+	}
+	<-i.proc.done
+	i.gone.Store(true)
+	i.contract.Exited()
+	killStrays(i.o.ID)
+	i.out.close(500 * time.Millisecond)
+	i.setErr(fmt.Errorf("the process ended: %s", i.proc.ending()))
+	if i.Err() != nil {
+		i.metrics.failed()
+	}
+	close(i.dead)
+	i.linger()
+	i.contract.Close()
+}
+
+// waitReady waits for the contract, the process and the start timeout.
+func (i *Instance) waitReady() error {
+	ctx, cancel := context.WithTimeout(context.Background(), i.o.StartTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-i.proc.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := i.contract.WaitReady(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("it was not ready within its start timeout of %s", i.o.StartTimeout)
+	}
+	<-i.proc.done
+	return fmt.Errorf("the process ended before it was ready: %s", i.proc.ending())
+}
+
+func (i *Instance) listen() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listen for requests: %w", err)
+	}
+	i.listener = &countingListener{Listener: l}
+	i.addr = l.Addr().(*net.TCPAddr).AddrPort()
+	// No timeout for idle connections: Envoy closes its own, and a close of ours
+	// could meet a request on its way.
+	i.server = &http.Server{
+		Handler: i, ReadHeaderTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(i.o.Logger.Handler(), slog.LevelDebug),
+	}
+	go func() { _ = i.server.Serve(i.listener) }()
+	return nil
+}
+
+// linger refuses requests on open connections until there are none, so that
+// their callers may try elsewhere, and then closes the listener.
+func (i *Instance) linger() {
+	if i.server == nil {
+		return
+	}
+	if i.Err() != nil {
+		select {
+		case <-time.After(lingerGrace):
+			i.awaitNoConnections(time.After(lingerLimit), nil)
+		case <-i.cut:
+		}
+	}
+	i.shutdown(time.Second)
+	i.server.Close()
+}
+
+// shutdown closes the listener and idle connections and lets requests end, at
+// most for d.
+func (i *Instance) shutdown(d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	go func() {
+		select {
+		case <-i.cut:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	_ = i.server.Shutdown(ctx)
+}
+
+// awaitNoConnections returns when no connection was open in some looks, at the
+// limit, when gone is closed, or when the instance is to be cut.
+func (i *Instance) awaitNoConnections(limit <-chan time.Time, gone <-chan struct{}) {
+	tick := time.NewTicker(zeroEvery)
+	defer tick.Stop()
+	for zero := 0; zero < zeroChecks; {
+		select {
+		case <-tick.C:
+		case <-limit:
+			return
+		case <-gone:
+			return
+		case <-i.cut:
+			return
+		}
+		if i.listener.open.Load() == 0 {
+			zero++
+		} else {
+			zero = 0
+		}
+	}
+}
+
+// kill ends the process at once for a reason.
+func (i *Instance) kill(reason error) {
+	i.setErr(reason)
+	i.proc.signal(syscall.SIGKILL)
+}
+
+// DrainOptions say how an instance is taken out of service.
+type DrainOptions struct {
+	// Grace is how long it serves on before connections are counted.
+	Grace time.Duration
+	// Limit is when it is stopped in any case.
+	Limit time.Duration
+	// CutIdle closes connections that carry no request at once: for when no proxy
+	// is told to close them.
+	CutIdle bool
+}
+
+// Drain takes the instance out of service: it serves on, asks for connections to
+// be closed, and stops when there are none. It returns at once; Closed tells the
+// end. An instance that is not ready is stopped at once.
+func (i *Instance) Drain(o DrainOptions) {
+	i.drainOnce.Do(func() {
+		i.draining.Store(true)
+		go i.drain(o)
+	})
+}
+
+// Cut ends waiting: draining and lingering end now.
+func (i *Instance) Cut() { i.cutOnce.Do(func() { close(i.cut) }) }
+
+func (i *Instance) drain(o DrainOptions) {
+	i.mu.Lock()
+	i.asked = i.err == nil
+	i.mu.Unlock()
+	select {
+	case <-i.ready:
+	default:
+		i.proc.signal(syscall.SIGKILL)
+		return
+	}
+	shutdown := time.Second
+	if o.CutIdle {
+		shutdown = o.Limit
+	} else {
+		i.awaitDrained(o)
+		i.stopping.Store(true)
+	}
+	i.shutdown(shutdown)
+	i.stopping.Store(true)
+	i.terminate()
+	i.Cut() // one that had died need not linger
+}
+
+// awaitDrained waits for the grace period and then for the last connection.
+func (i *Instance) awaitDrained(o DrainOptions) {
+	limit := time.NewTimer(o.Limit)
+	defer limit.Stop()
+	grace := time.NewTimer(o.Grace)
+	defer grace.Stop()
+	select {
+	case <-grace.C:
+		i.awaitNoConnections(limit.C, i.dead)
+	case <-limit.C:
+	case <-i.dead:
+	case <-i.cut:
+	}
+}
+
+// terminate asks the process to end and kills it when it does not.
+func (i *Instance) terminate() {
+	i.proc.signal(syscall.SIGTERM)
+	grace := time.NewTimer(i.o.StopGrace)
+	defer grace.Stop()
+	select {
+	case <-i.proc.done:
+	case <-grace.C:
+	case <-i.cut:
+	}
+	i.proc.signal(syscall.SIGKILL)
+}

@@ -1,0 +1,290 @@
+package instance
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Headers of answers that are the shim's own. A function's answer never has them.
+const (
+	// HeaderRefused is on a 503 for a request that was not begun; proxies may retry
+	// it whatever its method. Its value is the reason.
+	HeaderRefused = "x-penstock-refused"
+	// HeaderError is on every other answer that is not the function's own:
+	// handler-error, bad-response, too-large, died, deadline.
+	HeaderError = "x-penstock-error"
+)
+
+// Values of HeaderError.
+const (
+	// KindHandlerError: the handler raised an error.
+	KindHandlerError = "handler-error"
+	// KindBadResponse: its answer is not what the contract asks for.
+	KindBadResponse = "bad-response"
+	// KindTooLarge: the request, or the answer, is larger than the contract allows.
+	KindTooLarge = "too-large"
+	// KindDied: the process ended in mid-request.
+	KindDied = "died"
+	// KindDeadline: the function's timeout passed.
+	KindDeadline = "deadline"
+)
+
+// statusCanceled is what nginx made usual for a caller that went away.
+const statusCanceled = 499
+
+// Error is the body of the shim's own answers.
+type Error struct {
+	// Error says what happened.
+	Error string `json:"error"`
+	// Function is its full name.
+	Function string `json:"function"`
+	// RequestID is in the function's log records, too.
+	RequestID string `json:"request_id"`
+}
+
+// ServeHTTP implements http.Handler: it is the shim.
+func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	inv := &Invocation{ID: requestID(r), tracer: i.o.Tracer, name: i.name}
+	ctx := i.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := i.o.Tracer.Start(ctx, i.name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		semconv.FaaSName(i.o.Function), semconv.FaaSInstance(i.o.ID), semconv.FaaSInvocationID(inv.ID),
+		semconv.HTTPRequestMethodKey.String(r.Method), semconv.URLPath(r.URL.Path),
+	))
+	rec := &recorder{ResponseWriter: w, instance: i}
+	result := "aborted"
+	defer func() { // also when the answer is cut by a panic, as net/http wants it
+		now := time.Now()
+		if inv.handler != nil {
+			inv.handler.End()
+		}
+		i.metrics.request(result, inv.own(now), now.Sub(began))
+		if rec.status != 0 {
+			span.SetAttributes(semconv.HTTPResponseStatusCode(rec.status))
+		}
+		span.SetAttributes(attribute.String("penstock.result", result))
+		if rec.status >= 500 || result == "aborted" {
+			span.SetStatus(codes.Error, result)
+		}
+		span.End()
+	}()
+	err := i.handle(rec, r.WithContext(ctx), inv, span)
+	result = i.answer(ctx, rec, inv, err)
+	if err != nil && rec.begun {
+		panic(http.ErrAbortHandler) // a cut answer must not look like a whole one
+	}
+}
+
+// handle waits for a slot and lets the contract serve.
+func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span trace.Span) error {
+	if err := i.admit(r.Context()); err != nil {
+		return err
+	}
+	defer func() { <-i.slots }()
+	span.SetAttributes(semconv.FaaSColdstart(i.invocations.Add(1) == 1))
+	inv.Deadline = time.Now().Add(i.o.Timeout)
+	parent := r.Context()
+	if !i.contract.Cancels() {
+		parent = context.WithoutCancel(parent)
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	timer := time.AfterFunc(i.o.Timeout, func() { cancel(context.DeadlineExceeded) })
+	defer timer.Stop()
+	// A connection that was taken over (WebSocket) is an invocation no more.
+	rec.switched = func() { timer.Stop() }
+	err := i.contract.Serve(rec, r.WithContext(ctx), inv)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		i.overdue(inv)
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+// admit takes a slot, or waits for one in the queue.
+func (i *Instance) admit(ctx context.Context) error {
+	if err := i.open(); err != nil {
+		return err
+	}
+	select {
+	case i.slots <- struct{}{}:
+	default:
+		if err := i.queue(ctx); err != nil {
+			return err
+		}
+	}
+	if err := i.open(); err != nil { // it may have ended while we waited
+		<-i.slots
+		return err
+	}
+	return nil
+}
+
+func (i *Instance) open() error {
+	switch {
+	case i.gone.Load():
+		return RefusedDead
+	case i.stopping.Load():
+		return RefusedStopping
+	}
+	return nil
+}
+
+func (i *Instance) queue(ctx context.Context) error {
+	defer i.waiting.Add(-1)
+	if i.waiting.Add(1) > int64(i.o.Queue) {
+		return RefusedQueueFull
+	}
+	timer := time.NewTimer(i.o.QueueTimeout)
+	defer timer.Stop()
+	select {
+	case i.slots <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return RefusedQueueTimeout
+	case <-i.proc.done:
+		return RefusedDead
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// overdue has an instance replaced whose request passed its deadline.
+func (i *Instance) overdue(inv *Invocation) {
+	reason := fmt.Errorf("request %s took longer than the function's timeout of %s", inv.ID, i.o.Timeout)
+	if i.contract.Cancels() {
+		i.o.Logger.Warn("the instance is replaced", "reason", reason.Error())
+		i.replaceOnce.Do(func() { close(i.replace) })
+		return
+	}
+	i.kill(reason)
+}
+
+// answer writes what stands for the function's answer when there is none, and
+// returns the result for metrics and span.
+func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, err error) string {
+	if err == nil {
+		return "ok"
+	}
+	var refused Refused
+	var failed *Failed
+	// The caller is not told the text of an unknown error: it is in the log.
+	result, status, text := KindDied, http.StatusBadGateway, ErrDied.Error()
+	level := slog.LevelWarn
+	switch {
+	case errors.As(err, &refused):
+		result, status, text, level = "refused", http.StatusServiceUnavailable, refused.Error(), slog.LevelDebug
+		rec.own().Set(HeaderRefused, string(refused))
+		if refused == RefusedDead || refused == RefusedStopping || refused == RefusedUnread {
+			rec.own().Set("Connection", "close")
+		}
+	case errors.As(err, &failed):
+		result, status, text = failed.Kind, failed.Status, failed.Detail
+	case errors.Is(err, context.DeadlineExceeded):
+		result, status = KindDeadline, http.StatusGatewayTimeout
+		text = fmt.Sprintf("the function did not answer within its timeout of %s", i.o.Timeout)
+	case errors.Is(err, context.Canceled):
+		result, status, text, level = "canceled", statusCanceled, "the caller went away", slog.LevelDebug
+	}
+	i.o.Logger.Log(ctx, level, "invocation failed", "result", result, "request_id", inv.ID, "error", err.Error())
+	if rec.begun {
+		return result
+	}
+	if refused == "" {
+		rec.own().Set(HeaderError, result)
+	}
+	var body []byte
+	if failed != nil {
+		body = failed.Body
+	}
+	if body == nil {
+		body, _ = json.Marshal(Error{Error: text, Function: i.o.Function, RequestID: inv.ID})
+	}
+	rec.own().Set("Content-Type", "application/json")
+	rec.WriteHeader(status)
+	_, _ = rec.Write(body)
+	return result
+}
+
+// recorder notes what was answered and keeps the shim's headers its own.
+type recorder struct {
+	http.ResponseWriter
+	instance *Instance
+	switched func()
+	status   int
+	begun    bool
+	internal bool
+}
+
+// own are the headers of an answer by the shim itself.
+func (r *recorder) own() http.Header {
+	r.internal = true
+	return r.Header()
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		r.status, r.begun = status, true
+	}
+	h := r.Header()
+	if !r.internal {
+		h.Del(HeaderRefused)
+		h.Del(HeaderError)
+	}
+	if status == http.StatusSwitchingProtocols {
+		if r.switched != nil {
+			r.switched()
+		}
+	} else if r.instance.draining.Load() {
+		h.Set("Connection", "close")
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(b []byte) (int, error) {
+	if !r.begun {
+		r.WriteHeader(http.StatusOK)
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// requestID is the caller's id when it is safe to log and to put into a path.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	ok := len(id) >= 1 && len(id) <= 128
+	for _, c := range []byte(id) {
+		ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_')
+	}
+	if ok {
+		return id
+	}
+	return newUUID()
+}
+
+// newUUID returns a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,188 @@
+package lambda
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Response is an HTTP answer.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// reply as the payload format 2.0 has it.
+type replyDocument struct {
+	StatusCode      json.RawMessage            `json:"statusCode"`
+	Headers         map[string]json.RawMessage `json:"headers"`
+	Cookies         []string                   `json:"cookies"`
+	Body            json.RawMessage            `json:"body"`
+	IsBase64Encoded bool                       `json:"isBase64Encoded"`
+}
+
+// ParseResponse reads a handler's answer by the rules of API Gateway's HTTP API,
+// payload format 2.0: an object with statusCode is the answer; any other JSON
+// value is the body of a 200 of type application/json (a string is that text). An
+// error says what is wrong with the answer.
+func ParseResponse(payload []byte) (*Response, error) {
+	if !json.Valid(payload) {
+		return nil, fmt.Errorf("the handler's answer is not JSON: %.100q", payload)
+	}
+	payload = bytes.TrimSpace(payload)
+	plain := &Response{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: payload}
+	switch payload[0] {
+	case '"':
+		var s string
+		if err := json.Unmarshal(payload, &s); err != nil {
+			return nil, err
+		}
+		plain.Body = []byte(s)
+		return plain, nil
+	case '{':
+	default:
+		return plain, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &fields); err != nil {
+		return nil, fmt.Errorf("the handler's answer: %w", err)
+	}
+	if _, ok := fields["statusCode"]; !ok {
+		return plain, nil
+	}
+	r, d, err := parseHead(payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.parseBody(d); err != nil {
+		return nil, err
+	}
+	if r.Header.Get("Content-Type") == "" && len(r.Body) > 0 {
+		r.Header.Set("Content-Type", "text/plain; charset=utf-8")
+	}
+	return r, nil
+}
+
+// parsePrelude reads the JSON before a streamed body.
+func parsePrelude(b []byte) (*Response, error) {
+	if len(bytes.TrimSpace(b)) == 0 {
+		b = []byte("{}")
+	}
+	r, _, err := parseHead(b)
+	if err != nil {
+		return nil, err
+	}
+	if r.Header.Get("Content-Type") == "" {
+		r.Header.Set("Content-Type", "application/octet-stream")
+	}
+	return r, nil
+}
+
+func parseHead(b []byte) (*Response, *replyDocument, error) {
+	var d replyDocument
+	if err := json.Unmarshal(b, &d); err != nil {
+		if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return nil, nil, fmt.Errorf("the handler's answer: %s is a JSON %s", t.Field, t.Value)
+		}
+		return nil, nil, fmt.Errorf("the handler's answer: %w", err)
+	}
+	r := &Response{Status: http.StatusOK, Header: http.Header{}}
+	if len(d.StatusCode) > 0 {
+		n, err := strconv.Atoi(strings.Trim(string(d.StatusCode), `"`))
+		if err != nil || n < 200 || n > 599 {
+			return nil, nil, fmt.Errorf("the handler's answer: statusCode is %.40s, it must be a number from 200 to 599", d.StatusCode)
+		}
+		r.Status = n
+	}
+	for name, raw := range d.Headers {
+		value, err := scalar(raw)
+		if err != nil {
+			return nil, nil, fmt.Errorf("the handler's answer: header %.100q: %w", name, err)
+		}
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return nil, nil, fmt.Errorf("the handler's answer: header %.100q: the name or the value has characters that HTTP does not allow", name)
+		}
+		if !hopByHop[http.CanonicalHeaderKey(name)] {
+			r.Header.Add(name, value)
+		}
+	}
+	for _, c := range d.Cookies {
+		if !httpguts.ValidHeaderFieldValue(c) {
+			return nil, nil, errors.New("the handler's answer: a cookie has characters that HTTP does not allow")
+		}
+		r.Header.Add("Set-Cookie", c)
+	}
+	return r, &d, nil
+}
+
+// scalar is a header's value; numbers and booleans are written as JSON has them.
+func scalar(raw json.RawMessage) (string, error) {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return "", err
+	}
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case json.Number:
+		return v.String(), nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	}
+	return "", errors.New("it is no string")
+}
+
+func (r *Response) parseBody(d *replyDocument) error {
+	if len(d.Body) == 0 || string(d.Body) == "null" {
+		return nil
+	}
+	var s string
+	if err := json.Unmarshal(d.Body, &s); err != nil {
+		return errors.New("the handler's answer: body is no string; a handler that returns an object turns it into JSON text first")
+	}
+	r.Body = []byte(s)
+	if !d.IsBase64Encoded {
+		return nil
+	}
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return fmt.Errorf("the handler's answer: isBase64Encoded is true, but body is not base64: %w", err)
+	}
+	r.Body = b
+	return nil
+}
+
+// hopByHop are headers of a connection, not of an answer; Content-Length is
+// counted anew.
+var hopByHop = map[string]bool{
+	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true,
+	"Transfer-Encoding": true, "Upgrade": true, "Content-Length": true,
+}
+
+func (r *Response) writeHead(w http.ResponseWriter) {
+	h := w.Header()
+	for k, v := range r.Header {
+		h[k] = v
+	}
+	w.WriteHeader(r.Status)
+}
+
+func (r *Response) write(w http.ResponseWriter) {
+	if r.Status != http.StatusNoContent && r.Status != http.StatusNotModified {
+		w.Header().Set("Content-Length", strconv.Itoa(len(r.Body)))
+	} else {
+		r.Body = nil
+	}
+	r.writeHead(w)
+	_, _ = w.Write(r.Body) // a caller that went away needs none
+}

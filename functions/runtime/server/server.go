@@ -1,0 +1,264 @@
+// Package server runs ordinary HTTP servers: a program that listens on the port
+// in the variable PORT (the container contract of Cloud Run, Heroku and others).
+// Requests are passed on as they are, HTTP/1.1, with streaming in both directions
+// and upgrades such as WebSocket.
+//
+// Ready means that the port takes connections. No system tells a stranger when a
+// process begins to listen, so the contract tries to connect, first every
+// millisecond, then every five, until the start timeout. A server therefore sees
+// a few connections without a request.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/penstock-gateway/penstock/functions/instance"
+)
+
+const (
+	pollFirst = time.Millisecond
+	pollMost  = 5 * time.Millisecond
+	// dialTimeout bounds one connection to a server whose backlog is full.
+	dialTimeout = 5 * time.Second
+)
+
+// Options are of one function.
+type Options struct {
+	// Command and arguments.
+	Command []string
+	// Concurrency is how many connections are kept open to the server.
+	Concurrency int
+}
+
+// New makes the contract of instances.
+func New(o Options) instance.Factory {
+	return func(h instance.Host) (instance.Contract, error) {
+		port, err := ports.take()
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		c := &contract{o: o, host: h, port: port, exited: make(chan struct{})}
+		dialer := &net.Dialer{Timeout: dialTimeout}
+		address := c.address()
+		c.transport = &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				conn, err := dialer.DialContext(ctx, "tcp", address)
+				if err != nil {
+					return nil, &dialError{err}
+				}
+				return conn, nil
+			},
+			DisableCompression: true, MaxIdleConns: 0, MaxIdleConnsPerHost: max(o.Concurrency, 1), IdleConnTimeout: time.Minute,
+		}
+		c.proxy = &httputil.ReverseProxy{
+			Rewrite: c.rewrite, Transport: c.transport, FlushInterval: -1,
+			ModifyResponse: func(r *http.Response) error { invocation(r.Request).End(); return nil },
+			ErrorHandler:   c.failed, ErrorLog: slog.NewLogLogger(h.Logger.Handler(), slog.LevelDebug),
+		}
+		return c, nil
+	}
+}
+
+type contract struct {
+	o         Options
+	host      instance.Host
+	port      int
+	transport *http.Transport
+	proxy     *httputil.ReverseProxy
+	exited    chan struct{}
+}
+
+func (c *contract) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.port)) }
+
+// Command implements instance.Contract.
+func (c *contract) Command() instance.Command {
+	return instance.Command{Args: c.o.Command, Env: map[string]string{
+		"PORT": strconv.Itoa(c.port),
+		// For servers that ask which address to listen on; others take all of them.
+		"HOST":      "127.0.0.1",
+		"K_SERVICE": c.host.Name,
+	}}
+}
+
+// WaitReady implements instance.Contract.
+func (c *contract) WaitReady(ctx context.Context) error {
+	dialer := &net.Dialer{Timeout: time.Second}
+	pause := pollFirst
+	for {
+		conn, err := dialer.DialContext(ctx, "tcp", c.address())
+		if err == nil {
+			return conn.Close()
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("nothing listens on the port in PORT (%d on 127.0.0.1) within the start timeout: the server must read the variable PORT", c.port)
+			}
+			return ctx.Err()
+		case <-timer.C:
+		}
+		pause = min(pause*5/4, pollMost)
+	}
+}
+
+// Cancels implements instance.Contract: the connection is closed.
+func (c *contract) Cancels() bool { return true }
+
+// Exited implements instance.Contract. Connections of the process are closed by
+// the kernel, which ends what waits for them.
+func (c *contract) Exited() { close(c.exited) }
+
+// Close implements instance.Contract.
+func (c *contract) Close() {
+	c.transport.CloseIdleConnections()
+	ports.give(c.port)
+}
+
+type invocationKey struct{}
+
+// served is what one request brings to the functions of the proxy.
+type served struct {
+	inv *instance.Invocation
+	err error
+}
+
+func invocation(r *http.Request) *instance.Invocation {
+	return r.Context().Value(invocationKey{}).(*served).inv
+}
+
+// Serve implements instance.Contract. The handler's own time ends with the head of
+// its answer.
+func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.Invocation) (err error) {
+	s := &served{inv: inv}
+	if c.o.Concurrency == 1 {
+		c.host.OutputOf(inv.ID)
+	}
+	inv.Begin()
+	defer func() {
+		inv.End()
+		switch p := recover(); {
+		case p == nil:
+			err = s.err
+		case p != http.ErrAbortHandler:
+			panic(p)
+		case context.Cause(r.Context()) != nil: // the deadline, or the caller went away
+			err = context.Cause(r.Context())
+		default: // the proxy broke off in the middle of the answer
+			err = instance.ErrDied
+		}
+	}()
+	c.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), invocationKey{}, s)))
+	return nil
+}
+
+// rewrite passes the request on as it came, with the trace context of this hop.
+func (c *contract) rewrite(p *httputil.ProxyRequest) {
+	p.SetURL(&url.URL{Scheme: "http", Host: c.address()})
+	p.Out.URL.Path, p.Out.URL.RawPath, p.Out.URL.RawQuery = p.In.URL.Path, p.In.URL.RawPath, p.In.URL.RawQuery
+	p.Out.Host = p.In.Host
+	// They come from the proxy in front of us, which knows what to trust.
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if v, ok := p.In.Header[h]; ok {
+			p.Out.Header[h] = v
+		}
+	}
+	p.Out.Header.Set("X-Request-Id", invocation(p.In).ID)
+	propagation.TraceContext{}.Inject(p.In.Context(), propagation.HeaderCarrier(p.Out.Header))
+	if _, ok := p.Out.Header["User-Agent"]; !ok {
+		p.Out.Header["User-Agent"] = nil // Go would add its own
+	}
+}
+
+// failed says what an error of the server means for the caller.
+func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
+	s := r.Context().Value(invocationKey{}).(*served)
+	var dial *dialError
+	switch {
+	case context.Cause(r.Context()) != nil:
+		s.err = context.Cause(r.Context())
+	case errors.As(err, &dial):
+		// It did not take the connection, so it has not seen the request.
+		s.err = instance.RefusedUnread
+	case c.ended(err):
+		s.err = instance.ErrDied
+		if errors.Is(err, syscall.ECONNRESET) && r.ContentLength == 0 {
+			// A process that ends with something unread resets its connections. A
+			// request without body cannot have been begun then.
+			s.err = instance.RefusedUnread
+		}
+	default:
+		s.err = &instance.Failed{
+			Status: http.StatusBadGateway, Kind: instance.KindBadResponse,
+			Detail: "the server's answer could not be read: " + err.Error(),
+		}
+	}
+}
+
+// ended tells whether an error is that of a process that ended. Its exit may be
+// noticed a moment after its connections broke.
+func (c *contract) ended(err error) bool {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		return false
+	}
+	timer := time.NewTimer(250 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-c.exited:
+		return true
+	case <-timer.C:
+		return false // it closed a connection without an answer
+	}
+}
+
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+// portPool hands out free ports and no port twice at once: two servers that start
+// together would otherwise be given the same one.
+type portPool struct {
+	mu    sync.Mutex
+	taken map[int]bool
+}
+
+var ports = portPool{taken: map[int]bool{}}
+
+func (p *portPool) take() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, err
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if !p.taken[port] {
+			p.taken[port] = true
+			return port, nil
+		}
+	}
+	return 0, errors.New("all free ports are taken by other instances")
+}
+
+func (p *portPool) give(port int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.taken, port)
+}

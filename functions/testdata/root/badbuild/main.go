@@ -1,0 +1,4 @@
+// Command bad does not compile.
+package main
+
+func main() { undefinedFunction() }

@@ -1,0 +1,318 @@
+package gateway
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Changes is what turns one state into the next.
+type Changes struct {
+	// Updates are objects to create or replace, normalized. The Snapshot keeps
+	// them: the caller may not change them any more. An object without a proper
+	// name of its kind is left out (Validate reports it).
+	Updates []Object
+	// Deletes are full names. A name that is also in Updates is updated.
+	Deletes []string
+}
+
+// Snapshot is all objects of one revision with everything that follows from them:
+// who refers to whom, the hosts of each listener and what is wrong. It is
+// immutable and safe for concurrent use; a nil Snapshot is empty.
+//
+// A Snapshot shares what did not change with the one it was built from. Build for
+// one changed object costs what depends on that object, besides copies of
+// pointer slices (the sorted list of its kind, and for each host it touches the
+// sorted list of entries).
+type Snapshot struct {
+	revision int64
+	objects  *cowMap[Object]
+	// kinds holds the objects of each collection, sorted by name.
+	kinds map[string][]Object
+	// referrers of a name or key, sorted. Names that do not exist are kept, too:
+	// who waits for them must be looked at when they come.
+	referrers *cowMap[[]string]
+	// states of the gateways, by name.
+	states *cowMap[*gatewayState]
+	// problems by object; usually empty.
+	problems map[string][]Problem
+}
+
+// Build makes the next Snapshot; prev may be nil and is not changed. What comes
+// out depends on the objects only, not on the way to them: a Snapshot that was
+// built step by step equals the one built at once. Hosts and gateways whose inputs
+// did not change keep their pointers.
+func Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
+	if prev == nil {
+		prev = &Snapshot{}
+	}
+	s := &Snapshot{
+		revision: revision,
+		objects:  prev.objects.clone(), kinds: maps.Clone(prev.kinds),
+		referrers: prev.referrers.clone(), states: prev.states.clone(),
+		problems: maps.Clone(prev.problems),
+	}
+	if s.kinds == nil {
+		s.kinds, s.problems = map[string][]Object{}, map[string][]Problem{}
+	}
+	changed := s.take(prev, c)
+	dirty := s.dirty(changed)
+	for name := range dirty {
+		delete(s.problems, name)
+		if o := s.Get(name); o != nil {
+			if p := s.checkObject(o); len(p) > 0 {
+				s.problems[name] = p
+			}
+		}
+	}
+	s.buildGateways(prev, changed, dirty)
+	return s
+}
+
+// take puts the changes into objects, kinds and referrers. It returns the objects
+// as they were (nil for a new one) of all names that really changed.
+func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
+	next := make(map[string]Object, len(c.Updates)+len(c.Deletes))
+	for _, name := range c.Deletes {
+		next[name] = nil
+	}
+	for _, o := range c.Updates {
+		if o != nil && checkName(o) == nil {
+			next[o.GetName()] = o
+		}
+	}
+	changed := make(map[string]Object, len(next))
+	for name, o := range next {
+		old := prev.Get(name)
+		if (o == nil && old == nil) || (o != nil && old != nil && proto.Equal(o, old)) {
+			delete(next, name)
+			continue
+		}
+		changed[name] = old
+		if o == nil {
+			s.objects.delete(name)
+		} else {
+			s.objects.set(name, o)
+		}
+		s.relink(name, refersTo(old), refersTo(o))
+	}
+	for _, kind := range Kinds {
+		var removed, added []Object
+		for name, o := range next {
+			if kindOf(name) != kind {
+				continue
+			}
+			if old := changed[name]; old != nil {
+				removed = append(removed, old)
+			}
+			if o != nil {
+				added = append(added, o)
+			}
+		}
+		if len(removed)+len(added) > 0 {
+			s.kinds[kind] = splice(s.kinds[kind], removed, added, compareNames)
+		}
+	}
+	return changed
+}
+
+func compareNames(a, b Object) int { return strings.Compare(a.GetName(), b.GetName()) }
+
+// relink moves an object from the referrers of what it named to those of what it
+// names. All are sorted.
+func (s *Snapshot) relink(name string, before, after []string) {
+	for _, target := range before {
+		if _, keeps := slices.BinarySearch(after, target); !keeps {
+			if rest := splice(s.referrers.get(target), []string{name}, nil, strings.Compare); len(rest) > 0 {
+				s.referrers.set(target, rest)
+			} else {
+				s.referrers.delete(target)
+			}
+		}
+	}
+	for _, target := range after {
+		if _, has := slices.BinarySearch(before, target); !has {
+			s.referrers.set(target, splice(s.referrers.get(target), nil, []string{name}, strings.Compare))
+		}
+	}
+}
+
+// dirty is the changed names and everybody whose references they may make or
+// break.
+func (s *Snapshot) dirty(changed map[string]Object) map[string]bool {
+	out := make(map[string]bool, len(changed))
+	for name, old := range changed {
+		out[name] = true
+		keys := []string{name}
+		for _, o := range []Object{old, s.Get(name)} {
+			if c, ok := o.(*pb.Consumer); ok {
+				keys = append(keys, identityKey(c))
+			}
+		}
+		for _, k := range keys {
+			for _, r := range s.referrers.get(k) {
+				out[r] = true
+			}
+		}
+	}
+	return out
+}
+
+// splice takes elements out of a sorted slice and puts others in. All removed
+// elements must be there. The slice itself is not changed. It costs a binary
+// search per change and one copy.
+func splice[T any](old, removed, added []T, compare func(a, b T) int) []T {
+	slices.SortFunc(removed, compare)
+	slices.SortFunc(added, compare)
+	out := make([]T, 0, len(old)-len(removed)+len(added))
+	i := 0
+	for len(removed)+len(added) > 0 {
+		// At equal places what goes, goes first.
+		takeAway := len(removed) > 0 && (len(added) == 0 || compare(removed[0], added[0]) <= 0)
+		var at T
+		if takeAway {
+			at = removed[0]
+		} else {
+			at = added[0]
+		}
+		n, _ := slices.BinarySearchFunc(old[i:], at, compare)
+		out = append(out, old[i:i+n]...)
+		i += n
+		if takeAway {
+			removed = removed[1:]
+			i++
+		} else {
+			out = append(out, at)
+			added = added[1:]
+		}
+	}
+	return append(out, old[i:]...)
+}
+
+// Revision is the number given to Build.
+func (s *Snapshot) Revision() int64 {
+	if s == nil {
+		return 0
+	}
+	return s.revision
+}
+
+// Get returns the object with this full name, or nil.
+func (s *Snapshot) Get(name string) Object {
+	if s == nil {
+		return nil
+	}
+	return s.objects.get(name)
+}
+
+// All yields every object, by kind in the order of Kinds, then by name.
+func (s *Snapshot) All() iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		if s == nil {
+			return
+		}
+		for _, kind := range Kinds {
+			for _, o := range s.kinds[kind] {
+				if !yield(o) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// List returns the objects of a collection such as "routes" in a project, or in
+// all when project is "", by name. The slice is shared: do not change it.
+func (s *Snapshot) List(kind, project string) []Object {
+	if s == nil {
+		return nil
+	}
+	all := s.kinds[kind]
+	if project == "" {
+		return all
+	}
+	// Names of one project stand together: '/' follows the project, and "0" is the
+	// next character after it.
+	prefix := "projects/" + project
+	find := func(text string) int {
+		n, _ := slices.BinarySearchFunc(all, text, func(o Object, t string) int { return strings.Compare(o.GetName(), t) })
+		return n
+	}
+	return slices.Clip(all[find(prefix+"/"):find(prefix+"0")])
+}
+
+// Len is the number of objects.
+func (s *Snapshot) Len() int {
+	n := 0
+	if s != nil {
+		for _, l := range s.kinds {
+			n += len(l)
+		}
+	}
+	return n
+}
+
+// Gateways returns all gateways, by name.
+func (s *Snapshot) Gateways() []*pb.Gateway {
+	var out []*pb.Gateway
+	for _, o := range s.List(KindGateways, "") {
+		out = append(out, o.(*pb.Gateway))
+	}
+	return out
+}
+
+// Hosts returns what a listener serves, by host name. The gateway is named in
+// full. The slice is shared: do not change it.
+func (s *Snapshot) Hosts(gateway, listener string) []*Host {
+	if s == nil {
+		return nil
+	}
+	if g := s.states.get(gateway); g != nil {
+		for _, l := range g.listeners {
+			if l.listener.GetName() == listener {
+				return l.sorted
+			}
+		}
+	}
+	return nil
+}
+
+// Problems are the references that do not hold in this state, by object. Check
+// keeps them from being written, so they come only from states written otherwise.
+// Entries that they touch are kept in Hosts, with Entry.Problem or without the
+// missing target.
+func (s *Snapshot) Problems() []Problem { return s.Check() }
+
+// Check returns what is wrong between the named objects and the others: missing
+// references, secrets of the wrong kind, missing subsets, consumers that cannot be
+// told apart. Without names it looks at all objects. It reports all problems, by
+// object; names that do not exist have none.
+func (s *Snapshot) Check(names ...string) []Problem {
+	if s == nil {
+		return nil
+	}
+	if names == nil {
+		names = slices.Collect(maps.Keys(s.problems))
+	}
+	names = slices.Clone(names)
+	slices.Sort(names)
+	var out []Problem
+	for _, name := range slices.Compact(names) {
+		out = append(out, s.problems[name]...)
+	}
+	return out
+}
+
+// Referrers returns the objects that refer to a name, which need not exist, by
+// name. Routes that attach to every gateway of their project refer to none.
+func (s *Snapshot) Referrers(name string) []string {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.referrers.get(name))
+}

@@ -1,0 +1,105 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// action says how the request goes on: to backends, or how it ends without one.
+func (x *explainer) action(e *gateway.Entry) {
+	if e.Problem != "" {
+		x.out.Outcome = "503 Service Unavailable: the rule cannot be served as written: " + e.Problem
+		return
+	}
+	switch a := e.Rule.GetAction().(type) {
+	case *pb.RouteRule_Redirect:
+		status := int(cmp.Or(a.Redirect.GetStatus(), gateway.DefaultRedirectStatus))
+		x.out.Outcome = fmt.Sprintf("%d %s", status, x.location(a.Redirect))
+	case *pb.RouteRule_DirectResponse:
+		status := int(a.DirectResponse.GetStatus())
+		x.out.Outcome = strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+		if body := a.DirectResponse.GetBody(); body != "" {
+			x.out.Outcome += fmt.Sprintf(": %q", body)
+		}
+	case *pb.RouteRule_Forward:
+		x.backends(e)
+	}
+}
+
+// location is the target of a redirect. The edge has taken the port from the Host.
+func (x *explainer) location(d *pb.Redirect) string {
+	host := cmp.Or(d.GetHost(), x.request.Host)
+	if p := d.GetPort(); p != 0 {
+		host = fmt.Sprintf("%s:%d", host, p)
+	}
+	path := cmp.Or(d.GetPath(), x.request.Path)
+	if x.request.Query != "" && !strings.Contains(path, "?") {
+		path += "?" + x.request.Query
+	}
+	return cmp.Or(d.GetScheme(), x.scheme) + "://" + host + path
+}
+
+// backends lists the targets with their shares, and tells when none can answer.
+func (x *explainer) backends(e *gateway.Entry) {
+	var sum float64
+	for _, t := range e.Backends {
+		sum += float64(t.Weight)
+	}
+	var down []string
+	up := false
+	for _, t := range e.Backends {
+		b := &pb.ExplainBackend{Name: t.Name(), Subset: t.Subset, Percent: 100 * float64(t.Weight) / sum}
+		if t.Function == nil {
+			b.Endpoints = endpoints(t)
+			up = up || t.Weight > 0
+		} else if x.instances == nil {
+			up = true
+		} else {
+			b.Instances = x.instances(t.Name())
+			if ready(b.Instances) {
+				up = up || t.Weight > 0
+			} else {
+				down = append(down, t.Name())
+			}
+		}
+		x.out.Backends = append(x.out.Backends, b)
+	}
+	if !up {
+		x.out.Outcome = "503 Service Unavailable: no instance is ready of " + strings.Join(down, ", ")
+	}
+}
+
+func ready(instances []*pb.Instance) bool {
+	for _, i := range instances {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
+			return true
+		}
+	}
+	return false
+}
+
+// endpoints are the addresses of a backend, of a subset if one is named.
+func endpoints(t gateway.Target) []string {
+	if d := t.Backend.GetDns(); d != nil {
+		return []string{fmt.Sprintf("%s:%d (all addresses of the name)", d.GetHostname(), d.GetPort())}
+	}
+	var subset *pb.Subset
+	for _, s := range t.Backend.GetSubsets() {
+		if s.GetName() == t.Subset {
+			subset = s
+		}
+	}
+	var out []string
+	for _, e := range t.Backend.GetStatic().GetEndpoints() {
+		if gateway.Carries(e, subset) {
+			out = append(out, net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort())))
+		}
+	}
+	return out
+}

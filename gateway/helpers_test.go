@@ -1,0 +1,59 @@
+package gateway
+
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// objectOf decodes an object of a kind ("route") from JSON and gives it a name
+// unless it has one. Quotes may be written as '.
+func objectOf(t testing.TB, kind, id, json string) Object {
+	t.Helper()
+	o := map[string]func() Object{}
+	for _, k := range Kinds {
+		o[singular[k]] = func() Object { return emptyObject(k) }
+	}
+	m := o[kind]()
+	json = strings.ReplaceAll(json, "'", `"`)
+	if !strings.HasPrefix(strings.TrimSpace(json), `{"name"`) {
+		rest := strings.TrimPrefix(strings.TrimSpace(json), "{")
+		sep := ","
+		if strings.TrimSpace(rest) == "}" {
+			sep = ""
+		}
+		json = `{"name": "projects/p/` + kind + `s/` + id + `"` + sep + rest
+	}
+	if err := protojson.Unmarshal([]byte(json), m); err != nil {
+		t.Fatalf("%s %s: %v\n%s", kind, id, err, json)
+	}
+	return m
+}
+
+func emptyObject(kind string) Object {
+	for _, o := range emptyObjects() {
+		if collectionOf(o) == kind {
+			return o
+		}
+	}
+	panic("no kind " + kind)
+}
+
+// objects decodes lines of "kind id {json}".
+func objects(t testing.TB, text string) []Object {
+	t.Helper()
+	var out []Object
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		kind, rest, _ := strings.Cut(line, " ")
+		id, json, _ := strings.Cut(rest, " ")
+		o := objectOf(t, kind, id, json)
+		Normalize(o)
+		out = append(out, o)
+	}
+	return out
+}

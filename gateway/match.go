@@ -1,0 +1,388 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Request is what a route may look at, as it is after the edge accepted it.
+type Request struct {
+	// Method in upper case.
+	Method string
+	// Host in lower case, without port and trailing dot.
+	Host string
+	// Path as NormalizePath returns it, without the query.
+	Path string
+	// Query as sent, without "?": it is matched undecoded, as Envoy does.
+	Query string
+	// Headers by lower-case name, one element for each line.
+	Headers map[string][]string
+}
+
+// Matches tells whether the entry serves a request of its host, if no entry before
+// it does.
+func (e *Entry) Matches(r *Request) bool { return Mismatch(e.Match, r) == "" }
+
+// Mismatch says in words which part of a match a request fails, or "" when it
+// matches. It means what Envoy 1.40 was seen to do with the compiled route:
+// parameters are compared undecoded and the first of a name counts; of several
+// lines of a header any may match; an inverted match takes an absent header as
+// empty; regular expressions work on bytes and must match the whole text.
+func Mismatch(m *pb.RouteMatch, r *Request) string {
+	if reason := pathMismatch(m.GetPath(), r.Path); reason != "" {
+		return reason
+	}
+	if len(m.GetMethods()) > 0 && !slices.Contains(m.GetMethods(), r.Method) {
+		return fmt.Sprintf("method %s is not %s", r.Method, strings.Join(m.GetMethods(), " or "))
+	}
+	for _, h := range m.GetHeaders() {
+		if reason := headerMismatch(h, r); reason != "" {
+			return reason
+		}
+	}
+	for _, q := range m.GetQuery() {
+		if reason := queryMismatch(q, r); reason != "" {
+			return reason
+		}
+	}
+	return ""
+}
+
+func pathMismatch(p *pb.PathMatch, path string) string {
+	if p.GetMatch() == nil {
+		return ""
+	}
+	var ok bool
+	fold := func(s string) string { return s }
+	if p.GetIgnoreCase() {
+		fold = lower
+	}
+	switch m := p.GetMatch().(type) {
+	case *pb.PathMatch_Exact:
+		ok = fold(path) == fold(m.Exact)
+	case *pb.PathMatch_Prefix:
+		prefix := strings.TrimRight(fold(m.Prefix), "/")
+		rest, has := strings.CutPrefix(fold(path), prefix)
+		ok = has && (rest == "" || rest[0] == '/')
+	case *pb.PathMatch_TextPrefix:
+		ok = strings.HasPrefix(fold(path), fold(m.TextPrefix))
+	case *pb.PathMatch_Regex:
+		ok = matchRegex(m.Regex, path)
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("%s does not match %q", DescribePath(p), path)
+}
+
+// lower is ASCII only, as Envoy folds paths.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
+func headerMismatch(h *pb.HeaderMatch, r *Request) string {
+	values := r.Headers[h.GetName()]
+	if h.GetName() == "host" {
+		values = []string{r.Host}
+	}
+	var ok bool
+	if p, is := h.GetValue().GetMatch().(*pb.StringMatch_Present); is {
+		ok = (len(values) > 0) == p.Present
+	} else {
+		look := values
+		if len(look) == 0 && h.GetInvert() {
+			look = []string{""}
+		}
+		ok = slices.ContainsFunc(look, func(v string) bool { return matchString(h.GetValue(), v) })
+	}
+	if ok != h.GetInvert() {
+		return ""
+	}
+	return describeMiss("header "+h.GetName(), values, h.GetValue(), h.GetInvert())
+}
+
+func queryMismatch(q *pb.QueryMatch, r *Request) string {
+	value, has := queryValue(r.Query, q.GetName())
+	var values []string
+	if has {
+		values = []string{value}
+	}
+	ok := has && matchString(q.GetValue(), value)
+	if p, is := q.GetValue().GetMatch().(*pb.StringMatch_Present); is {
+		ok = has == p.Present
+	}
+	if ok {
+		return ""
+	}
+	return describeMiss("query parameter "+q.GetName(), values, q.GetValue(), false)
+}
+
+// queryValue is the value of the first parameter of a name, undecoded.
+func queryValue(query, name string) (value string, ok bool) {
+	for part := range strings.SplitSeq(query, "&") {
+		if k, v, _ := strings.Cut(part, "="); k == name && part != "" {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// matchString compares one value that is there.
+func matchString(m *pb.StringMatch, value string) bool {
+	switch k := m.GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		return value == k.Exact
+	case *pb.StringMatch_Prefix:
+		return strings.HasPrefix(value, k.Prefix)
+	case *pb.StringMatch_Suffix:
+		return strings.HasSuffix(value, k.Suffix)
+	case *pb.StringMatch_Regex:
+		return matchRegex(k.Regex, value)
+	}
+	return false
+}
+
+func describeMiss(what string, values []string, m *pb.StringMatch, invert bool) string {
+	want := describeString(m)
+	if invert {
+		want = "not " + want
+	}
+	if len(values) == 0 {
+		return fmt.Sprintf("%s is absent, want %s", what, want)
+	}
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = fmt.Sprintf("%q", v)
+	}
+	return fmt.Sprintf("%s is %s, want %s", what, strings.Join(quoted, " and "), want)
+}
+
+func describeString(m *pb.StringMatch) string {
+	switch k := m.GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		return fmt.Sprintf("exact %q", k.Exact)
+	case *pb.StringMatch_Prefix:
+		return fmt.Sprintf("prefix %q", k.Prefix)
+	case *pb.StringMatch_Suffix:
+		return fmt.Sprintf("suffix %q", k.Suffix)
+	case *pb.StringMatch_Regex:
+		return fmt.Sprintf("regex %q", k.Regex)
+	case *pb.StringMatch_Present:
+		if k.Present {
+			return "any value"
+		}
+		return "none"
+	}
+	return "nothing (the match is empty)"
+}
+
+// DescribePath says a path match in words: `path prefix "/a"`.
+func DescribePath(p *pb.PathMatch) string {
+	var text string
+	switch m := p.GetMatch().(type) {
+	case *pb.PathMatch_Exact:
+		text = fmt.Sprintf("path exact %q", m.Exact)
+	case *pb.PathMatch_Prefix:
+		text = fmt.Sprintf("path prefix %q", m.Prefix)
+	case *pb.PathMatch_TextPrefix:
+		text = fmt.Sprintf("path text prefix %q", m.TextPrefix)
+	case *pb.PathMatch_Regex:
+		text = fmt.Sprintf("path regex %q", m.Regex)
+	default:
+		return "every path"
+	}
+	if p.GetIgnoreCase() {
+		text += " (ignoring case)"
+	}
+	return text
+}
+
+// DescribeMatch says a match in words.
+func DescribeMatch(m *pb.RouteMatch) string {
+	var parts []string
+	if m.GetPath().GetMatch() != nil {
+		parts = append(parts, DescribePath(m.GetPath()))
+	}
+	if len(m.GetMethods()) > 0 {
+		parts = append(parts, "method "+strings.Join(m.GetMethods(), " or "))
+	}
+	for _, h := range m.GetHeaders() {
+		not := ""
+		if h.GetInvert() {
+			not = "not "
+		}
+		parts = append(parts, "header "+h.GetName()+" "+not+describeString(h.GetValue()))
+	}
+	for _, q := range m.GetQuery() {
+		parts = append(parts, "query parameter "+q.GetName()+" "+describeString(q.GetValue()))
+	}
+	if len(parts) == 0 {
+		return "every request"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Host returns the host of a listener that serves a host name: the exact one, else
+// the longest wildcard that covers it, else "*"; nil when there is none. The name
+// is lower case, without port and trailing dot.
+func (s *Snapshot) Host(gateway, listener, hostname string) *Host {
+	if s == nil {
+		return nil
+	}
+	g := s.states.get(gateway)
+	if g == nil {
+		return nil
+	}
+	for _, l := range g.listeners {
+		if l.listener.GetName() != listener {
+			continue
+		}
+		if h := l.hosts.get(hostname); h != nil && !strings.HasPrefix(hostname, "*") {
+			return h
+		}
+		// From the left, so that the longest suffix comes first. A wildcard stands
+		// for at least one character.
+		for i := 1; i < len(hostname); i++ {
+			if hostname[i] == '.' {
+				if h := l.hosts.get("*" + hostname[i:]); h != nil {
+					return h
+				}
+			}
+		}
+		return l.hosts.get("*")
+	}
+	return nil
+}
+
+// Find returns the entry that serves a request of this host, or nil.
+func (h *Host) Find(r *Request) *Entry {
+	for _, e := range h.Entries {
+		if e.Matches(r) {
+			return e
+		}
+	}
+	return nil
+}
+
+// PathError is the answer of the edge to a path that it refuses.
+type PathError struct {
+	// Status is the HTTP status of the answer.
+	Status int
+	// Reason says why.
+	Reason string
+}
+
+// Error implements error.
+func (e *PathError) Error() string {
+	return fmt.Sprintf("%d %s: %s", e.Status, http.StatusText(e.Status), e.Reason)
+}
+
+// NormalizePath brings the path of a request (without query) into the form that
+// routes match, as Envoy 1.40 was seen to do with normalize_path and
+// merge_slashes: "\" is "/", unreserved characters are decoded (RFC 3986, section
+// 6.2.2), characters that may not stand in a path are encoded, dot segments are
+// resolved, slashes merged. The error is a *PathError: the edge refuses encoded
+// slashes, NUL, "#", ";", broken escapes, and what is not ASCII or no path at all.
+func NormalizePath(path string) (string, error) {
+	if !strings.HasPrefix(path, "/") {
+		return "", &PathError{http.StatusBadRequest, "the path does not start with /"}
+	}
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		switch {
+		case c == ';':
+			return "", &PathError{http.StatusBadRequest, "the edge refuses ; in a path, because servers read it differently"}
+		case c == '%' && (i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2])):
+			return "", &PathError{http.StatusBadRequest, "the edge refuses a % that two hexadecimal digits do not follow"}
+		case c == '%':
+			v := unhex(path[i+1])<<4 | unhex(path[i+2])
+			switch {
+			case v == 0 || v == '/' || v == '\\':
+				return "", &PathError{http.StatusBadRequest, "the edge refuses " + path[i:i+3] + " in a path"}
+			case unreserved(v):
+				b.WriteByte(v)
+			default:
+				b.WriteString(path[i : i+3])
+			}
+			i += 2
+		case c == '\\':
+			b.WriteByte('/')
+		case c <= ' ' || c >= 0x7f || c == '#':
+			return "", &PathError{http.StatusBadRequest, fmt.Sprintf("the edge refuses %q in a path", rune(c))}
+		case strings.IndexByte("\"<>^`{|}", c) >= 0:
+			fmt.Fprintf(&b, "%%%02X", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return mergeSlashes(removeDots(b.String())), nil
+}
+
+// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4).
+func removeDots(path string) string {
+	if !strings.Contains(path, "/.") {
+		return path
+	}
+	var out []string
+	segments := strings.Split(path[1:], "/")
+	for i, s := range segments {
+		last := i == len(segments)-1
+		switch s {
+		case ".":
+			if last {
+				out = append(out, "")
+			}
+		case "..":
+			if len(out) > 0 {
+				out = out[:len(out)-1]
+			}
+			if last {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, s)
+		}
+	}
+	return "/" + strings.Join(out, "/")
+}
+
+// mergeSlashes leaves one of several slashes; "//" alone stays, as in Envoy.
+func mergeSlashes(path string) string {
+	if !strings.Contains(path, "//") {
+		return path
+	}
+	parts := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" })
+	merged := "/" + strings.Join(parts, "/")
+	if strings.HasSuffix(path, "/") {
+		merged += "/"
+	}
+	return merged
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}

@@ -1,0 +1,89 @@
+package gateway
+
+import (
+	"slices"
+	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Normalize brings an object, in place, into the form in which it is stored and
+// compared: host names and header names in lower case, without trailing dots;
+// methods in upper case; a path prefix without its trailing slash (it matches the
+// same); no white space around names. What it cannot make right it leaves for
+// Validate. It comes before Validate and changes nothing the second time.
+func Normalize(o Object) {
+	switch v := o.(type) {
+	case *pb.Gateway:
+		for _, l := range v.GetListeners() {
+			l.Hostnames = hostnames(l.GetHostnames())
+			l.Address = strings.TrimSpace(l.GetAddress())
+		}
+		normalizePolicies(v.GetPolicies())
+	case *pb.Route:
+		v.Hostnames = hostnames(v.GetHostnames())
+		normalizePolicies(v.GetPolicies())
+		for _, r := range v.GetRules() {
+			normalizeRule(r)
+		}
+	case *pb.Backend:
+		if d := v.GetDns(); d != nil {
+			d.Hostname = hostname(d.GetHostname())
+		}
+		for _, e := range v.GetStatic().GetEndpoints() {
+			e.Address = strings.TrimSpace(e.GetAddress())
+		}
+	case *pb.Function:
+		v.Source = strings.TrimSpace(v.GetSource())
+	}
+}
+
+// hostnames normalizes a list in place. "" is the same as "*".
+func hostnames(list []string) []string {
+	for i, h := range list {
+		list[i] = anyHost(hostname(h))
+	}
+	return list
+}
+
+func hostname(h string) string {
+	return strings.ToLower(strings.TrimSuffix(strings.TrimSpace(h), "."))
+}
+
+func headerName(h string) string { return strings.ToLower(strings.TrimSpace(h)) }
+
+func normalizeRule(r *pb.RouteRule) {
+	for _, m := range r.GetMatches() {
+		if p, ok := m.GetPath().GetMatch().(*pb.PathMatch_Prefix); ok && strings.Trim(p.Prefix, "/") != "" {
+			// One slash only: Validate shows the others.
+			p.Prefix = strings.TrimSuffix(p.Prefix, "/")
+		}
+		for i, method := range m.GetMethods() {
+			m.Methods[i] = strings.ToUpper(strings.TrimSpace(method))
+		}
+		for _, h := range m.GetHeaders() {
+			h.Name = headerName(h.GetName())
+		}
+	}
+	if f := r.GetForward(); f != nil {
+		f.HostRewrite = hostname(f.GetHostRewrite())
+	}
+	if d := r.GetRedirect(); d != nil {
+		d.Host, d.Scheme = hostname(d.GetHost()), strings.ToLower(d.GetScheme())
+	}
+	normalizePolicies(r.GetPolicies())
+}
+
+func normalizePolicies(p *pb.Policies) {
+	for _, c := range []*pb.HeaderChange{p.GetHeaders().GetRequest(), p.GetHeaders().GetResponse()} {
+		for _, h := range slices.Concat(c.GetSet(), c.GetAdd()) {
+			h.Name = headerName(h.GetName())
+		}
+		for i, n := range c.GetRemove() {
+			c.Remove[i] = headerName(n)
+		}
+	}
+	for _, c := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
+		c.Header = headerName(c.GetHeader())
+	}
+}

@@ -1,0 +1,107 @@
+// Package retry compiles retries to Envoy. A rule has two retry policies, by
+// method: a request that is not idempotent may only be repeated when it was never
+// sent (RFC 9110, section 9.2.2), so a rule becomes two Envoy routes where the
+// policies differ.
+package retry
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// RefusedHeader is the response header by which a function instance says that it
+// refused a request before any work began. Such a request is repeated whatever
+// its method is. Clients never see the header.
+const RefusedHeader = "x-penstock-refused"
+
+const (
+	// Back-off between tries: the next one goes to another endpoint, so there is
+	// little to wait for.
+	backOffBase = 5 * time.Millisecond
+	backOffMax  = 50 * time.Millisecond
+	// hostAttempts bounds the search for an endpoint that was not tried yet.
+	hostAttempts = 5
+)
+
+// names are Envoy's words for the conditions (x-envoy-retry-on).
+var names = map[pb.RetryOn]string{
+	pb.RetryOn_RETRY_ON_CONNECT_FAILURE:      "connect-failure",
+	pb.RetryOn_RETRY_ON_REFUSED_STREAM:       "refused-stream",
+	pb.RetryOn_RETRY_ON_RESET_BEFORE_REQUEST: "reset-before-request",
+	pb.RetryOn_RETRY_ON_RESET:                "reset",
+	pb.RetryOn_RETRY_ON_5XX:                  "5xx",
+	pb.RetryOn_RETRY_ON_GATEWAY_ERROR:        "gateway-error",
+	pb.RetryOn_RETRY_ON_RETRIABLE_4XX:        "retriable-4xx",
+	pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE:     "unavailable",
+	pb.RetryOn_RETRY_ON_GRPC_CANCELLED:       "cancelled",
+}
+
+// Policies are those for idempotent methods and for all others; nil: no retries.
+// p may be nil.
+func Policies(p *pb.RetryPolicy) (idempotent, other *routev3.RetryPolicy) {
+	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn()), rule(p.GetOther(), gateway.DefaultOtherRetryOn())
+}
+
+// Attempts is the number of retries of a rule, which may be nil.
+func Attempts(r *pb.RetryRule) uint32 {
+	if r != nil && r.Attempts != nil {
+		return r.GetAttempts()
+	}
+	return gateway.DefaultRetryAttempts
+}
+
+func rule(r *pb.RetryRule, defaults []pb.RetryOn) *routev3.RetryPolicy {
+	attempts := Attempts(r)
+	if attempts == 0 {
+		return nil
+	}
+	conditions := r.GetOn()
+	if len(conditions) == 0 {
+		conditions = defaults
+	}
+	var on []string
+	for _, c := range slices.Sorted(slices.Values(conditions)) {
+		on = append(on, names[c])
+	}
+	out := &routev3.RetryPolicy{
+		NumRetries:                    wrapperspb.UInt32(attempts),
+		RetryHostPredicate:            []*routev3.RetryPolicy_RetryHostPredicate{previousHosts()},
+		HostSelectionRetryMaxAttempts: hostAttempts,
+		RetryBackOff:                  &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(backOffBase), MaxInterval: durationpb.New(backOffMax)},
+		RetriableHeaders: []*routev3.HeaderMatcher{{
+			Name: RefusedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+		}},
+	}
+	on = append(on, "retriable-headers")
+	if codes := r.GetStatusCodes(); len(codes) > 0 {
+		on = append(on, "retriable-status-codes")
+		out.RetriableStatusCodes = slices.Sorted(slices.Values(codes))
+	}
+	if d := r.GetPerTryTimeout(); d != nil {
+		out.PerTryTimeout = durationpb.New(d.AsDuration())
+	}
+	out.RetryOn = strings.Join(on, ",")
+	return out
+}
+
+// previousHosts keeps a retry from an endpoint that was tried.
+func previousHosts() *routev3.RetryPolicy_RetryHostPredicate {
+	a, err := anypb.New(&previoushostsv3.PreviousHostsPredicate{})
+	if err != nil {
+		panic(err) // an empty message always marshals
+	}
+	return &routev3.RetryPolicy_RetryHostPredicate{
+		Name:       "envoy.retry_host_predicates.previous_hosts",
+		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: a},
+	}
+}

@@ -1,0 +1,190 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// reference is one mention of another object.
+type reference struct {
+	// field that mentions it.
+	field string
+	// text as written, name in full.
+	text, name string
+	// kinds that may stand there.
+	kinds []string
+	// subset of a backend, or "".
+	subset string
+}
+
+// references lists every mention of other objects in o, in order of fields.
+func references(o Object) []reference {
+	project := projectOf(o.GetName())
+	var out []reference
+	switch v := o.(type) {
+	case *pb.Gateway:
+		for i, l := range v.GetListeners() {
+			for j, c := range l.GetTls().GetCertificates() {
+				out = append(out, refTo(fmt.Sprintf("listeners[%d].tls.certificates[%d]", i, j), project, c, KindSecrets))
+			}
+		}
+		out = append(out, policyReferences(project, "policies", v.GetPolicies())...)
+	case *pb.Route:
+		for i, g := range v.GetGateways() {
+			out = append(out, refTo(fmt.Sprintf("gateways[%d]", i), project, g, KindGateways))
+		}
+		out = append(out, policyReferences(project, "policies", v.GetPolicies())...)
+		for i, r := range v.GetRules() {
+			for j, b := range r.GetForward().GetBackends() {
+				ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", i, j), project, b.GetBackend(), KindBackends, KindFunctions)
+				ref.subset = b.GetSubset()
+				out = append(out, ref)
+			}
+			out = append(out, policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
+		}
+	}
+	return out
+}
+
+func policyReferences(project, path string, p *pb.Policies) []reference {
+	jwt := p.GetAuthentication().GetJwt()
+	if jwt == nil {
+		return nil
+	}
+	path += ".authentication.jwt"
+	var out []reference
+	if s, ok := jwt.GetKeys().(*pb.JwtAuthentication_JwksSecret); ok {
+		out = append(out, refTo(path+".jwks_secret", project, s.JwksSecret, KindSecrets))
+	}
+	for i, c := range jwt.GetConsumers() {
+		out = append(out, refTo(fmt.Sprintf("%s.consumers[%d]", path, i), project, c, KindConsumers))
+	}
+	return out
+}
+
+func refTo(field, project, text string, kinds ...string) reference {
+	return reference{field: field, text: text, name: Resolve(project, kinds[0], text), kinds: kinds}
+}
+
+// malformed says what is wrong with the text of a reference, whatever exists.
+func (r reference) malformed(from Object) string {
+	project, kind, _, err := KindOf(r.name)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%q: %v", r.text, err)
+	case !slices.Contains(r.kinds, kind):
+		return fmt.Sprintf("%q is a %s; here stands the name of a %s", r.text, singular[kind], r.wants())
+	case project != projectOf(from.GetName()):
+		return fmt.Sprintf("%q is in another project; a reference may not leave project %s", r.text, projectOf(from.GetName()))
+	case r.subset != "" && kind == KindFunctions:
+		return fmt.Sprintf("%q is a function and has no subsets; take the subset away", r.text)
+	}
+	return ""
+}
+
+func (r reference) wants() string {
+	var out []string
+	for _, k := range r.kinds {
+		out = append(out, singular[k])
+	}
+	return strings.Join(out, " or ")
+}
+
+// target finds what a reference means. Exactly one of the object and the problem
+// is set.
+func (s *Snapshot) target(from Object, r reference) (Object, string) {
+	if m := r.malformed(from); m != "" {
+		return nil, m
+	}
+	o := s.Get(r.name)
+	if o == nil {
+		return nil, fmt.Sprintf("%s does not exist; create it, in the same apply if you like, or change the reference", r.name)
+	}
+	switch v := o.(type) {
+	case *pb.Backend:
+		if r.subset != "" && !slices.ContainsFunc(v.GetSubsets(), func(x *pb.Subset) bool { return x.GetName() == r.subset }) {
+			return nil, fmt.Sprintf("%s has no subset %q; it has %s", r.name, r.subset, subsetNames(v))
+		}
+	case *pb.Secret:
+		if want, field := secretKind(r.field); v.GetValue() != nil && want != secretValue(v) {
+			return nil, fmt.Sprintf("%s is a secret with %s; %s needs one with %s", r.name, secretValue(v), field, want)
+		}
+	}
+	return o, ""
+}
+
+func subsetNames(b *pb.Backend) string {
+	var names []string
+	for _, s := range b.GetSubsets() {
+		names = append(names, s.GetName())
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// secretKind is what a secret must hold for the field that names it.
+func secretKind(field string) (want, last string) {
+	if strings.HasSuffix(field, ".jwks_secret") {
+		return "jwks", "jwks_secret"
+	}
+	return "certificate", "tls.certificates"
+}
+
+func secretValue(s *pb.Secret) string {
+	if s.GetCertificate() != nil {
+		return "certificate"
+	}
+	return "jwks"
+}
+
+// identityKey stands in the reverse references for what a consumer is recognised
+// by, so that two consumers with one identity find each other.
+func identityKey(c *pb.Consumer) string {
+	return fmt.Sprintf("identity:%s:%q:%q", projectOf(c.GetName()), c.GetJwt().GetIssuer(), c.GetJwt().GetSubject())
+}
+
+// refersTo lists the names and keys that o depends on, sorted.
+func refersTo(o Object) []string {
+	if o == nil {
+		return nil
+	}
+	var out []string
+	for _, r := range references(o) {
+		out = append(out, r.name)
+	}
+	if c, ok := o.(*pb.Consumer); ok {
+		out = append(out, identityKey(c))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// checkObject finds what is wrong between an object and the others.
+func (s *Snapshot) checkObject(o Object) []Problem {
+	var out []Problem
+	add := func(field, message string) {
+		out = append(out, Problem{Object: o.GetName(), Field: field, Message: message, Origin: o.GetMetadata().GetOrigin()})
+	}
+	for _, r := range references(o) {
+		if _, m := s.target(o, r); m != "" {
+			field := r.field
+			if r.subset != "" && strings.Contains(m, "subset") {
+				field = strings.TrimSuffix(field, ".backend") + ".subset"
+			}
+			add(field, m)
+		}
+	}
+	if c, ok := o.(*pb.Consumer); ok && c.GetJwt() != nil {
+		for _, other := range s.referrers.get(identityKey(c)) {
+			if other != c.GetName() {
+				add("jwt", fmt.Sprintf("%s has the same issuer and subject, so nobody could tell the two apart; change one", other))
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"net"
+	"strconv"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/explain"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+type configService struct {
+	pb.UnimplementedConfigServiceServer
+	core Core
+}
+
+// writeOf turns an ApplyRequest into a Write. All unset resources are reported.
+func writeOf(ctx context.Context, r *pb.ApplyRequest) (*Write, error) {
+	w := &Write{
+		PruneSet: r.GetPruneSet(), ExpectedRevision: r.GetExpectedRevision(),
+		Options: r.GetOptions(), Caller: caller(ctx), Source: source(ctx),
+	}
+	for i, res := range r.GetResources() {
+		o := gateway.FromResource(res)
+		if o == nil {
+			return nil, status.Errorf(codes.InvalidArgument, "resources[%d]: names no kind; set exactly one of gateway, route, backend, function, consumer, secret", i)
+		}
+		w.Mutations = append(w.Mutations, Mutation{Mode: Upsert, Name: o.GetName(), Object: o, Etag: o.GetMetadata().GetEtag()})
+	}
+	for _, name := range r.GetDeletes() {
+		w.Mutations = append(w.Mutations, Mutation{Mode: Delete, Name: name})
+	}
+	return w, nil
+}
+
+func (s *configService) Apply(ctx context.Context, r *pb.ApplyRequest) (*pb.ApplyResponse, error) {
+	w, err := writeOf(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.core.Write(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ApplyResponse{Result: out.Result, Changes: out.Changes}, nil
+}
+
+func (s *configService) Diff(ctx context.Context, r *pb.DiffRequest) (*pb.DiffResponse, error) {
+	if r.GetApply() == nil {
+		if r.GetFromRevision() == 0 {
+			return nil, status.Error(codes.InvalidArgument, "apply or from_revision must be set")
+		}
+		return s.core.DiffRevisions(ctx, r.GetFromRevision(), r.GetToRevision())
+	}
+	w, err := writeOf(ctx, r.GetApply())
+	if err != nil {
+		return nil, err
+	}
+	return s.core.Diff(ctx, w)
+}
+
+func (s *configService) ListRevisions(ctx context.Context, r *pb.ListRevisionsRequest) (*pb.ListRevisionsResponse, error) {
+	size := int(r.GetPageSize())
+	if size <= 0 {
+		size = 20
+	}
+	size = min(size, 1000)
+	var before int64
+	if t := r.GetPageToken(); t != "" {
+		n, err := strconv.ParseInt(t, 10, 64)
+		if err != nil || n < 1 {
+			return nil, status.Error(codes.InvalidArgument, "page_token: is not one that this server gave")
+		}
+		before = n
+	}
+	revs, err := s.core.Revisions(ctx, before, size)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.ListRevisionsResponse{Revisions: revs}
+	if n := len(revs); n == size && revs[n-1].GetNumber() > 1 {
+		out.NextPageToken = strconv.FormatInt(revs[n-1].GetNumber(), 10)
+	}
+	return out, nil
+}
+
+func (s *configService) Rollback(ctx context.Context, r *pb.RollbackRequest) (*pb.RollbackResponse, error) {
+	if r.GetRevision() < 1 {
+		return nil, status.Error(codes.InvalidArgument, "revision: must be one of the history (see ListRevisions)")
+	}
+	out, err := s.core.Rollback(ctx, r, caller(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &pb.RollbackResponse{Result: out.Result, Changes: out.Changes}, nil
+}
+
+func (s *configService) Watch(r *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
+	return s.core.Watch(stream.Context(), r.GetFromRevision(), r.GetKinds(), stream.Send)
+}
+
+func (s *configService) WaitServing(r *pb.WaitServingRequest, stream grpc.ServerStreamingServer[pb.WaitServingResponse]) error {
+	return s.core.WaitServing(stream.Context(), r.GetRevision(), func(rep *pb.ServingReport) error {
+		return stream.Send(&pb.WaitServingResponse{Report: rep})
+	})
+}
+
+type proxyService struct {
+	pb.UnimplementedProxyServiceServer
+	core Core
+}
+
+func (s *proxyService) ListProxies(context.Context, *pb.ListProxiesRequest) (*pb.ListProxiesResponse, error) {
+	return &pb.ListProxiesResponse{Proxies: s.core.Proxies()}, nil
+}
+
+func (s *proxyService) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
+	return s.core.Status(ctx)
+}
+
+type explainService struct {
+	pb.UnimplementedExplainServiceServer
+	core Core
+}
+
+func (s *explainService) Explain(_ context.Context, r *pb.ExplainRequest) (*pb.ExplainResponse, error) {
+	return explain.Explain(s.core.Snapshot(), r, s.core.Instances), nil
+}
+
+// callerHeader and sourceHeader let our own clients say who and what they are.
+// The API is open to whoever reaches its address, so this is a label for the
+// history, never a ground for a decision.
+const (
+	callerHeader = "x-penstock-caller"
+	sourceHeader = "x-penstock-source"
+)
+
+func caller(ctx context.Context) string {
+	if v := first(ctx, callerHeader); v != "" {
+		return v
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
+			return host
+		}
+		return p.Addr.String()
+	}
+	return "unknown"
+}
+
+func source(ctx context.Context) string {
+	if v := first(ctx, sourceHeader); v != "" {
+		return v
+	}
+	return "api"
+}
+
+func first(ctx context.Context, key string) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get(key); len(v) > 0 && len(v[0]) <= 256 {
+		return v[0]
+	}
+	return ""
+}

@@ -1,0 +1,227 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// now is the time that certificates are judged at.
+var now = time.Now
+
+// Validate returns all problems of one object alone, normalized before: the rules
+// of the protos, and what they cannot say. Whether the objects that it refers to
+// exist is for Snapshot.Check. It refuses everything that Envoy would refuse, and
+// what Envoy would take and then not do as it reads: such things are the worst,
+// because nobody notices. A nil object has one problem.
+func Validate(o Object) []Problem {
+	if o == nil || !o.ProtoReflect().IsValid() {
+		return []Problem{{Message: "the resource is empty: set exactly one of gateway, route, backend, function, consumer, secret"}}
+	}
+	c := &checker{object: o}
+	if err := checkName(o); err != nil {
+		c.add("name", "%v", err)
+	}
+	c.protoRules()
+	c.durations(o.ProtoReflect(), "")
+	for _, r := range references(o) {
+		if m := r.malformed(o); m != "" {
+			c.add(r.field, "%s", m)
+		}
+	}
+	switch v := o.(type) {
+	case *pb.Gateway:
+		c.gateway(v)
+	case *pb.Route:
+		c.route(v)
+	case *pb.Backend:
+		c.backend(v)
+	case *pb.Function:
+		c.function(v)
+	case *pb.Secret:
+		c.secret(v)
+	}
+	return c.problems
+}
+
+// checker collects the problems of one object.
+type checker struct {
+	object   Object
+	problems []Problem
+}
+
+func (c *checker) add(field, format string, args ...any) {
+	p := Problem{
+		Object: c.object.GetName(), Field: field, Message: fmt.Sprintf(format, args...),
+		Origin: c.object.GetMetadata().GetOrigin(),
+	}
+	c.problems = append(c.problems, p)
+}
+
+// has tells whether a field has a problem already; a second one about the same
+// would not help.
+func (c *checker) has(field string) bool {
+	return slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Field == field })
+}
+
+// protoRules runs the rules that stand in the protos.
+func (c *checker) protoRules() {
+	err := protovalidate.Validate(c.object)
+	if err == nil {
+		return
+	}
+	violations, ok := errors.AsType[*protovalidate.ValidationError](err)
+	if !ok {
+		c.add("", "the rules of %s cannot be checked: %v", c.object.ProtoReflect().Descriptor().FullName(), err)
+		return
+	}
+	for _, v := range violations.Violations {
+		field := protovalidate.FieldPathString(v.Proto.GetField())
+		if field == "name" && c.has("name") {
+			continue
+		}
+		c.add(field, "%s", c.violationText(v, field))
+	}
+}
+
+// violationText makes a sentence of a violation: what is wrong, with what, and
+// how to mend it where the rule does not say so itself.
+func (c *checker) violationText(v *protovalidate.Violation, field string) string {
+	rule, text := v.Proto.GetRuleId(), v.Proto.GetMessage()
+	last := field[strings.LastIndexByte(field, '.')+1:]
+	if i := strings.IndexByte(last, '['); i >= 0 {
+		last = last[:i]
+	}
+	got := ""
+	if v.FieldValue.IsValid() {
+		if s, ok := v.FieldValue.Interface().(string); ok {
+			if last == "private_key" || last == "chain" || last == "jwks" {
+				s = "…"
+			}
+			if len(s) > 100 {
+				s = s[:100] + "…"
+			}
+			got = fmt.Sprintf("%q: ", s)
+		}
+	}
+	switch {
+	case strings.HasSuffix(rule, ".pattern") && (headerField.MatchString(field) || last == "remove"):
+		if strings.Contains(got, "_") {
+			return got + "header names with _ are refused at the edge, because many servers take _ and - for the same; use -"
+		}
+		return got + "must be a header name: lower-case letters, digits and -"
+	case strings.HasSuffix(rule, ".pattern") && hints[last] != "":
+		return got + hints[last]
+	case rule == "required":
+		if fields := c.oneofFields(v); fields != nil {
+			return "set exactly one of " + strings.Join(fields, ", ")
+		}
+	}
+	return got + text
+}
+
+// headerField is the name of a header in a match or a change.
+var headerField = regexp.MustCompile(`(headers|set|add)\[\d+\]\.name$`)
+
+// hints say what a text must look like, by the name of its field.
+var hints = map[string]string{
+	"hostnames": `must be a host name such as "a.example.com", a wildcard such as "*.example.com", or "*"; no port and no scheme`,
+	"methods":   "must be an HTTP method in capitals, such as GET",
+	"name":      "must start and end with a-z or 0-9 and hold only a-z, 0-9 and -, at most 63 of them",
+	"header":    `must start with "x-" and hold only a-z, 0-9 and -`,
+	"value":     "must hold no line break and no NUL",
+	"env":       "must be a name of letters, digits and _ that does not start with a digit",
+	"method":    "must be an HTTP method in capitals, such as GET",
+}
+
+// oneofFields lists the fields of the oneof that a violation is about; none when
+// it is about something else.
+func (c *checker) oneofFields(v *protovalidate.Violation) []string {
+	elements := v.Proto.GetField().GetElements()
+	if len(elements) == 0 {
+		return nil
+	}
+	d := c.object.ProtoReflect().Descriptor()
+	for _, e := range elements[:len(elements)-1] {
+		f := d.Fields().ByName(protoreflect.Name(e.GetFieldName()))
+		if f == nil || f.Message() == nil {
+			return nil
+		}
+		d = f.Message()
+	}
+	o := d.Oneofs().ByName(protoreflect.Name(elements[len(elements)-1].GetFieldName()))
+	if o == nil {
+		return nil
+	}
+	var out []string
+	for i := range o.Fields().Len() {
+		out = append(out, string(o.Fields().Get(i).Name()))
+	}
+	return out
+}
+
+// durations checks every duration: well formed, and whole milliseconds, because
+// Envoy's timers know no less: 0.5 ms would become 0, which means no limit.
+func (c *checker) durations(m protoreflect.Message, path string) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		at := strings.TrimPrefix(path+"."+string(f.Name()), ".")
+		switch {
+		case f.Message() == nil || f.IsMap() || f.Name() == "metadata" || f.Name() == "status":
+		case f.IsList():
+			for i := range v.List().Len() {
+				c.durations(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", at, i))
+			}
+		default:
+			d, ok := v.Message().Interface().(*durationpb.Duration)
+			if !ok {
+				c.durations(v.Message(), at)
+				return true
+			}
+			if err := d.CheckValid(); err != nil && !c.has(at) {
+				c.add(at, "is no duration: %v", err)
+			} else if d.GetNanos()%int32(time.Millisecond) != 0 && !c.has(at) {
+				c.add(at, "%v is no whole number of milliseconds; round it", d.AsDuration())
+			}
+		}
+		return true
+	})
+}
+
+// duplicates reports each text that stands twice in a list. field makes the field
+// of a position.
+func (c *checker) duplicates(what string, texts []string, field func(i int) string) {
+	first := map[string]int{}
+	for i, t := range texts {
+		if t == "" {
+			continue
+		}
+		if j, ok := first[t]; ok {
+			c.add(field(i), "%s %q stands at %s already; give each its own", what, t, field(j))
+			continue
+		}
+		first[t] = i
+	}
+}
+
+// elements makes a function for duplicates from a pattern such as "rules[%d].name".
+func elements(pattern string) func(int) string {
+	return func(i int) string { return fmt.Sprintf(pattern, i) }
+}
+
+// namesOf collects one text of each element.
+func namesOf[T any](list []T, text func(T) string) []string {
+	out := make([]string, len(list))
+	for i, e := range list {
+		out[i] = text(e)
+	}
+	return out
+}

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+func (c *checker) gateway(g *pb.Gateway) {
+	listeners := g.GetListeners()
+	c.duplicates("listener", namesOf(listeners, (*pb.Listener).GetName), elements("listeners[%d].name"))
+	first := map[string]int{}
+	for i, l := range listeners {
+		at := fmt.Sprintf("listeners[%d]", i)
+		c.hostLengths(l.GetHostnames())
+		https := l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS
+		switch {
+		case https && len(l.GetTls().GetCertificates()) == 0 && !c.has(at+".tls.certificates"):
+			c.add(at+".tls", "an HTTPS listener needs tls.certificates: names of secrets of kind certificate")
+		case !https && l.GetTls() != nil:
+			c.add(at+".tls", "is for HTTPS listeners; set protocol: HTTPS or take tls away")
+		}
+		address := ListenerAddress(l)
+		if a, err := netip.ParseAddr(address); err == nil {
+			if a.Zone() != "" {
+				c.add(at+".address", "%q: a zone is not supported", address)
+			}
+			address = a.Unmap().String()
+		}
+		bind := net.JoinHostPort(address, fmt.Sprint(l.GetPort()))
+		if j, ok := first[bind]; ok && l.GetPort() != 0 {
+			c.add(at+".port", "%s is bound by listeners[%d] already; give one listener all the hostnames, or another port", bind, j)
+		} else if !ok {
+			first[bind] = i
+		}
+	}
+	c.policies("policies", g.GetPolicies())
+}
+
+// ListenerAddress is the IP address that a listener binds.
+func ListenerAddress(l *pb.Listener) string {
+	if a := l.GetAddress(); a != "" {
+		return a
+	}
+	return DefaultListenerAddress
+}
+
+func (c *checker) backend(b *pb.Backend) {
+	if d := b.GetDns(); d != nil {
+		if _, err := netip.ParseAddr(strings.Trim(d.GetHostname(), "[]")); err == nil {
+			c.add("dns.hostname", "%q is an IP address; use static: {endpoints: [{address: %s, port: %d}]}", d.GetHostname(), d.GetHostname(), d.GetPort())
+		}
+		if len(b.GetSubsets()) > 0 {
+			c.add("subsets", "select endpoints by their labels, which the addresses of a DNS name do not have; use static endpoints, or a backend for each part")
+		}
+	}
+	endpoints := b.GetStatic().GetEndpoints()
+	c.duplicates("endpoint", namesOf(endpoints, func(e *pb.Endpoint) string {
+		if e.GetAddress() == "" {
+			return ""
+		}
+		return net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort()))
+	}), elements("static.endpoints[%d].address"))
+	for i, e := range endpoints {
+		field := fmt.Sprintf("static.endpoints[%d].address", i)
+		a, err := netip.ParseAddr(e.GetAddress())
+		switch {
+		case err != nil || c.has(field):
+		case a.Zone() != "":
+			c.add(field, "%q: a zone is not supported", e.GetAddress())
+		case a.IsUnspecified() || a.IsMulticast():
+			c.add(field, "%s is no address of a server; name the one that it listens on", a)
+		}
+	}
+	c.subsets(b)
+}
+
+func (c *checker) subsets(b *pb.Backend) {
+	c.duplicates("subset", namesOf(b.GetSubsets(), (*pb.Subset).GetName), elements("subsets[%d].name"))
+	for i, s := range b.GetSubsets() {
+		field := fmt.Sprintf("subsets[%d].labels", i)
+		if len(s.GetLabels()) == 0 {
+			c.add(field, "is empty; name the labels that the endpoints of %q carry", s.GetName())
+			continue
+		}
+		if b.GetStatic() != nil && !slices.ContainsFunc(b.GetStatic().GetEndpoints(), func(e *pb.Endpoint) bool { return Carries(e, s) }) {
+			c.add(field, "no endpoint carries all of %s; label one or take the subset away", labelText(s.GetLabels()))
+		}
+	}
+}
+
+// Carries tells whether an endpoint belongs to a subset.
+func Carries(e *pb.Endpoint, s *pb.Subset) bool {
+	for k, v := range s.GetLabels() {
+		if got, ok := e.GetLabels()[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func labelText(labels map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, k+"="+labels[k])
+	}
+	return strings.Join(out, ", ")
+}
+
+// reservedEnv is set by the runner itself.
+var reservedEnv = []string{"AWS_LAMBDA_RUNTIME_API", "PORT", "_HANDLER", "LAMBDA_TASK_ROOT"}
+
+func (c *checker) function(f *pb.Function) {
+	source := f.GetSource()
+	switch {
+	case source == "" || c.has("source"):
+	case strings.HasPrefix(source, "/") || strings.ContainsAny(source, "\\\x00"):
+		c.add("source", "%q must be a folder relative to the functions root, with / between its parts", source)
+	case slices.Contains(strings.Split(source, "/"), "..") || path.Clean(source) == "..":
+		c.add("source", "%q leaves the functions root; write it without ..", source)
+	}
+	for _, k := range slices.Sorted(maps.Keys(f.GetEnv())) {
+		field := fmt.Sprintf("env[%q]", k)
+		if slices.Contains(reservedEnv, k) {
+			c.add(field, "is set by the runner for each instance; take it away")
+		}
+		if strings.ContainsRune(f.GetEnv()[k], 0) {
+			c.add(field, "holds a NUL, which no environment can")
+		}
+		if len(f.GetEnv()[k]) > 32<<10 {
+			c.add(field, "is %d bytes long; at most 32 KiB are passed on", len(f.GetEnv()[k]))
+		}
+	}
+	if l := f.GetLambda(); l != nil && l.GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON && l.GetHandler() != "" {
+		module, fn, ok := cutLast(l.GetHandler(), ".")
+		if !ok || module == "" || fn == "" || strings.ContainsAny(l.GetHandler(), " \t\x00") {
+			c.add("lambda.handler", `%q must be the module and the function, such as "app.lambda_handler"`, l.GetHandler())
+		}
+	}
+	if s := f.GetServer(); s != nil {
+		c.command("server.command", s.GetCommand())
+		c.command("server.build", s.GetBuild())
+	}
+}
+
+func cutLast(s, sep string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+func (c *checker) command(field string, args []string) {
+	if len(args) > 0 && strings.TrimSpace(args[0]) == "" {
+		c.add(field+"[0]", "is empty; it names the program to run")
+	}
+	for i, a := range args {
+		if strings.ContainsRune(a, 0) {
+			c.add(fmt.Sprintf("%s[%d]", field, i), "holds a NUL, which no argument can")
+		}
+	}
+}

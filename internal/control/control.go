@@ -1,0 +1,285 @@
+// Package control is the control plane: it joins the store, the model, the
+// compiler and the xDS delivery, and is the Core behind the API.
+//
+// The way of a change: Write validates and builds the next gateway.Snapshot,
+// compiles it, commits it to the store as one revision (compare-and-swap on the
+// head), publishes the compiled generation and waits for the proxies. Revisions
+// of other replicas come in through the store's watch (follow.go). Instances of
+// functions come from runners (runners.go) and only make new generations.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds/compile"
+	"github.com/penstock-gateway/penstock/xds/delivery"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// Options configure a Core.
+type Options struct {
+	Store    store.Store
+	Settings compile.Settings
+	Logger   *slog.Logger
+	// Version is reported by the status.
+	Version string
+	// Authenticate tells who a proxy is; see delivery.Options.
+	Authenticate func(context.Context) (delivery.Identity, error)
+	// RunnerGrace is how long the instances of a runner that went away are kept.
+	// Default 15 s: a restarted control plane must not empty the endpoints before
+	// the runners have come back.
+	RunnerGrace time.Duration
+}
+
+// Core is one replica of the control plane.
+type Core struct {
+	store    store.Store
+	log      *slog.Logger
+	version  string
+	settings compile.Settings
+	delivery *delivery.Server
+	runners  *runners
+	now      func() time.Time
+
+	// writing serialises writes and the taking over of foreign revisions, so that
+	// snapshot only moves forward.
+	writing  sync.Mutex
+	snapshot atomic.Pointer[gateway.Snapshot]
+	// heads wakes Watch calls; replaced and closed at each new snapshot.
+	heads atomic.Pointer[chan struct{}]
+
+	compiling sync.Mutex
+	views     map[string]*view
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// view is what one group of proxies may see.
+type view struct {
+	view     compile.View
+	compiler *compile.Compiler
+	problems []gateway.Problem
+}
+
+// New loads the head revision and starts to follow the store. Close ends it; the
+// store stays the caller's.
+func New(ctx context.Context, o Options) (*Core, error) {
+	if o.RunnerGrace == 0 {
+		o.RunnerGrace = 15 * time.Second
+	}
+	c := &Core{
+		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
+		now: time.Now, views: map[string]*view{},
+	}
+	wake := make(chan struct{})
+	c.heads.Store(&wake)
+	c.delivery = delivery.New(delivery.Options{
+		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
+	})
+	c.runners = newRunners(c, o.RunnerGrace)
+
+	head, err := c.store.Head(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the head revision: %w", err)
+	}
+	var objects []gateway.Object
+	if head.Number > 0 {
+		resources, err := c.store.Load(ctx, head.Number)
+		if err != nil {
+			return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
+		}
+		for _, r := range resources {
+			objects = append(objects, gateway.FromResource(r))
+		}
+	}
+	c.snapshot.Store(gateway.Build(nil, head.Number, gateway.Changes{Updates: objects}))
+	if err := c.runners.load(ctx); err != nil {
+		return nil, err
+	}
+	// The default view is compiled even with no proxy connected, so that a write
+	// is always checked by the compiler.
+	c.addView(compile.View{Project: "default", Gateway: "-"}.String())
+
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	c.done.Go(func() { c.follow(run) })
+	c.done.Go(func() { c.runners.expire(run) })
+	return c, nil
+}
+
+// Close stops following and disconnects the proxies.
+func (c *Core) Close() {
+	c.stop()
+	c.done.Wait()
+	c.delivery.Close()
+}
+
+// Delivery is the xDS server, to be registered on the mutually authenticated
+// gRPC server.
+func (c *Core) Delivery() *delivery.Server { return c.delivery }
+
+// Snapshot implements api.Core.
+func (c *Core) Snapshot() *gateway.Snapshot { return c.snapshot.Load() }
+
+// addView makes a view known, compiles it and hands it to the delivery.
+func (c *Core) addView(name string) {
+	v, err := compile.ParseView(name)
+	if err != nil {
+		// The name was made from a certificate that our own CA signed.
+		c.log.Error("proxy asks for a view that cannot be read", "view", name, "error", err)
+		return
+	}
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	if _, known := c.views[name]; !known {
+		c.views[name] = &view{view: v, compiler: compile.New(c.settings)}
+	}
+	c.publishLocked(c.Snapshot())
+}
+
+// publish compiles a snapshot for every view and hands the result to the delivery.
+func (c *Core) publish(s *gateway.Snapshot) {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	c.publishLocked(s)
+}
+
+func (c *Core) publishLocked(s *gateway.Snapshot) {
+	for name, v := range c.views {
+		g, problems := v.compiler.Compile(c.input(s, v))
+		v.problems = problems
+		c.delivery.Update(name, g)
+	}
+}
+
+func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {
+	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints}
+}
+
+// install makes a snapshot the current one. The caller holds writing.
+func (c *Core) install(s *gateway.Snapshot) {
+	c.snapshot.Store(s)
+	c.publish(s)
+	c.runners.functionsChanged()
+	next := make(chan struct{})
+	close(*c.heads.Swap(&next))
+}
+
+// follow takes over the revisions that other replicas write.
+func (c *Core) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		for rev := range c.store.Watch(ctx, c.Snapshot().Revision()) {
+			c.writing.Lock()
+			err := c.catchUp(ctx, rev.Number)
+			c.writing.Unlock()
+			if err != nil && ctx.Err() == nil {
+				c.log.Error("cannot take over a revision; will try again", "revision", rev.Number, "error", err)
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// catchUp brings the snapshot to a revision. The caller holds writing.
+func (c *Core) catchUp(ctx context.Context, to int64) error {
+	s := c.Snapshot()
+	if to <= s.Revision() {
+		return nil
+	}
+	var changes gateway.Changes
+	if s.Revision() == 0 {
+		resources, err := c.store.Load(ctx, to)
+		if err != nil {
+			return err
+		}
+		for _, r := range resources {
+			changes.Updates = append(changes.Updates, gateway.FromResource(r))
+		}
+	} else {
+		diff, err := c.store.Diff(ctx, s.Revision(), to)
+		if err != nil {
+			return err
+		}
+		changes = toChanges(diff)
+	}
+	c.install(gateway.Build(s, to, changes))
+	return nil
+}
+
+func toChanges(diff []store.Change) gateway.Changes {
+	var ch gateway.Changes
+	for _, d := range diff {
+		if d.Resource == nil {
+			ch.Deletes = append(ch.Deletes, d.Name)
+		} else {
+			ch.Updates = append(ch.Updates, gateway.FromResource(d.Resource))
+		}
+	}
+	return ch
+}
+
+// WaitServing implements api.Core.
+func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.ServingReport) error) error {
+	if revision == 0 {
+		revision = c.Snapshot().Revision()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	_, err := c.delivery.Wait(ctx, revision, func(r ledger.Report) {
+		if err := send(c.report(r)); err != nil {
+			cancel(err)
+		}
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// wait returns who serves a revision once everybody does, or at the timeout.
+func (c *Core) wait(ctx context.Context, revision int64, o *pb.WriteOptions) *pb.ServingReport {
+	timeout := 15 * time.Second
+	if t := o.GetWaitTimeout(); t != nil {
+		timeout = t.AsDuration()
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	rep, err := c.delivery.Wait(ctx, revision, func(ledger.Report) {})
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		c.log.Warn("waiting for the proxies failed", "revision", revision, "error", err)
+	}
+	return c.report(rep)
+}
+
+func (c *Core) report(r ledger.Report) *pb.ServingReport {
+	out := &pb.ServingReport{Revision: r.Revision, Serving: int32(r.Serving), Total: int32(r.Total), Complete: r.Complete}
+	for _, p := range r.Problems {
+		out.Problems = append(out.Problems, proxyProblem(p))
+	}
+	return out
+}
+
+func proxyProblem(p ledger.Problem) *pb.ProxyProblem {
+	out := &pb.ProxyProblem{Proxy: p.Proxy, State: p.State, Detail: p.Detail}
+	if p.Ref.Type != "" {
+		out.Type, out.Resource = p.Ref.Type.Short(), p.Ref.Name
+	}
+	if len(p.Owners) > 0 {
+		out.Object = p.Owners[0]
+	}
+	return out
+}

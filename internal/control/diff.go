@@ -1,0 +1,332 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/api"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// Diff implements api.Core.
+func (c *Core) Diff(_ context.Context, w *api.Write) (*pb.DiffResponse, error) {
+	head := c.Snapshot()
+	p, err := c.plan(w)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.DiffResponse{Changes: p.report, ProxyChanges: c.proxyChanges(head, p.next)}, nil
+}
+
+// DiffRevisions implements api.Core.
+func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffResponse, error) {
+	if to == 0 {
+		to = c.Snapshot().Revision()
+	}
+	before, err := c.at(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := c.store.Diff(ctx, from, to)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	out := &pb.DiffResponse{}
+	for _, ch := range changes {
+		out.Changes = append(out.Changes, changeOf(before.Get(ch.Name), gateway.FromResource(ch.Resource)))
+	}
+	after := gateway.Build(before, to, toChanges(changes))
+	out.ProxyChanges = c.proxyChanges(before, after)
+	return out, nil
+}
+
+// at is the snapshot of a stored revision.
+func (c *Core) at(ctx context.Context, revision int64) (*gateway.Snapshot, error) {
+	if s := c.Snapshot(); s.Revision() == revision {
+		return s, nil
+	}
+	var ch gateway.Changes
+	if revision > 0 {
+		resources, err := c.store.Load(ctx, revision)
+		if err != nil {
+			return nil, storeError(err)
+		}
+		for _, r := range resources {
+			ch.Updates = append(ch.Updates, gateway.FromResource(r))
+		}
+	}
+	return gateway.Build(nil, revision, ch), nil
+}
+
+// Rollback implements api.Core.
+func (c *Core) Rollback(ctx context.Context, r *pb.RollbackRequest, caller string) (*api.Outcome, error) {
+	o := r.GetOptions()
+	if err := checkOptions(o); err != nil {
+		return nil, err
+	}
+	target, err := c.at(ctx, r.GetRevision())
+	if err != nil {
+		return nil, err
+	}
+	// A rollback is a write of the old content: it passes the same checks, and
+	// what Envoy or the model learned to refuse since does not come back.
+	w := &api.Write{Options: o, Caller: caller, Source: "rollback"}
+	if o.GetMessage() == "" {
+		w.Options = proto.Clone(orEmpty(o)).(*pb.WriteOptions)
+		w.Options.Message = fmt.Sprintf("rollback to revision %d", r.GetRevision())
+	}
+	head := c.Snapshot()
+	w.ExpectedRevision = head.Revision()
+	for o := range head.All() {
+		if target.Get(o.GetName()) == nil {
+			w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Delete, Name: o.GetName()})
+		}
+	}
+	for old := range target.All() {
+		if now := head.Get(old.GetName()); now != nil && now.GetMetadata().GetEtag() == old.GetMetadata().GetEtag() {
+			continue
+		}
+		w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Upsert, Name: old.GetName(), Object: old})
+	}
+	return c.Write(ctx, w)
+}
+
+func orEmpty(o *pb.WriteOptions) *pb.WriteOptions {
+	if o == nil {
+		return &pb.WriteOptions{}
+	}
+	return o
+}
+
+// changeOf describes the change from old to o; either may be nil.
+func changeOf(old, o gateway.Object) *pb.Change {
+	switch {
+	case isNil(o):
+		return &pb.Change{Name: old.GetName(), Type: pb.ChangeType_CHANGE_TYPE_DELETE}
+	case isNil(old):
+		return &pb.Change{Name: o.GetName(), Type: pb.ChangeType_CHANGE_TYPE_CREATE, Etag: o.GetMetadata().GetEtag()}
+	}
+	ch := &pb.Change{Name: o.GetName(), Type: pb.ChangeType_CHANGE_TYPE_UPDATE, Etag: o.GetMetadata().GetEtag()}
+	compare("", old.ProtoReflect(), o.ProtoReflect(), &ch.Fields)
+	return ch
+}
+
+func isNil(o gateway.Object) bool { return o == nil || !o.ProtoReflect().IsValid() }
+
+// skipped fields are written by the server and would only be noise in a diff.
+var skipped = map[protoreflect.Name]bool{"uid": true, "etag": true, "create_time": true, "update_time": true, "origin": true, "status": true}
+
+// compare appends a row for each field that differs, going into messages and
+// into lists of equal length, so that a row names the smallest thing that changed.
+func compare(path string, a, b protoreflect.Message, rows *[]*pb.FieldChange) {
+	fields := b.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if skipped[f.Name()] || a.Get(f).Equal(b.Get(f)) && a.Has(f) == b.Has(f) {
+			continue
+		}
+		at := string(f.Name())
+		if path != "" {
+			at = path + "." + at
+		}
+		switch {
+		case f.Message() != nil && !f.IsList() && !f.IsMap() && a.Has(f) && b.Has(f) && !wellKnown(f.Message()):
+			compare(at, a.Get(f).Message(), b.Get(f).Message(), rows)
+		case f.Message() != nil && f.IsList() && a.Get(f).List().Len() == b.Get(f).List().Len():
+			la, lb := a.Get(f).List(), b.Get(f).List()
+			for j := range lb.Len() {
+				compare(fmt.Sprintf("%s[%d]", at, j), la.Get(j).Message(), lb.Get(j).Message(), rows)
+			}
+		default:
+			*rows = append(*rows, &pb.FieldChange{Path: at, Before: jsonOf(a, f), After: jsonOf(b, f)})
+		}
+	}
+}
+
+func wellKnown(d protoreflect.MessageDescriptor) bool {
+	return d.ParentFile().Package() == "google.protobuf"
+}
+
+// jsonOf renders one field as JSON; key material is never shown.
+func jsonOf(m protoreflect.Message, f protoreflect.FieldDescriptor) string {
+	if !m.Has(f) {
+		return ""
+	}
+	if hidden(f) {
+		return `"(hidden)"`
+	}
+	only := m.New()
+	only.Set(f, m.Get(f))
+	redact(only)
+	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(only.Interface())
+	if err != nil {
+		return fmt.Sprintf("%q", err.Error())
+	}
+	// {"name": value} -> value
+	text := strings.TrimSpace(string(b))
+	_, value, _ := strings.Cut(strings.TrimSuffix(text, "}"), ":")
+	return strings.TrimSpace(value)
+}
+
+// hidden tells the fields that hold key material.
+func hidden(f protoreflect.FieldDescriptor) bool {
+	switch f.FullName() {
+	case "penstock.v1.Secret.jwks", "penstock.v1.CertificateSecret.private_key":
+		return true
+	}
+	return false
+}
+
+// redact takes key material out of a message of ours, which may hold a Secret or
+// be one.
+func redact(m protoreflect.Message) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case hidden(f):
+			m.Clear(f)
+		case f.IsMap() || f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				redact(v.List().Get(i).Message())
+			}
+		default:
+			redact(v.Message())
+		}
+		return true
+	})
+}
+
+// proxyChanges says which Envoy resources differ between two states, over all
+// views.
+func (c *Core) proxyChanges(before, after *gateway.Snapshot) []*pb.ProxyChange {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	found := map[xds.Ref]*pb.ProxyChange{}
+	for _, v := range c.views {
+		a, _ := v.compiler.Compile(c.input(before, v))
+		b, _ := v.compiler.Compile(c.input(after, v))
+		for _, r := range differing(a, b) {
+			old, now := a.Get(r.Type, r.Name), b.Get(r.Type, r.Name)
+			ch := &pb.ProxyChange{Type: r.Type.Short(), Resource: r.Name, Change: pb.ChangeType_CHANGE_TYPE_UPDATE}
+			switch {
+			case old == nil:
+				ch.Change = pb.ChangeType_CHANGE_TYPE_CREATE
+			case now == nil:
+				ch.Change = pb.ChangeType_CHANGE_TYPE_DELETE
+			}
+			// Envoy drains the connections of a listener that changes or goes.
+			ch.Drains = r.Type == xds.Listener && old != nil
+			found[r] = ch
+		}
+	}
+	out := make([]*pb.ProxyChange, 0, len(found))
+	for _, ch := range found {
+		out = append(out, ch)
+	}
+	slices.SortFunc(out, func(a, b *pb.ProxyChange) int {
+		return strings.Compare(a.GetType()+" "+a.GetResource(), b.GetType()+" "+b.GetResource())
+	})
+	return out
+}
+
+// differing returns the resources of which a and b hold different versions.
+func differing(a, b *xds.Generation) []xds.Ref {
+	var refs []xds.Ref
+	for t, rs := range a.Resources {
+		for name, r := range rs {
+			if o := b.Get(t, name); o == nil || o.Version != r.Version {
+				refs = append(refs, xds.Ref{Type: t, Name: name})
+			}
+		}
+	}
+	for t, rs := range b.Resources {
+		for name := range rs {
+			if a.Get(t, name) == nil {
+				refs = append(refs, xds.Ref{Type: t, Name: name})
+			}
+		}
+	}
+	return refs
+}
+
+// Revisions implements api.Core.
+func (c *Core) Revisions(ctx context.Context, before int64, limit int) ([]*pb.Revision, error) {
+	revs, err := c.store.List(ctx, before, limit)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	out := make([]*pb.Revision, 0, len(revs))
+	for _, r := range revs {
+		out = append(out, revision(r))
+	}
+	return out, nil
+}
+
+// Watch implements api.Core.
+func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(*pb.WatchResponse) error) error {
+	for _, k := range kinds {
+		if !slices.Contains(collections, k) {
+			return status.Errorf(codes.InvalidArgument, "kinds: %q is none of %s", k, strings.Join(collections, ", "))
+		}
+	}
+	wants := func(name string) bool {
+		_, collection, _, err := gateway.KindOf(name)
+		return err == nil && (len(kinds) == 0 || slices.Contains(kinds, collection))
+	}
+	for {
+		wake := *c.heads.Load()
+		s := c.Snapshot()
+		if from > s.Revision() {
+			return status.Errorf(codes.OutOfRange, "from_revision is %d, but the head is %d", from, s.Revision())
+		}
+		out := &pb.WatchResponse{Revision: s.Revision()}
+		switch {
+		case from == 0:
+			for o := range s.All() {
+				if wants(o.GetName()) {
+					out.Updates = append(out.Updates, gateway.ToResource(c.Annotate(o)))
+				}
+			}
+		case from < s.Revision():
+			diff, err := c.store.Diff(ctx, from, s.Revision())
+			if err != nil {
+				return storeError(err)
+			}
+			for _, d := range diff {
+				if !wants(d.Name) {
+					continue
+				}
+				if o := gateway.FromResource(d.Resource); isNil(o) {
+					out.Deletes = append(out.Deletes, d.Name)
+				} else {
+					out.Updates = append(out.Updates, gateway.ToResource(c.Annotate(o)))
+				}
+			}
+		}
+		out.Bookmark = len(out.Updates)+len(out.Deletes) == 0
+		if err := send(out); err != nil {
+			return err
+		}
+		// From here on nothing is "the whole state", even when the head is 0.
+		if from = s.Revision(); from == 0 {
+			from = -1
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+	}
+}
+
+var collections = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets"}

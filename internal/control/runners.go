@@ -1,0 +1,328 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/xds/compile"
+)
+
+// runnersPrefix is where the last known instances stand in the store's run-time
+// state, so that a restarted control plane knows the endpoints before the
+// runners have come back.
+const runnersPrefix = "runners/"
+
+// runners is the RunnerService and what is known of instances.
+type runners struct {
+	pb.UnimplementedRunnerServiceServer
+	core  *Core
+	grace time.Duration
+
+	mu    sync.Mutex
+	known map[string]*runner
+	// changed is closed and replaced when the functions to run change.
+	changed chan struct{}
+	// check wakes expire.
+	check chan struct{}
+}
+
+// runner is one runner, connected or lately so.
+type runner struct {
+	state *pb.RunnerState
+	// stream is what is connected; nil when gone since away.
+	stream *struct{}
+	away   time.Time
+}
+
+func newRunners(c *Core, grace time.Duration) *runners {
+	return &runners{
+		core: c, grace: grace, known: map[string]*runner{},
+		changed: make(chan struct{}), check: make(chan struct{}, 1),
+	}
+}
+
+// load takes over the instances that the store knows.
+func (r *runners) load(ctx context.Context) error {
+	states, err := r.core.store.State(ctx, runnersPrefix)
+	if err != nil {
+		return fmt.Errorf("read the runners' state: %w", err)
+	}
+	for key, value := range states {
+		st := &pb.RunnerState{}
+		if err := proto.Unmarshal(value, st); err != nil {
+			return fmt.Errorf("read the state of %s: %w", key, err)
+		}
+		r.known[strings.TrimPrefix(key, runnersPrefix)] = &runner{state: st, away: r.core.now()}
+	}
+	return nil
+}
+
+// RegisterRunners adds the RunnerService to the mutually authenticated server.
+func (c *Core) RegisterRunners(s grpc.ServiceRegistrar) { pb.RegisterRunnerServiceServer(s, c.runners) }
+
+// Connect implements pb.RunnerServiceServer.
+func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	name := first.GetHello().GetRunner()
+	id, err := pki.PeerSPIFFE(ctx)
+	if err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	if want := "spiffe://" + pki.TrustDomain + "/runner/" + name; name == "" || id != want {
+		return status.Errorf(codes.PermissionDenied, "the certificate is of %s, but the hello names runner %q", id, name)
+	}
+	me := &struct{}{}
+	r.join(name, me)
+	defer r.leave(name, me)
+	r.core.log.Info("runner connected", "runner", name)
+
+	failed := make(chan error, 1)
+	go func() { failed <- r.receive(name, me, stream) }()
+	for {
+		r.mu.Lock()
+		changed := r.changed
+		r.mu.Unlock()
+		if err := stream.Send(r.wanted()); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if st := m.GetState(); st != nil {
+			r.report(stream.Context(), name, me, st)
+		}
+	}
+}
+
+// wanted is every function to run.
+func (r *runners) wanted() *pb.ConnectResponse {
+	s := r.core.Snapshot()
+	out := &pb.ConnectResponse{Revision: s.Revision()}
+	for _, o := range s.List("functions", "") {
+		out.Functions = append(out.Functions, o.(*pb.Function))
+	}
+	return out
+}
+
+// functionsChanged tells the runners to look again.
+func (r *runners) functionsChanged() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+func (r *runners) join(name string, me *struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.known[name]
+	if k == nil {
+		k = &runner{state: &pb.RunnerState{}}
+		r.known[name] = k
+	}
+	k.stream = me
+}
+
+func (r *runners) leave(name string, me *struct{}) {
+	r.mu.Lock()
+	if k := r.known[name]; k != nil && k.stream == me {
+		k.stream, k.away = nil, r.core.now()
+	}
+	r.mu.Unlock()
+	r.core.log.Info("runner disconnected", "runner", name)
+	select {
+	case r.check <- struct{}{}:
+	default:
+	}
+}
+
+// report takes over what a runner says and publishes it when endpoints changed.
+func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.RunnerState) {
+	r.mu.Lock()
+	k := r.known[name]
+	if k == nil || k.stream != me {
+		r.mu.Unlock()
+		return // a newer stream of the same runner speaks now
+	}
+	before := k.state
+	k.state = st
+	r.mu.Unlock()
+	if !slices.EqualFunc(ready(before), ready(st), func(a, b *pb.Instance) bool { return proto.Equal(a, b) }) {
+		r.core.publish(r.core.Snapshot())
+	}
+	if !proto.Equal(before, st) {
+		b, err := proto.Marshal(st)
+		if err == nil {
+			err = r.core.store.PutState(ctx, runnersPrefix+name, b)
+		}
+		if err != nil {
+			r.core.log.Warn("cannot save the state of a runner; after a restart its instances are known when it reports again", "runner", name, "error", err)
+		}
+	}
+}
+
+// expire drops the instances of runners that stay away.
+func (r *runners) expire(ctx context.Context) {
+	for {
+		next := time.Hour
+		var gone []string
+		r.mu.Lock()
+		for name, k := range r.known {
+			if k.stream != nil {
+				continue
+			}
+			if left := k.away.Add(r.grace).Sub(r.core.now()); left > 0 {
+				next = min(next, left)
+			} else {
+				gone = append(gone, name)
+				delete(r.known, name)
+			}
+		}
+		r.mu.Unlock()
+		for _, name := range gone {
+			r.core.log.Warn("runner stays away: its instances are dropped", "runner", name)
+			if err := r.core.store.DeleteState(ctx, runnersPrefix+name); err != nil && ctx.Err() == nil {
+				r.core.log.Warn("cannot delete the state of a runner", "runner", name, "error", err)
+			}
+		}
+		if len(gone) > 0 {
+			r.core.publish(r.core.Snapshot())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.check:
+		case <-time.After(next):
+		}
+	}
+}
+
+func ready(st *pb.RunnerState) []*pb.Instance {
+	var out []*pb.Instance
+	for _, i := range st.GetInstances() {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY && i.GetPort() != 0 {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// endpoints are the addresses of the ready instances of a function, sorted.
+func (r *runners) endpoints(function string) []compile.Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []compile.Endpoint
+	for _, k := range r.known {
+		for _, i := range ready(k.state) {
+			if i.GetFunction() == function {
+				out = append(out, compile.Endpoint{Address: i.GetAddress(), Port: i.GetPort()})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b compile.Endpoint) int {
+		if c := strings.Compare(a.Address, b.Address); c != 0 {
+			return c
+		}
+		return int(a.Port) - int(b.Port)
+	})
+	return slices.Compact(out)
+}
+
+// instances are all instances of a function, or of all functions when it is "".
+func (r *runners) instances(function string) []*pb.Instance {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*pb.Instance
+	for _, k := range r.known {
+		for _, i := range k.state.GetInstances() {
+			if function == "" || i.GetFunction() == function {
+				out = append(out, i)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *pb.Instance) int {
+		return strings.Compare(a.GetFunction()+"\x00"+a.GetId(), b.GetFunction()+"\x00"+b.GetId())
+	})
+	return out
+}
+
+func (r *runners) connected() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for name, k := range r.known {
+		if k.stream != nil {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (r *runners) problems() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]string{}
+	for _, k := range r.known {
+		maps.Copy(out, k.state.GetProblems())
+	}
+	return out
+}
+
+// condition says how many instances of a function are ready.
+func (r *runners) condition(f *pb.Function) *pb.Condition {
+	want := max(int(f.GetInstances()), 1)
+	n, why := 0, r.problems()[f.GetName()]
+	for _, i := range r.instances(f.GetName()) {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
+			n++
+		} else if why == "" {
+			why = i.GetMessage()
+		}
+	}
+	c := &pb.Condition{Type: "Ready", Ok: n >= want, Reason: "InstancesReady", Message: fmt.Sprintf("%d of %d instances ready", n, want)}
+	switch {
+	case c.Ok:
+	case len(r.connected()) == 0:
+		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
+	case why != "":
+		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
+	default:
+		c.Reason = "InstancesStarting"
+	}
+	return c
+}

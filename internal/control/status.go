@@ -1,0 +1,165 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// Annotate implements api.Core.
+func (c *Core) Annotate(o gateway.Object) gateway.Object {
+	out := proto.Clone(o).(gateway.Object)
+	redact(out.ProtoReflect())
+	st := &pb.Status{Conditions: c.conditions(o)}
+	m := out.ProtoReflect()
+	if f := m.Descriptor().Fields().ByName("status"); f != nil && len(st.Conditions) > 0 {
+		m.Mutable(f).Message().Set(st.ProtoReflect().Descriptor().Fields().ByName("conditions"),
+			st.ProtoReflect().Get(st.ProtoReflect().Descriptor().Fields().ByName("conditions")))
+	}
+	return out
+}
+
+// conditions says whether an object is in force as written.
+func (c *Core) conditions(o gateway.Object) []*pb.Condition {
+	var out []*pb.Condition
+	for _, p := range c.problems() {
+		if p.Object == o.GetName() {
+			msg := p.Message
+			if p.Field != "" {
+				msg = p.Field + ": " + msg
+			}
+			out = append(out, &pb.Condition{Type: "Accepted", Reason: "Problem", Message: msg})
+		}
+	}
+	if f, ok := o.(*pb.Function); ok {
+		out = append(out, c.runners.condition(f))
+	}
+	return append(out, c.serving(o.GetName()))
+}
+
+// serving is the condition "serving on 11 of 12" of an object.
+func (c *Core) serving(name string) *pb.Condition {
+	proxies := c.delivery.Proxies()
+	cond := &pb.Condition{Type: "Serving", Ok: true, Reason: "Acknowledged"}
+	n := 0
+	for _, p := range proxies {
+		bad := slices.IndexFunc(p.Problems, func(q ledger.Problem) bool { return slices.Contains(q.Owners, name) })
+		switch {
+		case bad < 0:
+			n++
+		case p.Problems[bad].State == "refused":
+			cond.Ok, cond.Reason = false, "Refused"
+			cond.Message = fmt.Sprintf("; %s refused %s: %s", p.Name, p.Problems[bad].Ref, p.Problems[bad].Detail)
+		case cond.Reason == "Acknowledged":
+			cond.Ok, cond.Reason = false, "Pending"
+		}
+	}
+	if len(proxies) == 0 {
+		return &pb.Condition{Type: "Serving", Reason: "NoProxy", Message: "no proxy is connected"}
+	}
+	cond.Message = fmt.Sprintf("serving on %d of %d proxies%s", n, len(proxies), cond.Message)
+	return cond
+}
+
+// problems is everything that is not served as written: from the model and from
+// the compilers.
+func (c *Core) problems() []gateway.Problem {
+	all := slices.Clone(c.Snapshot().Problems())
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	for _, v := range c.views {
+		all = append(all, v.problems...)
+	}
+	slices.SortFunc(all, func(a, b gateway.Problem) int {
+		return strings.Compare(a.Object+"\x00"+a.Field+"\x00"+a.Message, b.Object+"\x00"+b.Field+"\x00"+b.Message)
+	})
+	return slices.CompactFunc(all, func(a, b gateway.Problem) bool {
+		return a.Object == b.Object && a.Field == b.Field && a.Message == b.Message
+	})
+}
+
+// Proxies implements api.Core.
+func (c *Core) Proxies() []*pb.Proxy {
+	var out []*pb.Proxy
+	for _, p := range c.delivery.Proxies() {
+		q := &pb.Proxy{
+			Name: p.Name, Identity: p.Identity, Version: p.Version, Node: p.Node,
+			Revision: p.Revision, State: p.State, Resources: map[string]int32{}, ResourcesSent: p.Sent,
+			ConnectTime: timestamppb.New(p.Connected),
+		}
+		if !p.LastAck.IsZero() {
+			q.LastAckTime = timestamppb.New(p.LastAck)
+		}
+		for t, n := range p.Resources {
+			q.Resources[t.Short()] = int32(n)
+		}
+		for _, problem := range p.Problems {
+			q.Problems = append(q.Problems, proxyProblem(problem))
+		}
+		out = append(out, q)
+	}
+	slices.SortFunc(out, func(a, b *pb.Proxy) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return out
+}
+
+// Status implements api.Core.
+func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
+	s := c.Snapshot()
+	out := &pb.GetStatusResponse{
+		Version: c.version, Resources: map[string]int32{},
+		Instances: c.Instances(""), Runners: c.runners.connected(),
+		Serving: c.reportNow(s.Revision()),
+	}
+	for _, k := range collections {
+		if n := len(s.List(k, "")); n > 0 {
+			out.Resources[k] = int32(n)
+		}
+	}
+	for _, p := range c.problems() {
+		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.Object, Field: p.Field, Message: p.Message})
+	}
+	for name, why := range c.runners.problems() {
+		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: name, Message: why})
+	}
+	slices.SortStableFunc(out.Problems, func(a, b *pb.ObjectProblem) int { return strings.Compare(a.GetObject(), b.GetObject()) })
+	return out, nil
+}
+
+// reportNow is the serving report of a revision without waiting.
+func (c *Core) reportNow(revision int64) *pb.ServingReport {
+	rep := &pb.ServingReport{Revision: revision, Complete: true}
+	for _, p := range c.delivery.Proxies() {
+		rep.Total++
+		switch {
+		case p.Revision >= revision:
+			rep.Serving++
+		case len(p.Problems) == 0:
+			rep.Complete = false
+			rep.Problems = append(rep.Problems, &pb.ProxyProblem{Proxy: p.Name, State: "pending"})
+		}
+		for _, q := range p.Problems {
+			rep.Complete = rep.Complete && q.State != "pending"
+			rep.Problems = append(rep.Problems, proxyProblem(q))
+		}
+	}
+	return rep
+}
+
+func revision(r store.Revision) *pb.Revision {
+	return &pb.Revision{
+		Number: r.Number, Root: r.Root, CreateTime: timestamppb.New(r.Time), Author: r.Author,
+		Message: r.Message, Resources: int32(r.Resources), Changes: int32(r.Changes),
+	}
+}
+
+// Instances implements api.Core.
+func (c *Core) Instances(function string) []*pb.Instance { return c.runners.instances(function) }

@@ -1,0 +1,404 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/api"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/store"
+)
+
+// pruneSetAnnotation names the set that an object was applied with.
+const pruneSetAnnotation = "penstock.dev/prune-set"
+
+// maxViolations bounds the problems in one error, which travels in the trailers
+// of a response.
+const maxViolations = 50
+
+// Write implements api.Core.
+func (c *Core) Write(ctx context.Context, w *api.Write) (*api.Outcome, error) {
+	if err := checkOptions(w.Options); err != nil {
+		return nil, err
+	}
+	c.writing.Lock()
+	out, err := c.writeLocked(ctx, w)
+	c.writing.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if !w.Options.GetValidateOnly() && w.Options.GetWait() != pb.WaitMode_WAIT_MODE_NONE {
+		out.Result.Serving = c.wait(ctx, out.Result.GetRevision(), w.Options)
+	}
+	return out, nil
+}
+
+func checkOptions(o *pb.WriteOptions) error {
+	if o == nil {
+		return nil
+	}
+	if err := protovalidate.Validate(o); err != nil {
+		return status.Errorf(codes.InvalidArgument, "options: %v", err)
+	}
+	return nil
+}
+
+// writeLocked plans and commits; when another replica was faster it plans again on
+// the new head, so that only writes with a precondition can lose.
+func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, error) {
+	if id := w.Options.GetRequestId(); id != "" {
+		if rev, found, err := c.store.ByRequest(ctx, id); err != nil {
+			return nil, storeError(err)
+		} else if found {
+			return c.replay(ctx, rev)
+		}
+	}
+	for {
+		plan, err := c.plan(w)
+		if err != nil {
+			return nil, err
+		}
+		if w.Options.GetValidateOnly() || len(plan.changes) == 0 {
+			return plan.outcome(c.Snapshot().Revision(), false), nil
+		}
+		rev, err := c.store.Commit(ctx, c.Snapshot().Revision(), plan.changes, store.Info{
+			Author: w.Caller, Message: message(w), RequestID: w.Options.GetRequestId(),
+		})
+		if conflict, lost := errors.AsType[*store.ConflictError](err); lost {
+			if err := c.catchUp(ctx, conflict.Head); err != nil {
+				return nil, storeError(err)
+			}
+			continue
+		}
+		if err != nil {
+			return nil, storeError(err)
+		}
+		c.install(plan.next)
+		return plan.outcome(rev.Number, true), nil
+	}
+}
+
+func message(w *api.Write) string {
+	if m := w.Options.GetMessage(); m != "" {
+		return m
+	}
+	return w.Source
+}
+
+// replay answers a repeated request with what the first one did.
+func (c *Core) replay(ctx context.Context, rev store.Revision) (*api.Outcome, error) {
+	if err := c.catchUp(ctx, rev.Number); err != nil {
+		return nil, storeError(err)
+	}
+	out := &api.Outcome{Result: &pb.WriteResult{Revision: rev.Number, Changed: true}, Snapshot: c.Snapshot()}
+	d, err := c.DiffRevisions(ctx, rev.Number-1, rev.Number)
+	if err != nil {
+		return nil, err
+	}
+	out.Changes = d.GetChanges()
+	return out, nil
+}
+
+// plan is a write that was checked and would be the next revision.
+type plan struct {
+	next    *gateway.Snapshot
+	changes []store.Change
+	report  []*pb.Change
+}
+
+func (p *plan) outcome(revision int64, changed bool) *api.Outcome {
+	return &api.Outcome{
+		Result:  &pb.WriteResult{Revision: revision, Changed: changed},
+		Changes: p.report, Snapshot: p.next,
+	}
+}
+
+// plan checks a write against the head and builds what it would lead to. It
+// reports every problem of every object at once.
+func (c *Core) plan(w *api.Write) (*plan, error) {
+	head := c.Snapshot()
+	if w.ExpectedRevision != 0 && w.ExpectedRevision != head.Revision() {
+		return nil, status.Errorf(codes.Aborted, "expected_revision is %d, but the head is %d: read again and retry", w.ExpectedRevision, head.Revision())
+	}
+	mutations, err := withPrunes(head, w)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{}
+	var ch gateway.Changes
+	var problems []gateway.Problem
+	for _, m := range mutations {
+		old := head.Get(m.Name)
+		if err := precondition(m, old); err != nil {
+			return nil, err
+		}
+		if m.Mode == api.Delete {
+			ch.Deletes = append(ch.Deletes, m.Name)
+			p.changes = append(p.changes, store.Change{Name: m.Name})
+			p.report = append(p.report, &pb.Change{Name: m.Name, Type: pb.ChangeType_CHANGE_TYPE_DELETE})
+			continue
+		}
+		problems = append(problems, gateway.Validate(m.Object)...)
+		c.stamp(m.Object, old, w)
+		if old != nil && old.GetMetadata().GetEtag() == m.Object.GetMetadata().GetEtag() {
+			continue
+		}
+		ch.Updates = append(ch.Updates, m.Object)
+		p.changes = append(p.changes, store.Change{Name: m.Name, Resource: gateway.ToResource(m.Object)})
+		p.report = append(p.report, changeOf(old, m.Object))
+	}
+	if len(problems) > 0 {
+		return nil, invalid(problems)
+	}
+	if len(p.changes) == 0 {
+		p.next = head
+		return p, nil
+	}
+	p.next = gateway.Build(head, head.Revision()+1, ch)
+	return p, c.checkNext(head, p.next, ch)
+}
+
+// checkNext refuses a next state whose references do not hold or that the
+// compiler cannot turn into what Envoy takes.
+func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error {
+	names := map[string]bool{}
+	for _, o := range ch.Updates {
+		names[o.GetName()] = true
+	}
+	for _, name := range ch.Deletes {
+		for _, r := range head.Referrers(name) {
+			if next.Get(r) != nil && !names[r] {
+				return status.Errorf(codes.FailedPrecondition, "%s cannot be deleted: %s refers to it (change or delete that first, or in the same Apply)", name, r)
+			}
+		}
+	}
+	var check []string
+	for n := range names {
+		check = append(check, n)
+		// A change of an object (a subset that is gone, say) can break those that
+		// refer to it.
+		check = append(check, next.Referrers(n)...)
+	}
+	slices.Sort(check)
+	var problems []gateway.Problem
+	if check = slices.Compact(check); len(check) > 0 {
+		problems = next.Check(check...)
+	}
+	if len(problems) == 0 {
+		for _, p := range c.tryCompile(next) {
+			// Problems that were there before are not this write's fault.
+			if names[p.Object] {
+				problems = append(problems, p)
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return invalid(problems)
+	}
+	return nil
+}
+
+// tryCompile compiles a state that is not stored yet; what it finds is in the
+// compilers' caches when the state is published.
+func (c *Core) tryCompile(s *gateway.Snapshot) []gateway.Problem {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	var all []gateway.Problem
+	for _, v := range c.views {
+		_, problems := v.compiler.Compile(c.input(s, v))
+		for _, p := range problems {
+			if !slices.ContainsFunc(all, func(q gateway.Problem) bool {
+				return p.Object == q.Object && p.Field == q.Field && p.Message == q.Message
+			}) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// withPrunes normalises the mutations of a write, refuses duplicates and adds
+// the deletions of a prune set.
+func withPrunes(head *gateway.Snapshot, w *api.Write) ([]api.Mutation, error) {
+	out := make([]api.Mutation, 0, len(w.Mutations))
+	seen := make(map[string]bool, len(w.Mutations))
+	for _, m := range w.Mutations {
+		if _, _, _, err := gateway.KindOf(m.Name); err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "name %q: %v", m.Name, err)
+		}
+		if seen[m.Name] {
+			return nil, status.Errorf(codes.InvalidArgument, "%s is named twice in one write", m.Name)
+		}
+		seen[m.Name] = true
+		if m.Object != nil {
+			// A plan may be made several times; each works on its own copy.
+			m.Object = proto.Clone(m.Object).(gateway.Object)
+			gateway.Normalize(m.Object)
+			if w.PruneSet != "" {
+				setAnnotation(m.Object, pruneSetAnnotation, w.PruneSet)
+			}
+		}
+		out = append(out, m)
+	}
+	if w.PruneSet == "" {
+		return out, nil
+	}
+	for o := range head.All() {
+		if o.GetMetadata().GetAnnotations()[pruneSetAnnotation] == w.PruneSet && !seen[o.GetName()] {
+			out = append(out, api.Mutation{Mode: api.Delete, Name: o.GetName()})
+		}
+	}
+	return out, nil
+}
+
+func precondition(m api.Mutation, old gateway.Object) error {
+	switch {
+	case m.Mode == api.Create && old != nil:
+		return status.Errorf(codes.AlreadyExists, "%s exists already (etag %s)", m.Name, old.GetMetadata().GetEtag())
+	case (m.Mode == api.Update || m.Mode == api.Delete) && old == nil:
+		return status.Errorf(codes.NotFound, "%s does not exist", m.Name)
+	case m.Etag != "" && old == nil:
+		return status.Errorf(codes.Aborted, "%s was deleted: the etag %s is not current", m.Name, m.Etag)
+	case m.Etag != "" && m.Etag != old.GetMetadata().GetEtag():
+		return status.Errorf(codes.Aborted, "%s was changed by somebody else: etag is %s, not %s: read it again and retry", m.Name, old.GetMetadata().GetEtag(), m.Etag)
+	}
+	return nil
+}
+
+// stamp fills what the server writes: uid, times, origin, etag.
+func (c *Core) stamp(o, old gateway.Object, w *api.Write) {
+	md := metadataOf(o)
+	clearStatus(o)
+	now := timestamppb.New(c.now())
+	md.Uid, md.CreateTime, md.UpdateTime = rand.Text(), now, now
+	if old != nil {
+		md.Uid, md.CreateTime = old.GetMetadata().GetUid(), old.GetMetadata().GetCreateTime()
+	}
+	if md.GetOrigin().GetSource() == "" {
+		md.Origin = &pb.Origin{Source: w.Source}
+	}
+	md.Origin.Caller = w.Caller
+	keepHidden(o, old)
+	md.Etag = etag(o)
+}
+
+// keepHidden lets a client send back a Secret that it read: the API never returns
+// key material, so an update without it means "as it was".
+func keepHidden(o, old gateway.Object) {
+	s, ok := o.(*pb.Secret)
+	was, _ := old.(*pb.Secret)
+	if !ok || was == nil {
+		return
+	}
+	if s.GetCertificate() != nil && s.GetCertificate().GetPrivateKey() == "" && was.GetCertificate().GetChain() == s.GetCertificate().GetChain() {
+		s.GetCertificate().PrivateKey = was.GetCertificate().GetPrivateKey()
+	}
+}
+
+func metadataOf(o gateway.Object) *pb.Metadata {
+	if md := o.GetMetadata(); md != nil {
+		return md
+	}
+	m := o.ProtoReflect()
+	return m.Mutable(m.Descriptor().Fields().ByName("metadata")).Message().Interface().(*pb.Metadata)
+}
+
+func setAnnotation(o gateway.Object, key, value string) {
+	md := metadataOf(o)
+	if md.Annotations == nil {
+		md.Annotations = map[string]string{}
+	}
+	md.Annotations[key] = value
+}
+
+func clearStatus(o gateway.Object) {
+	m := o.ProtoReflect()
+	if f := m.Descriptor().Fields().ByName("status"); f != nil {
+		m.Clear(f)
+	}
+}
+
+// etag is a hash of what the user wrote: neither times, uid nor caller change it.
+func etag(o gateway.Object) string {
+	c := proto.Clone(o).(gateway.Object)
+	clearStatus(c)
+	md := metadataOf(c)
+	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = "", "", nil, nil
+	if md.Origin != nil {
+		md.Origin.Caller = ""
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %s: %v", o.GetName(), err)) // only invalid UTF-8, which decoding refused
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:10])
+}
+
+// invalid makes the error of a write with problems: BadRequest for any client,
+// and one ObjectProblem each for ours, which knows where objects were written.
+func invalid(problems []gateway.Problem) error {
+	var lines []string
+	bad := &errdetails.BadRequest{}
+	details := []protoreflect.ProtoMessage{bad}
+	for i, p := range problems {
+		if i == maxViolations {
+			lines = append(lines, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		lines = append(lines, describe(p))
+		bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+			Field: p.Field, Description: p.Object + ": " + p.Message,
+		})
+		details = append(details, &pb.ObjectProblem{Object: p.Object, Field: p.Field, Message: p.Message})
+	}
+	st := status.New(codes.InvalidArgument, strings.Join(lines, "\n"))
+	for _, d := range details {
+		with, err := st.WithDetails(protoadapt.MessageV1Of(d))
+		if err != nil {
+			break
+		}
+		st = with
+	}
+	return st.Err()
+}
+
+func describe(p gateway.Problem) string {
+	where := p.Object
+	if o := p.Origin; o.GetFile() != "" {
+		where = fmt.Sprintf("%s:%d: %s", o.GetFile(), o.GetLine(), p.Object)
+	}
+	if p.Field == "" {
+		return where + ": " + p.Message
+	}
+	return where + ": " + p.Field + ": " + p.Message
+}
+
+// storeError maps errors of the store to gRPC statuses.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return status.Error(codes.NotFound, err.Error())
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return status.Errorf(codes.Unavailable, "store: %v", err)
+}

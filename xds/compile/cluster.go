@@ -1,0 +1,275 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// httpOptions is the key of the protocol options of a cluster.
+const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// clusterBase is what all clusters have in common.
+func clusterBase(p *packer, name string, h2 bool) *clusterv3.Cluster {
+	u32 := wrapperspb.UInt32
+	return &clusterv3.Cluster{
+		Name:           name,
+		AltStatName:    statPrefix(name),
+		ConnectTimeout: durationpb.New(gateway.DefaultConnectTimeout),
+		LbPolicy:       clusterv3.Cluster_LEAST_REQUEST,
+		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
+			// Never send to endpoints that are known to be bad just because most are.
+			HealthyPanicThreshold: &typev3.Percent{Value: 0},
+		},
+		IgnoreHealthOnHostRemoval:     true,
+		PerConnectionBufferLimitBytes: u32(bufferLimit),
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxConnections: u32(10_000), MaxPendingRequests: u32(10_000), MaxRequests: u32(100_000),
+			// Envoy's default is 3 retries at once: when an endpoint dies under load, most
+			// of its requests would fail for that.
+			RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+				BudgetPercent: &typev3.Percent{Value: 25}, MinRetryConcurrency: u32(200),
+			},
+		}}},
+		// An endpoint that cannot be reached is left alone for a while. Its answers,
+		// whatever they are, are no reason, and the last ones are never taken out.
+		OutlierDetection: &clusterv3.OutlierDetection{
+			SplitExternalLocalOriginErrors:         true,
+			ConsecutiveLocalOriginFailure:          u32(2),
+			EnforcingConsecutiveLocalOriginFailure: u32(100),
+			EnforcingLocalOriginSuccessRate:        u32(0),
+			EnforcingConsecutive_5Xx:               u32(0),
+			EnforcingConsecutiveGatewayFailure:     u32(0),
+			EnforcingSuccessRate:                   u32(0),
+			Interval:                               durationpb.New(500 * time.Millisecond),
+			BaseEjectionTime:                       durationpb.New(time.Second),
+			MaxEjectionTime:                        durationpb.New(10 * time.Second),
+			MaxEjectionPercent:                     u32(50),
+		},
+		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
+			KeepaliveProbes: u32(3), KeepaliveTime: u32(30), KeepaliveInterval: u32(5),
+		}},
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: p.pack(protocolOptions(h2))},
+	}
+}
+
+func protocolOptions(h2 bool) *httpv3.HttpProtocolOptions {
+	e := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	if h2 {
+		e.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+			ConnectionKeepalive: &corev3.KeepaliveSettings{Interval: durationpb.New(30 * time.Second), Timeout: durationpb.New(5 * time.Second)},
+		}}
+	} else {
+		e.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
+	}
+	return &httpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: e},
+	}
+}
+
+// eds lets the endpoints come in a resource of their own.
+func eds(c *clusterv3.Cluster) {
+	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+	c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
+}
+
+// functionCluster is the cluster of a function: its instances speak HTTP/1.1 and
+// come by EDS, so they start and end without a change of anything else.
+func functionCluster(name string) (*xds.Resource, error) {
+	p := &packer{}
+	c := clusterBase(p, name, false)
+	eds(c)
+	return clusterResource(p, c, []string{name})
+}
+
+// backendCluster is the cluster of a backend or of one of its subsets.
+func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
+	p := &packer{}
+	c := clusterBase(p, name, b.GetProtocol() == pb.BackendProtocol_BACKEND_PROTOCOL_H2C)
+	if d := b.GetConnectTimeout(); d != nil {
+		c.ConnectTimeout = durationpb.New(d.AsDuration())
+	}
+	switch b.GetLoadBalancing() {
+	case pb.LoadBalancing_LOAD_BALANCING_ROUND_ROBIN:
+		c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
+	case pb.LoadBalancing_LOAD_BALANCING_RANDOM:
+		c.LbPolicy = clusterv3.Cluster_RANDOM
+	}
+	if d := b.GetDns(); d != nil {
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+		c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
+		c.RespectDnsTtl = true
+		c.DnsRefreshRate = durationpb.New(5 * time.Second)
+		// A name that does not resolve must not hold up the other clusters.
+		c.WaitForWarmOnInit = wrapperspb.Bool(false)
+		c.LoadAssignment = assignment(name, []*endpointv3.LbEndpoint{lbEndpoint(d.GetHostname(), d.GetPort(), 0)})
+	} else {
+		eds(c)
+	}
+	return clusterResource(p, c, []string{b.GetName()})
+}
+
+// internalCluster is a service of ours that speaks HTTP/2 (gRPC).
+func internalCluster(name string, endpoints []Endpoint) (*xds.Resource, error) {
+	p := &packer{}
+	c := clusterBase(p, name, true)
+	c.ConnectTimeout = durationpb.New(time.Second)
+	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+	var out []*endpointv3.LbEndpoint
+	for _, e := range endpoints {
+		if _, err := netip.ParseAddr(e.Address); err != nil {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+			c.WaitForWarmOnInit = wrapperspb.Bool(false)
+		}
+		out = append(out, lbEndpoint(e.Address, e.Port, 0))
+	}
+	c.LoadAssignment = assignment(name, out)
+	return clusterResource(p, c, nil)
+}
+
+func clusterResource(p *packer, c *clusterv3.Cluster, owners []string) (*xds.Resource, error) {
+	p.check(c)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	var refs []xds.Ref
+	if c.EdsClusterConfig != nil {
+		refs = []xds.Ref{{Type: xds.Endpoint, Name: c.Name}}
+	}
+	return xds.NewResource(xds.Cluster, c.Name, c, refs, owners)
+}
+
+// staticEndpoints are the endpoints of a backend or, when a subset is named, those
+// that carry all its labels.
+func staticEndpoints(b *pb.Backend, subset string) []*endpointv3.LbEndpoint {
+	var labels map[string]string
+	for _, s := range b.GetSubsets() {
+		if s.GetName() == subset {
+			labels = s.GetLabels()
+		}
+	}
+	var out []*endpointv3.LbEndpoint
+	for _, e := range b.GetStatic().GetEndpoints() {
+		matches := true
+		for k, v := range labels {
+			got, ok := e.GetLabels()[k]
+			matches = matches && ok && got == v
+		}
+		if matches {
+			out = append(out, lbEndpoint(e.GetAddress(), e.GetPort(), e.GetWeight()))
+		}
+	}
+	return out
+}
+
+func lbEndpoint(address string, port, weight uint32) *endpointv3.LbEndpoint {
+	e := &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(address, port)}}}
+	if weight > 0 {
+		e.LoadBalancingWeight = wrapperspb.UInt32(weight)
+	}
+	return e
+}
+
+func assignment(name string, endpoints []*endpointv3.LbEndpoint) *endpointv3.ClusterLoadAssignment {
+	a := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	if len(endpoints) > 0 {
+		a.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: endpoints}}
+	}
+	return a
+}
+
+func endpointResource(name string, endpoints []*endpointv3.LbEndpoint, owner string) (*xds.Resource, error) {
+	a := assignment(name, endpoints)
+	if err := a.ValidateAll(); err != nil {
+		return nil, err
+	}
+	return xds.NewResource(xds.Endpoint, name, a, nil, []string{owner})
+}
+
+// target emits the cluster of a target and its endpoints, from the cache when
+// nothing that they are made of changed. It tells whether the cluster is there.
+func (v *view) target(t gateway.Target) error {
+	name := clusterName(t)
+	if v.out.Get(xds.Cluster, name) != nil {
+		return nil
+	}
+	key := clusterKey{backend: t.Backend, function: t.Function, subset: t.Subset}
+	if t.Function != nil {
+		// Nothing of the function itself is in its cluster.
+		key = clusterKey{functionName: name}
+	}
+	u := v.c.clusters[key]
+	if u == nil {
+		var err error
+		if u, err = newClusterUnit(t, name); err != nil {
+			return fmt.Errorf("cluster %s: %w", name, err)
+		}
+	}
+	if t.Function != nil {
+		var instances []Endpoint
+		if v.in.Instances != nil {
+			instances = v.in.Instances(name)
+		}
+		if u.endpoints == nil || !slices.Equal(u.instances, instances) {
+			list := make([]*endpointv3.LbEndpoint, 0, len(instances))
+			for _, e := range instances {
+				list = append(list, lbEndpoint(e.Address, e.Port, 0))
+			}
+			r, err := endpointResource(name, list, name)
+			if err != nil {
+				return fmt.Errorf("instances of %s: %w", name, err)
+			}
+			u = &clusterUnit{cluster: u.cluster, endpoints: r, instances: slices.Clone(instances)}
+		}
+	}
+	v.clusters[key] = u
+	v.add(u.cluster)
+	if u.endpoints != nil {
+		v.add(u.endpoints)
+	}
+	return nil
+}
+
+// clusterKey is what a cluster is made from. Objects are immutable.
+type clusterKey struct {
+	backend      *pb.Backend
+	function     *pb.Function
+	functionName string
+	subset       string
+}
+
+type clusterUnit struct {
+	cluster   *xds.Resource
+	endpoints *xds.Resource // nil for DNS
+	instances []Endpoint    // that endpoints was made from; functions only
+}
+
+func newClusterUnit(t gateway.Target, name string) (*clusterUnit, error) {
+	u := &clusterUnit{}
+	var err error
+	if t.Function != nil {
+		u.cluster, err = functionCluster(name)
+		return u, err
+	}
+	if u.cluster, err = backendCluster(t.Backend, name); err != nil {
+		return nil, err
+	}
+	if t.Backend.GetDns() == nil {
+		u.endpoints, err = endpointResource(name, staticEndpoints(t.Backend, t.Subset), t.Backend.GetName())
+	}
+	return u, err
+}

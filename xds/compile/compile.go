@@ -1,0 +1,107 @@
+// Package compile turns a gateway.Snapshot into Envoy resources: one
+// xds.Generation per view. It is pure: no store, no network, no clock.
+package compile
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// AllGateways is the Gateway of a View that holds every gateway of its project.
+const AllGateways = "-"
+
+// View is what a group of proxies is to serve.
+type View struct {
+	// Project is the id of a project: "default".
+	Project string
+	// Gateway is the id of one gateway, or AllGateways.
+	Gateway string
+}
+
+// String returns "project/gateway".
+func (v View) String() string { return v.Project + "/" + v.Gateway }
+
+// ParseView reads what String wrote.
+func ParseView(s string) (View, error) {
+	project, id, ok := strings.Cut(s, "/")
+	if !ok || project == "" || id == "" || strings.Contains(id, "/") {
+		return View{}, fmt.Errorf("view %q is not project/gateway, such as \"default/-\"", s)
+	}
+	return View{Project: project, Gateway: id}, nil
+}
+
+// gateways are the full names of the gateways of the view.
+func (v View) gateways(s *gateway.Snapshot) []*pb.Gateway {
+	var out []*pb.Gateway
+	for _, g := range s.Gateways() {
+		if project, id := projectAndID(g.GetName()); project == v.Project && (v.Gateway == AllGateways || v.Gateway == id) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Endpoint is an IP address and a TCP port.
+type Endpoint struct {
+	Address string
+	Port    uint32
+}
+
+// Settings are the parts of the installation that proxies have to know.
+type Settings struct {
+	// Limiters are the rate limit services (gRPC). Without one, limits behave as
+	// if the limiter were down.
+	Limiters []Endpoint
+	// OTLP is the collector of traces (gRPC). Zero: no tracing.
+	OTLP Endpoint
+}
+
+func (s Settings) tracing() bool { return s.OTLP != Endpoint{} }
+
+// Input is what one generation is made from.
+type Input struct {
+	Snapshot *gateway.Snapshot
+	View     View
+	// Instances returns the ready instances of a function by its full name,
+	// sorted. It may be nil.
+	Instances func(function string) []Endpoint
+}
+
+// Compiler compiles the generations of one view after another. It is not safe for
+// concurrent use.
+type Compiler struct {
+	settings Settings
+	// The caches hold what the last generation was made of, by the pointers of the
+	// immutable objects that it was made from.
+	hosts    map[*gateway.Host]*unit
+	clusters map[clusterKey]*clusterUnit
+	made     map[xds.Ref]madeOf
+	internal []*xds.Resource
+}
+
+// madeOf is a resource with the units that it was made of.
+type madeOf struct {
+	units    []*unit
+	resource *xds.Resource
+}
+
+// New returns a Compiler with an empty cache.
+func New(s Settings) *Compiler { return &Compiler{settings: s} }
+
+// Compile makes the resources of a view. Its result depends on the input only: the
+// cache saves time, and unchanged resources are the same pointers as before.
+//
+// The problems are of objects that could not be compiled as they are; everything
+// else is. Rules that cannot be served are answered with 503, never left out.
+// References to objects that are not there are no problems here: see
+// gateway.Snapshot.Problems.
+func (c *Compiler) Compile(in Input) (*xds.Generation, []gateway.Problem) {
+	v := newView(c, in)
+	v.compile()
+	c.hosts, c.clusters, c.made = v.hosts, v.clusters, v.made
+	return v.out, v.sortedProblems()
+}

@@ -1,0 +1,161 @@
+package compile
+
+import (
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	celfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
+	samplersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/samplers/v3"
+	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// edgeProfile are the settings that are the same on every listener: those of
+// Envoy's "edge proxy" best practices, hardened where backends were seen to read a
+// request differently than Envoy.
+func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
+	u32 := wrapperspb.UInt32
+	return &hcmv3.HttpConnectionManager{
+		ServerName: "penstock",
+		// Who the client is: the peer, or what so many trusted proxies before us said.
+		// No address is internal: a list without entries would mean private addresses.
+		UseRemoteAddress:  wrapperspb.Bool(true),
+		XffNumTrustedHops: l.GetTrustedHops(),
+		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{
+			CidrRanges: []*corev3.CidrRange{{AddressPrefix: "255.255.255.255", PrefixLen: u32(32)}},
+		},
+		// What is authorised is what is sent: one canonical path, one canonical host.
+		NormalizePath:                wrapperspb.Bool(true),
+		MergeSlashes:                 true,
+		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
+		StripPortMode:                &hcmv3.HttpConnectionManager_StripAnyHostPort{StripAnyHostPort: true},
+		StripTrailingHostDot:         true,
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			IdleTimeout:                  durationpb.New(time.Hour),
+			MaxHeadersCount:              u32(100),
+			MaxRequestsPerConnection:     u32(100_000),
+			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
+		},
+		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+			MaxConcurrentStreams:        u32(100),
+			InitialStreamWindowSize:     u32(64 << 10),
+			InitialConnectionWindowSize: u32(1 << 20),
+			// Bounds against floods.
+			MaxOutboundFrames:                            u32(10_000),
+			MaxOutboundControlFrames:                     u32(1_000),
+			MaxConsecutiveInboundFramesWithEmptyPayload:  u32(1),
+			MaxInboundPriorityFramesPerStream:            u32(100),
+			MaxInboundWindowUpdateFramesPerDataFrameSent: u32(10),
+		},
+		MaxRequestHeadersKb:   u32(60),
+		RequestHeadersTimeout: durationpb.New(10 * time.Second),
+		RequestTimeout:        durationpb.New(300 * time.Second),
+		StreamIdleTimeout:     durationpb.New(300 * time.Second),
+		DelayedCloseTimeout:   durationpb.New(time.Second),
+		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+	}
+}
+
+// clientHeaders are removed from every request: what only proxies before us or
+// we ourselves may say, and what makes a backend see another request than the one
+// that was authorised. X-Forwarded-For and -Proto are Envoy's business.
+var clientHeaders = []string{
+	"forwarded", "x-forwarded-host", "x-forwarded-uri", "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-method",
+	"x-forwarded-server", "x-forwarded-port", "x-real-ip",
+	"x-http-method-override", "x-http-method", "x-method-override",
+	"x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
+}
+
+// traceparentHeader carries the checked trace context through the mutation.
+const traceparentHeader = "x-penstock-traceparent"
+
+// traceparent is a well-formed trace context of version 00 (W3C Trace Context,
+// section 3.2), or nothing. Envoy switches tracing off for a malformed one. CEL's
+// regular expressions are bounded in size, so the lengths are tested by any bytes
+// (\C), the digits without their number.
+const traceparent = `%CEL('traceparent' in request.headers && ` +
+	`request.headers['traceparent'].matches(r'^00-\C{32}-\C{16}-\C{2}$') && ` +
+	`request.headers['traceparent'].matches('^00-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]+$') ` +
+	`? request.headers['traceparent'] : '')%`
+
+// earlyMutation runs before the route is chosen.
+func earlyMutation(lay layout, listener string) *earlyv3.HeaderMutation {
+	m := []*mutationv3.HeaderMutation{removePrefix("x-penstock-"), removePrefix("x-envoy-")}
+	for _, name := range clientHeaders {
+		m = append(m, remove(name))
+	}
+	m = append(m,
+		set(traceparentHeader, traceparent), remove("traceparent"),
+		set("traceparent", "%REQ("+traceparentHeader+")%"), remove(traceparentHeader),
+	)
+	if lay.kind == LayoutScopes {
+		m = append(m, set(scopeHeader, lay.scopeValue(listener)))
+	}
+	return &earlyv3.HeaderMutation{Mutations: m}
+}
+
+// localReplies gives the refusals of the edge filter their status and a reason.
+func localReplies(p *packer) *hcmv3.LocalReplyConfig {
+	c := &hcmv3.LocalReplyConfig{}
+	for _, r := range []struct {
+		policy string
+		status uint32
+		body   string
+	}{
+		{badMethod, 405, "this method is not served\n"},
+		{badHost, 400, "a request has one host\n"},
+		{badPath, 400, "the path holds ';' or a '%' that is no escape\n"},
+	} {
+		c.Mappers = append(c.Mappers, &hcmv3.ResponseMapper{
+			Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
+				Name: "envoy.access_loggers.extension_filters.cel",
+				ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.pack(&celfilterv3.ExpressionFilter{
+					Expression: "response.code_details == 'rbac_access_denied_matched_policy[" + r.policy + "]'",
+				})},
+			}}},
+			StatusCode: wrapperspb.UInt32(r.status),
+			Body:       &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: r.body}},
+		})
+	}
+	return c
+}
+
+// tracing sends every request's spans to the collector; nil without one.
+func (v *view) tracing(p *packer) *hcmv3.HttpConnectionManager_Tracing {
+	if !v.settings.tracing() {
+		return nil
+	}
+	return &hcmv3.HttpConnectionManager_Tracing{
+		// A client may continue its trace, but not keep us from having one.
+		RandomSampling:    &typev3.Percent{Value: 100},
+		OverallSampling:   &typev3.Percent{Value: 100},
+		ClientSampling:    &typev3.Percent{Value: 100},
+		SpawnUpstreamSpan: wrapperspb.Bool(true),
+		MaxPathTagLength:  wrapperspb.UInt32(256),
+		CustomTags: []*tracingv3.CustomTag{{
+			Tag: "penstock.route", Type: &tracingv3.CustomTag_Value{Value: "%ROUTE_NAME%"},
+		}},
+		Provider: &tracev3.Tracing_Http{
+			Name: "envoy.tracers.opentelemetry",
+			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: p.pack(&tracev3.OpenTelemetryConfig{
+				GrpcService: &corev3.GrpcService{
+					TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: otlpCluster}},
+					Timeout:         durationpb.New(5 * time.Second),
+				},
+				ServiceName: "penstock-gateway",
+				Sampler: &corev3.TypedExtensionConfig{
+					Name: "envoy.tracers.opentelemetry.samplers.always_on", TypedConfig: p.pack(&samplersv3.AlwaysOnSamplerConfig{}),
+				},
+			})},
+		},
+	}
+}

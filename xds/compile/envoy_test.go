@@ -1,0 +1,324 @@
+package compile_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/penstock-gateway/penstock/internal/envoytest"
+)
+
+// TestEnvoy runs every behaviour on one real Envoy: each part applies a state of
+// its own and so also is a change of a running proxy.
+func TestEnvoy(t *testing.T) {
+	r := newRig(t)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *rig)
+	}{
+		{"Empty", testEmpty},
+		{"Routing", testRouting},
+		{"Edge", testEdge},
+		{"Tracing", testTracing},
+		{"JWT", testJWT},
+		{"Attacks", testAttacks},
+		{"Limits", testLimits},
+		{"Scopes", testScopes},
+		{"Retries", testRetries},
+		{"Functions", testFunctions},
+		{"HTTPS", testHTTPS},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.run(t, r) }) {
+			t.Fatal("stopped: the parts share one Envoy")
+		}
+	}
+}
+
+const backendUp = `
+---
+kind: Backend
+name: up
+static: UPSTREAM
+`
+
+// gatewayOn is a gateway with one listener for any host.
+const gatewayOn = `
+kind: Gateway
+name: edge
+listeners: [{name: http, address: 127.0.0.1, port: PORT}]
+` + backendUp
+
+func (r *rig) serve(t *testing.T, yaml string) int {
+	t.Helper()
+	port := envoytest.FreePort(t)
+	r.apply(t, r.objects(t, yaml, map[string]int{"PORT": port}))
+	r.open(t, port)
+	return port
+}
+
+// testEmpty: a listener without any route answers 404.
+func testEmpty(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn)
+	a := r.do(t, port, "GET", "x.test/")
+	if a.status != 404 || a.header.Get("x-trace-id") == "" || a.body != "no route\n" {
+		t.Errorf("%+v", a)
+	}
+}
+
+func testRouting(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+`
+---
+kind: Backend
+name: h2
+protocol: H2C
+static: UPSTREAM
+---
+kind: Backend
+name: named
+dns: {hostname: localhost, port: 1}
+---
+kind: Route
+name: all
+rules:
+- {name: exact, matches: [{path: {exact: /exact}}], forward: {backends: [{backend: up}], prefix_rewrite: /new}}
+- {name: prefix, matches: [{path: {prefix: /a}}], forward: {backends: [{backend: up}], prefix_rewrite: /b}}
+- {name: root, matches: [{path: {prefix: /strip}}], forward: {backends: [{backend: up}], prefix_rewrite: /}}
+- {name: text, matches: [{path: {text_prefix: /te}}], forward: {backends: [{backend: up}], prefix_rewrite: /xx}}
+- {name: regex, matches: [{path: {regex: "/r/[0-9]+"}}], forward: {backends: [{backend: up}]}}
+- {name: nocase, matches: [{path: {prefix: /case, ignore_case: true}}], forward: {backends: [{backend: up}]}}
+- {name: methods, matches: [{path: {exact: /m}, methods: [POST, PUT]}], forward: {backends: [{backend: up}]}}
+- name: headers
+  matches:
+  - path: {exact: /h}
+    headers:
+    - {name: x-a, value: {exact: one}}
+    - {name: x-b, value: {regex: "[0-9]+"}}
+    - {name: x-c, value: {present: true}}
+    - {name: x-d, value: {present: false}}
+    - {name: x-e, value: {exact: bad}, invert: true}
+  forward: {backends: [{backend: up}]}
+- name: query
+  matches:
+  - path: {exact: /q}
+    query:
+    - {name: a, value: {exact: one}}
+    - {name: b, value: {prefix: x}}
+    - {name: c, value: {present: true}}
+    - {name: d, value: {present: false}}
+  forward: {backends: [{backend: up}]}
+- {name: move, matches: [{path: {exact: /move}}], redirect: {scheme: https, host: other.test, path: /there, port: 8443, status: 308}}
+- {name: say, matches: [{path: {exact: /say}}], direct_response: {status: 418, body: "100% short"}}
+- {name: host, matches: [{path: {exact: /host}}], forward: {backends: [{backend: up}], host_rewrite: inner.test}}
+- {name: weighted, matches: [{path: {exact: /w}}], forward: {backends: [{backend: up, weight: 1}, {backend: named, weight: 0}]}}
+- {name: h2, matches: [{path: {exact: /h2}}], forward: {backends: [{backend: h2}]}}
+- name: set
+  matches: [{path: {exact: /set}}]
+  forward: {backends: [{backend: up}]}
+  policies:
+    headers:
+      request: {set: [{name: x-set, value: "50%"}, {name: x-empty, value: ""}], add: [{name: x-add, value: two}], remove: [x-gone]}
+      response: {set: [{name: x-res, value: "%REQ(x-set)%"}], remove: [x-from-upstream]}
+policies:
+  headers: {request: {set: [{name: x-set, value: outer}], remove: [x-add]}}
+`)
+	for _, c := range []struct {
+		request string // method url
+		header  []string
+		want    string // path upstream, or status
+	}{
+		{request: "GET x.test/exact?q=1", want: "/new?q=1"},
+		{request: "GET x.test/exact/", want: "404"},
+		{request: "GET x.test/a", want: "/b"},
+		{request: "POST x.test/a/c", want: "/b/c"},
+		{request: "GET x.test/ab", want: "404"},
+		{request: "GET x.test/strip", want: "/"},
+		{request: "GET x.test/strip/y/z?k", want: "/y/z?k"},
+		{request: "GET x.test/stripe", want: "404"},
+		{request: "GET x.test/text", want: "/xxxt"},
+		{request: "GET x.test/r/12", want: "/r/12"},
+		{request: "GET x.test/r/12?x", want: "/r/12?x"},
+		{request: "GET x.test/r/12x", want: "404"},
+		{request: "GET x.test/CaSe/q", want: "/CaSe/q"},
+		{request: "PUT x.test/m", want: "/m"},
+		{request: "POST x.test/m", want: "/m"},
+		{request: "GET x.test/m", want: "404"},
+		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: "}, want: "/h"},
+		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: good"}, want: "/h"},
+		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: bad"}, want: "404"},
+		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 1x", "x-c: c"}, want: "404"},
+		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-d: d"}, want: "404"},
+		{request: "GET x.test/q?a=one&b=xy&c=", want: "/q?a=one&b=xy&c="},
+		{request: "GET x.test/q?a=one&b=xy&c=1&d=1", want: "404"},
+		{request: "GET x.test/q?a=one&b=xy", want: "404"},
+		{request: "GET x.test/w", want: "/w"},
+		{request: "GET x.test/h2", want: "/h2"},
+		{request: "GET X.Test:80/exact", want: "/new"},
+		{request: "GET x.test./exact", want: "/new"},
+	} {
+		method, url, _ := strings.Cut(c.request, " ")
+		a := r.do(t, port, method, url, c.header...)
+		got := fmt.Sprint(a.status)
+		if a.status == 200 && a.got != nil {
+			got = a.got.Path
+		}
+		if got != c.want {
+			t.Errorf("%s %v: got %s, want %s", c.request, c.header, got, c.want)
+		}
+		if a.header.Get("x-trace-id") == "" {
+			t.Errorf("%s: no x-trace-id", c.request)
+		}
+	}
+	a := r.do(t, port, "GET", "x.test/move?k=v")
+	if a.status != 308 || a.header.Get("location") != "https://other.test:8443/there?k=v" {
+		t.Errorf("redirect: %d %s", a.status, a.header.Get("location"))
+	}
+	if a = r.do(t, port, "GET", "x.test/say"); a.status != 418 || a.body != "100% short" {
+		t.Errorf("direct response: %d %q", a.status, a.body)
+	}
+	if a = r.do(t, port, "GET", "x.test/host"); a.got.Host != "inner.test" || a.got.Header.Get("x-forwarded-host") != "x.test" {
+		t.Errorf("host rewrite: %+v", a.got)
+	}
+	if a = r.do(t, port, "GET", "x.test/h2"); a.header.Get("x-up-proto") != "HTTP/2.0" {
+		t.Errorf("h2c backend got %s", a.header.Get("x-up-proto"))
+	}
+	a = r.do(t, port, "GET", "x.test/set", "x-gone: 1", "x-add: client", "x-set: client")
+	h := a.got.Header
+	if h.Get("x-set") != "50%" || h.Get("x-gone") != "" || !slices.Equal(h.Values("x-add"), []string{"two"}) || len(h.Values("x-empty")) != 1 {
+		t.Errorf("request headers: %v", h)
+	}
+	if a.header.Get("x-res") != "%REQ(x-set)%" || a.header.Get("x-from-upstream") != "" {
+		t.Errorf("response headers: %v", a.header)
+	}
+}
+
+// testEdge: the edge profile and what is refused on every listener.
+func testEdge(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+`
+---
+kind: Route
+name: all
+rules: [{name: all, forward: {backends: [{backend: up}]}}]
+`)
+	for _, c := range []struct {
+		name, request string
+		status        int
+		path          string // upstream
+	}{
+		{"plain", "GET /x HTTP/1.1\r\nHost: a\r\n\r\n", 200, "/x"},
+		{"matrix parameter", "GET /;x=1/admin HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"semicolon in the query", "GET /x?a;b HTTP/1.1\r\nHost: a\r\n\r\n", 200, "/x?a;b"},
+		{"broken escape", "GET /x%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"cut escape", "GET /x%2 HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"percent at the end", "GET /x% HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"good escape", "GET /x%20y%41 HTTP/1.1\r\nHost: a\r\n\r\n", 200, "/x%20yA"},
+		{"escaped NUL", "GET /x%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"escaped slash", "GET /x%2fy HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"escaped backslash", "GET /x%5cy HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"merged slashes", "GET //x//y HTTP/1.1\r\nHost: a\r\n\r\n", 200, "/x/y"},
+		{"dot segments", "GET /x/../y/./z HTTP/1.1\r\nHost: a\r\n\r\n", 200, "/y/z"},
+		{"fragment", "GET /x#/../y HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
+		{"two hosts", "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, ""},
+		{"no host", "GET /x HTTP/1.1\r\n\r\n", 400, ""},
+		{"underscore header", "GET /x HTTP/1.1\r\nHost: a\r\nx_user: 1\r\n\r\n", 400, ""},
+		{"TRACE", "TRACE /x HTTP/1.1\r\nHost: a\r\n\r\n", 405, ""},
+		{"CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 405, ""},
+		{"HTTP/1.0", "GET /x HTTP/1.0\r\nHost: a\r\n\r\n", 426, ""},
+		{"length and chunks", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, ""},
+		{"two lengths", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n", 400, ""},
+		{"many headers", "GET /x HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("x-a: b\r\n", 101) + "\r\n", 431, ""},
+		{"h2c upgrade", "GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n", 200, "/x"},
+	} {
+		a := r.raw(t, port, c.request)
+		got := ""
+		if a.got != nil {
+			got = a.got.Path
+		}
+		if a.status != c.status || got != c.path {
+			t.Errorf("%s: status %d upstream %q, want %d %q", c.name, a.status, got, c.status, c.path)
+		}
+	}
+	a := r.do(t, port, "GET", "a/x",
+		"x-penstock-scope: evil", "X-Penstock-Foo: 1", "x-envoy-retry-on: 5xx", "x-envoy-original-path: /y", "x-envoy-upstream-rq-timeout-ms: 1",
+		"forwarded: for=1.2.3.4", "x-forwarded-host: evil", "x-forwarded-prefix: /evil", "x-forwarded-uri: /evil", "x-real-ip: 1.2.3.4",
+		"x-http-method-override: DELETE", "x-original-url: /evil", "x-rewrite-url: /evil", "x-forwarded-client-cert: evil",
+		"x-forwarded-proto: https", "x-request-id: mine", "x-keep: yes")
+	want := []string{"Traceparent", "Tracestate", "X-Envoy-External-Address", "X-Forwarded-For", "X-Forwarded-Proto", "X-Keep", "X-Request-Id"}
+	var names []string
+	for name := range a.got.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, want) {
+		t.Errorf("headers that reach the upstream: %v, want %v", names, want)
+	}
+	if h := a.got.Header; h.Get("x-forwarded-proto") != "http" || h.Get("x-request-id") == "mine" {
+		t.Errorf("edge headers: %v", h)
+	}
+	for name := range a.header {
+		if strings.HasPrefix(name, "X-Envoy") {
+			t.Errorf("response header %s", name)
+		}
+	}
+	// A WebSocket goes through.
+	a = r.do(t, port, "GET", "a/x", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+	if a.got == nil || a.got.Header.Get("upgrade") != "websocket" {
+		t.Errorf("WebSocket: %+v", a)
+	}
+}
+
+// testTracing: every request has a trace, whatever its client says.
+func testTracing(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+`
+---
+kind: Route
+name: all
+rules: [{name: all, matches: [{path: {prefix: /x}}], forward: {backends: [{backend: up}]}}]
+`)
+	const good = "0af7651916cd43dd8448eb211c80319c"
+	for _, c := range []struct {
+		name   string
+		header []string
+		keeps  bool
+	}{
+		{"none", nil, false},
+		{"sampled", []string{"traceparent: 00-" + good + "-b7ad6b7169203331-01"}, true},
+		{"not sampled", []string{"traceparent: 00-" + good + "-b7ad6b7169203331-00"}, true},
+		{"garbage", []string{"traceparent: bad"}, false},
+		{"empty", []string{"traceparent: "}, false},
+		{"capital letters", []string{"traceparent: 00-" + strings.ToUpper(good) + "-b7ad6b7169203331-01"}, false},
+		{"short", []string{"traceparent: 00-" + good[1:] + "-b7ad6b7169203331-01"}, false},
+		{"shifted", []string{"traceparent: 00-" + good[1:] + "-b7ad6b71692033310-01"}, false},
+		{"zero trace", []string{"traceparent: 00-00000000000000000000000000000000-b7ad6b7169203331-01"}, false},
+		{"zero span", []string{"traceparent: 00-" + good + "-0000000000000000-01"}, false},
+		{"version ff", []string{"traceparent: ff-" + good + "-b7ad6b7169203331-01"}, false},
+		{"twice", []string{"traceparent: 00-" + good + "-b7ad6b7169203331-01", "traceparent: 00-" + good + "-b7ad6b7169203331-01"}, false},
+	} {
+		a := r.do(t, port, "GET", "x.test/x", c.header...)
+		id := a.header.Get("x-trace-id")
+		if (id == good) != c.keeps || len(id) != 32 {
+			t.Errorf("%s: trace id %q", c.name, id)
+			continue
+		}
+		if got := a.got.Header.Get("traceparent"); !strings.HasPrefix(got, "00-"+id+"-") || !strings.HasSuffix(got, "-01") {
+			t.Errorf("%s: the upstream got traceparent %q", c.name, got)
+		}
+		if c.keeps {
+			continue
+		}
+		spans := r.spans.trace(t, id, 2)
+		if got := spans[0].GetName(); got != "projects/default/routes/all/all/0" {
+			t.Errorf("%s: span %q", c.name, got)
+		}
+		tagged := false
+		for _, kv := range spans[0].GetAttributes() {
+			tagged = tagged || kv.GetKey() == "penstock.route" && kv.GetValue().GetStringValue() == "projects/default/routes/all/all/0"
+		}
+		if !tagged {
+			t.Errorf("%s: no penstock.route in %v", c.name, spans[0].GetAttributes())
+		}
+	}
+	a := r.do(t, port, "GET", "x.test/nope")
+	r.spans.trace(t, a.header.Get("x-trace-id"), 1)
+}
+

@@ -1,0 +1,240 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock-gateway/penstock/authn/jwt"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
+)
+
+// filters is the fixed chain. Security filters are enabled and deny by default, a
+// route opts out of each natively; the guard stands before the router. A later
+// filter that depends on an external service (ext_authz) has its place between jwt
+// and rbac, enabled, as soon as there is such a service.
+func filters(p *packer, project string, l layout, listener string) []*hcmv3.HttpFilter {
+	static := func(name string, m validated, disabled bool) *hcmv3.HttpFilter {
+		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(m)}}
+	}
+	return []*hcmv3.HttpFilter{
+		static(filterTrace, traceHeader(), false),
+		static(filterEdge, edge(), false),
+		// Only the mixed-case scope switches it on; it is before every filter whose
+		// configuration depends on the route, for it changes the route.
+		static(filterHostCase, hostCase(l, listener), true),
+		discovered(claimsFilter(project), nil, p.pack(&headermutationv3.HeaderMutation{})),
+		discovered(jwtFilter(project), p.pack(jwt.Deny()), p.pack(jwt.Deny())),
+		static(filterRBAC, denyAll("rbac"), false),
+		static(filterLimitOpen, ratelimit.Filter(limiterCluster, false), true),
+		static(filterLimitClosed, ratelimit.Filter(limiterCluster, true), true),
+		static(filterGuard, denyAll("guard"), false),
+		static(filterRouter, &routerv3.Router{SuppressEnvoyHeaders: true}, false),
+	}
+}
+
+// discovered is a filter that comes by ECDS. With a default the listener serves
+// at once and the default decides until the real one is there; without one the
+// listener waits, and answers 500 when nothing comes.
+func discovered(name string, byDefault, like *anypb.Any) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
+		ConfigSource:                     ads(),
+		DefaultConfig:                    byDefault,
+		ApplyDefaultConfigWithoutWarming: byDefault != nil,
+		TypeUrls:                         []string{like.GetTypeUrl()},
+	}}}
+}
+
+// ads is the source of everything that is named in a resource.
+func ads() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		// What is missing must not hold up the rest for Envoy's 15 s.
+		InitialFetchTimeout: durationpb.New(initialFetchTimeout),
+	}
+}
+
+// traceHeader tells every client, also of local replies, the trace of its request.
+// It is the first filter, so it is the last to see a response.
+func traceHeader() *headermutationv3.HeaderMutation {
+	return &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{
+		ResponseMutations: []*mutationv3.HeaderMutation{set("x-trace-id", "%TRACE_ID%")},
+	}}
+}
+
+// The policies of the edge filter; the local replies are mapped by these names.
+const (
+	badMethod = "bad-method"
+	badHost   = "bad-host"
+	badPath   = "bad-path"
+)
+
+// brokenEscape is a % that no two hexadecimal digits follow.
+const brokenEscape = `.*%([^0-9a-fA-F].*|[0-9a-fA-F]([^0-9a-fA-F].*)?)?`
+
+// edge refuses what Envoy would let pass and backends read differently: ';' path
+// parameters, broken escapes, several Host values, TRACE and CONNECT. No route has
+// an entry for it.
+func edge() *rbacv3.RBAC {
+	policy := func(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
+		return &rbacconfigv3.Policy{Permissions: rules, Principals: []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}}
+	}
+	path := func(m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
+		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_UrlPath{UrlPath: &matcherv3.PathMatcher{Rule: &matcherv3.PathMatcher_Path{Path: m}}}}
+	}
+	header := func(name string, m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
+		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Header{Header: &routev3.HeaderMatcher{
+			Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: m},
+		}}}
+	}
+	return &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
+		Action: rbacconfigv3.RBAC_DENY,
+		Policies: map[string]*rbacconfigv3.Policy{
+			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT"))),
+			badHost:   policy(header(":authority", contains(","))),
+			badPath:   policy(path(contains(";")), path(regex(brokenEscape))),
+		},
+	}}
+}
+
+// denyAll is an RBAC filter that only a route's entry can open.
+func denyAll(prefix string) *rbacv3.RBAC {
+	return &rbacv3.RBAC{RulesStatPrefix: prefix, Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}
+}
+
+func hostCase(l layout, listener string) *luav3.Lua {
+	return &luav3.Lua{
+		StatPrefix: "host_case",
+		SourceCodes: map[string]*corev3.DataSource{"host-case": {
+			Specifier: &corev3.DataSource_InlineString{InlineString: l.hostCaseScript(listener)},
+		}},
+	}
+}
+
+// stripClaims is the configuration of the claims filter: headers that some policy
+// of the project makes from claims never come from a client, on no route. Envoy's
+// jwt_authn strips them only where it verifies, and only its own.
+func stripClaims(names []string) *headermutationv3.HeaderMutation {
+	m := &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{}}
+	for _, name := range names {
+		for _, alias := range aliases(name) {
+			m.Mutations.RequestMutations = append(m.Mutations.RequestMutations, remove(alias))
+		}
+	}
+	return m
+}
+
+// maxAliasDashes bounds the names that aliases makes: 2 to this power.
+const maxAliasDashes = 4
+
+// aliases are the names that some servers take for the same header: they turn
+// dashes, and some also dots, into underscores. (Names with underscores are
+// refused by the listener.) Of a name with many dashes only the first ones vary,
+// and all together.
+func aliases(name string) []string {
+	parts := strings.Split(name, "-")
+	out := []string{parts[0]}
+	for i, part := range parts[1:] {
+		n := len(out)
+		for j := range n {
+			if i < maxAliasDashes {
+				out = append(out, out[j]+"."+part)
+			}
+			out[j] += "-" + part
+		}
+	}
+	if len(parts)-1 > maxAliasDashes {
+		out = append(out, strings.ReplaceAll(name, "-", "."))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func set(name, value string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, Value: value},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}}}
+}
+
+func remove(name string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}}
+}
+
+func removePrefix(prefix string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
+		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix},
+		}},
+	}}
+}
+
+func exact(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+func contains(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s}}
+}
+
+func regex(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: s}}}
+}
+
+// perRouteTypes are the filters that a route may have an entry for, with the type
+// of the entry. Envoy acknowledges an entry of a misspelt filter or of another
+// type, and ignores it.
+func perRouteTypes(project string) map[string]proto.Message {
+	return map[string]proto.Message{
+		filterHostCase:     &luav3.LuaPerRoute{},
+		jwtFilter(project): &jwtv3.PerRouteConfig{},
+		filterRBAC:         &rbacv3.RBACPerRoute{},
+		filterLimitOpen:    &ratelimitv3.RateLimitPerRoute{},
+		filterLimitClosed:  &ratelimitv3.RateLimitPerRoute{},
+		filterGuard:        &rbacv3.RBACPerRoute{},
+	}
+}
+
+// checkEntries reports entries that Envoy would ignore, and enabled security
+// filters for which none stands at any of the levels, outermost first.
+func checkEntries(project string, levels ...map[string]*anypb.Any) error {
+	types := perRouteTypes(project)
+	for _, level := range levels {
+		for name, entry := range level {
+			want, ok := types[name]
+			if !ok {
+				return fmt.Errorf("entry for %q, which is no filter of the chain that takes entries", name)
+			}
+			if url := typeURL(want); entry.GetTypeUrl() != url {
+				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), url)
+			}
+		}
+	}
+	for _, name := range []string{jwtFilter(project), filterRBAC, filterGuard} {
+		if !slices.ContainsFunc(levels, func(l map[string]*anypb.Any) bool { return l[name] != nil }) {
+			return fmt.Errorf("no entry for the security filter %q", name)
+		}
+	}
+	return nil
+}
+
+func typeURL(m proto.Message) string {
+	return "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName())
+}

@@ -1,0 +1,415 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/penstock-gateway/penstock/authn/jwt"
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/headers"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// unit is one compiled host: the smallest part that is made anew. It is
+// immutable and does not depend on the layout.
+type unit struct {
+	vhost        *routev3.VirtualHost
+	providers    []*jwt.Provider
+	requirements []jwt.Requirement
+	targets      []gateway.Target
+	refs         []xds.Ref
+	owners       []string
+	problems     []gateway.Problem
+	// consumers are those that were looked up, with what was found, nil included.
+	consumers map[string]*pb.Consumer
+}
+
+// current tells whether the consumers that the unit was made with are the same in
+// a snapshot.
+func (u *unit) current(s *gateway.Snapshot) bool {
+	for name, old := range u.consumers {
+		if now, _ := s.Get(name).(*pb.Consumer); now != old {
+			return false
+		}
+	}
+	return true
+}
+
+// hostCompiler makes a unit.
+type hostCompiler struct {
+	project string
+	host    *gateway.Host
+	s       *gateway.Snapshot
+	u       *unit
+	open    openEntries
+}
+
+// openEntries are the native opt-outs of the security filters.
+type openEntries struct{ jwt, rbac, guard *anypb.Any }
+
+func newHostCompiler(project string, s *gateway.Snapshot, h *gateway.Host) *hostCompiler {
+	p := &packer{}
+	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: openEntries{
+		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
+	}}
+}
+
+func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
+	project, _ := projectAndID(h.Gateway.GetName())
+	c := newHostCompiler(project, s, h)
+	hostname := cmp.Or(h.Hostname, anyHost)
+	vhost := &routev3.VirtualHost{Name: hostname, Domains: []string{hostname}}
+	for _, e := range h.Entries {
+		routes, err := c.entry(e)
+		if err != nil {
+			// What Envoy would refuse is refused here, and answered as what it is: never
+			// left out, for the request would fall to another entry.
+			c.u.problems = append(c.u.problems, gateway.Problem{
+				Object: e.Route.GetName(), Field: fieldOf(e), Message: err.Error(), Origin: e.Route.GetMetadata().GetOrigin(),
+			})
+			routes, err = c.unservable(e)
+		}
+		if err != nil {
+			continue // not even its match is valid
+		}
+		vhost.Routes = append(vhost.Routes, routes...)
+		c.u.owners = append(c.u.owners, e.Route.GetName())
+	}
+	vhost.TypedPerFilterConfig = factor(c.project, routeEntries(vhost.Routes))
+	vhost.Routes = append(vhost.Routes, c.noRoute())
+	c.u.vhost = vhost
+	slices.Sort(c.u.owners)
+	c.u.owners = slices.Compact(c.u.owners)
+	return c.u
+}
+
+// fieldOf is the path of a rule in its route.
+func fieldOf(e *gateway.Entry) string {
+	if i := slices.Index(e.Route.GetRules(), e.Rule); i >= 0 {
+		return fmt.Sprintf("rules[%d]", i)
+	}
+	return "rules"
+}
+
+func routeName(e *gateway.Entry) string {
+	return e.Route.GetName() + "/" + e.RuleName + "/" + strconv.Itoa(e.MatchIndex)
+}
+
+// part is what is gathered while an entry is compiled, and kept when that
+// succeeded.
+type part struct {
+	packer
+	providers   []*jwt.Provider
+	requirement jwt.Requirement
+	targets     []gateway.Target
+	limits      bool
+}
+
+// entry compiles one entry to Envoy routes.
+func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, error) {
+	p := &part{}
+	entries, err := c.filterEntries(p, e)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := c.actions(p, e)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		r.Name = routeName(e)
+		r.Decorator = &routev3.Decorator{Operation: r.Name, Propagate: wrapperspb.Bool(false)}
+		headers.Apply(r, headerLevels(p, e))
+		r.TypedPerFilterConfig = entries
+		p.check(r)
+		if err := checkEntries(c.project, r.TypedPerFilterConfig); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	c.keep(p)
+	return routes, nil
+}
+
+// headerLevels are the header changes of an entry. The token of a client is taken
+// away first, so that a policy may still set credentials for the backend.
+func headerLevels(p *part, e *gateway.Entry) []gateway.Sourced[*pb.HeadersPolicy] {
+	if len(p.providers) == 0 {
+		return e.Policies.Headers
+	}
+	return append([]gateway.Sourced[*pb.HeadersPolicy]{{Value: &pb.HeadersPolicy{
+		Request: &pb.HeaderChange{Remove: []string{jwt.TokenHeader}},
+	}}}, e.Policies.Headers...)
+}
+
+// keep notes what the routes of an entry need.
+func (c *hostCompiler) keep(p *part) {
+	u := c.u
+	u.providers = append(u.providers, p.providers...)
+	if p.requirement.Name != "" {
+		u.requirements = append(u.requirements, p.requirement)
+		u.refs = append(u.refs, xds.Ref{Type: xds.ExtensionConfig, Name: jwtFilter(c.project)}, xds.Ref{Type: xds.ExtensionConfig, Name: claimsFilter(c.project)})
+	}
+	if p.limits {
+		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: limiterCluster})
+	}
+	for _, t := range p.targets {
+		u.targets = append(u.targets, t)
+		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: clusterName(t)})
+	}
+}
+
+// filterEntries are the entries of the filters for an entry.
+func (c *hostCompiler) filterEntries(p *part, e *gateway.Entry) (map[string]*anypb.Any, error) {
+	p.providers = jwt.Providers(e.Policies.Authentication, c.project)
+	p.requirement = jwt.Require(p.providers)
+	out := map[string]*anypb.Any{
+		jwtFilter(c.project): p.pack(jwt.PerRoute(p.requirement)),
+		filterRBAC:           c.open.rbac,
+		filterGuard:          p.pack(jwt.Guard(p.providers, c.consumer)),
+	}
+	who := ratelimit.Claims{Namespace: jwt.MetadataNamespace}
+	if len(p.providers) > 0 {
+		who.Payload = p.providers[0].Name
+	}
+	limits, closed, err := ratelimit.PerRoute(e, who)
+	switch {
+	case err != nil:
+		return nil, err
+	case limits != nil && closed:
+		out[filterLimitClosed] = p.pack(limits)
+	case limits != nil:
+		out[filterLimitOpen] = p.pack(limits)
+	}
+	p.limits = limits != nil
+	return out, nil
+}
+
+func (c *hostCompiler) consumer(name string) *pb.Consumer {
+	found, _ := c.s.Get(name).(*pb.Consumer)
+	c.u.consumers[name] = found
+	return found
+}
+
+// unservable answers 503 for an entry that could not be compiled. Nothing is
+// behind it, so nothing has to be protected.
+func (c *hostCompiler) unservable(e *gateway.Entry) ([]*routev3.Route, error) {
+	p := &packer{}
+	var out []*routev3.Route
+	for _, v := range pathVariants(e.Match.GetPath(), "") {
+		r := &routev3.Route{Name: routeName(e), Match: v.match, Action: unavailable(e, "cannot be compiled"), TypedPerFilterConfig: c.opened()}
+		conditions(r.Match, e.Match, slices.Sorted(slices.Values(e.Match.GetMethods())))
+		p.check(r)
+		out = append(out, r)
+	}
+	return out, p.err()
+}
+
+func (c *hostCompiler) opened() map[string]*anypb.Any {
+	return map[string]*anypb.Any{jwtFilter(c.project): c.open.jwt, filterRBAC: c.open.rbac, filterGuard: c.open.guard}
+}
+
+// noRoute is the last route of every host: without it a request that no entry
+// matches would get the 401 of the filters' deny default.
+func (c *hostCompiler) noRoute() *routev3.Route {
+	return &routev3.Route{
+		Name:                 "penstock/no-route",
+		Match:                &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action:               directResponse(404, "no route\n"),
+		TypedPerFilterConfig: c.opened(),
+	}
+}
+
+func unavailable(e *gateway.Entry, why string) *routev3.Route_DirectResponse {
+	return directResponse(503, fmt.Sprintf("%s (%s): %s\n", e.Route.GetName(), e.RuleName, why))
+}
+
+func directResponse(status uint32, body string) *routev3.Route_DirectResponse {
+	d := &routev3.DirectResponseAction{Status: status}
+	if body != "" {
+		d.Body = &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: body}}
+	}
+	return &routev3.Route_DirectResponse{DirectResponse: d}
+}
+
+// actions compiles match and action of an entry.
+func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, error) {
+	if e.Problem != "" {
+		return simple(e, unavailable(e, e.Problem)), nil
+	}
+	switch a := e.Rule.GetAction().(type) {
+	case *pb.RouteRule_Redirect:
+		r, err := redirect(a.Redirect)
+		return simple(e, r), err
+	case *pb.RouteRule_DirectResponse:
+		return simple(e, directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
+	case *pb.RouteRule_Forward:
+		return forward(p, e, a.Forward)
+	}
+	return nil, fmt.Errorf("rule %s has no action: give it forward, redirect or direct_response", e.RuleName)
+}
+
+// simple is one Envoy route with an action that does not depend on the method.
+func simple(e *gateway.Entry, action any) []*routev3.Route {
+	var out []*routev3.Route
+	for _, v := range pathVariants(e.Match.GetPath(), "") {
+		r := &routev3.Route{Match: v.match}
+		conditions(r.Match, e.Match, slices.Sorted(slices.Values(e.Match.GetMethods())))
+		switch a := action.(type) {
+		case *routev3.Route_DirectResponse:
+			r.Action = a
+		case *routev3.Route_Redirect:
+			r.Action = a
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+var redirectCodes = map[uint32]routev3.RedirectAction_RedirectResponseCode{
+	301: routev3.RedirectAction_MOVED_PERMANENTLY,
+	302: routev3.RedirectAction_FOUND,
+	303: routev3.RedirectAction_SEE_OTHER,
+	307: routev3.RedirectAction_TEMPORARY_REDIRECT,
+	308: routev3.RedirectAction_PERMANENT_REDIRECT,
+}
+
+func redirect(r *pb.Redirect) (*routev3.Route_Redirect, error) {
+	code, ok := redirectCodes[cmp.Or(r.GetStatus(), gateway.DefaultRedirectStatus)]
+	if !ok {
+		return nil, fmt.Errorf("redirect.status %d is none of 301, 302, 303, 307, 308", r.GetStatus())
+	}
+	a := &routev3.RedirectAction{HostRedirect: r.GetHost(), PortRedirect: r.GetPort(), ResponseCode: code}
+	if s := r.GetScheme(); s != "" {
+		a.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: s}
+	}
+	if path := r.GetPath(); path != "" {
+		a.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: path}
+	}
+	return &routev3.Route_Redirect{Redirect: a}, nil
+}
+
+// forward is one Envoy route for each class of methods whose retries differ.
+func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error) {
+	base, err := forwardAction(p, e, f)
+	if err != nil {
+		return nil, err
+	}
+	idempotent, other := retry.Policies(e.Policies.Retry)
+	methods, rest, all := byMethod(e.Match.GetMethods())
+	type class struct {
+		methods []string
+		retry   *routev3.RetryPolicy
+	}
+	var classes []class
+	switch {
+	case proto.Equal(idempotent, other) && (idempotent == nil) == (other == nil):
+		classes = []class{{slices.Sorted(slices.Values(e.Match.GetMethods())), idempotent}}
+	case all:
+		classes = []class{{methods, idempotent}, {nil, other}}
+	default:
+		if len(methods) > 0 {
+			classes = append(classes, class{methods, idempotent})
+		}
+		if len(rest) > 0 {
+			classes = append(classes, class{rest, other})
+		}
+	}
+	var out []*routev3.Route
+	for _, k := range classes {
+		for _, v := range pathVariants(e.Match.GetPath(), f.GetPrefixRewrite()) {
+			a := proto.CloneOf(base)
+			a.PrefixRewrite = v.rewrite
+			a.RetryPolicy = k.retry
+			conditions(v.match, e.Match, k.methods)
+			out = append(out, &routev3.Route{Match: v.match, Action: &routev3.Route_Route{Route: a}})
+		}
+	}
+	return out, nil
+}
+
+// forwardAction is all of the action that does not depend on path and method.
+func forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (*routev3.RouteAction, error) {
+	targets := slices.DeleteFunc(slices.Clone(e.Backends), func(t gateway.Target) bool { return t.Weight == 0 })
+	if len(targets) == 0 && len(e.Backends) == 1 {
+		targets = slices.Clone(e.Backends) // one alone needs no weight
+	}
+	a := &routev3.RouteAction{}
+	timeout.Apply(a, e.Policies.Timeout)
+	if host := f.GetHostRewrite(); host != "" {
+		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
+		a.AppendXForwardedHost = true
+	}
+	p.targets = targets
+	switch len(targets) {
+	case 0:
+		return nil, fmt.Errorf("no backend has a weight: give one of them a weight above 0")
+	case 1:
+		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusterName(targets[0])}
+	default:
+		w := &routev3.WeightedCluster{}
+		for _, t := range targets {
+			w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: clusterName(t), Weight: wrapperspb.UInt32(t.Weight)})
+		}
+		a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: w}
+	}
+	return a, nil
+}
+
+// routeEntries are the maps of entries of routes.
+func routeEntries(routes []*routev3.Route) []*map[string]*anypb.Any {
+	out := make([]*map[string]*anypb.Any, 0, len(routes))
+	for _, r := range routes {
+		out = append(out, &r.TypedPerFilterConfig)
+	}
+	return out
+}
+
+// factor takes the entries of enabled filters that all parts have in common out of
+// them and returns them for the level above: it saves most of the bytes of a host
+// with one policy. Entries that differ stay where they are, each complete, for
+// Envoy merges none of these filters across levels.
+func factor(project string, parts []*map[string]*anypb.Any) map[string]*anypb.Any {
+	common := map[string]*anypb.Any{}
+	for _, name := range []string{jwtFilter(project), filterRBAC, filterGuard} {
+		var first *anypb.Any
+		if len(parts) > 0 {
+			first = (*parts[0])[name]
+		}
+		same := first != nil && !slices.ContainsFunc(parts, func(m *map[string]*anypb.Any) bool { return !proto.Equal((*m)[name], first) })
+		if same {
+			common[name] = first
+		}
+	}
+	for _, m := range parts {
+		rest := map[string]*anypb.Any{}
+		for name, entry := range *m {
+			if common[name] == nil {
+				rest[name] = entry
+			}
+		}
+		*m = rest
+	}
+	if len(common) == 0 {
+		return nil
+	}
+	return common
+}
+
+// offLimits switches the limit filters on without a limit.
+func offLimits(p *packer) *anypb.Any { return p.pack(ratelimit.Off()) }

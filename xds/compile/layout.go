@@ -1,0 +1,111 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/penstock-gateway/penstock/gateway"
+)
+
+// The layouts of a listener.
+const (
+	// LayoutScopes: one RouteConfiguration per host, chosen by scoped routes. A
+	// change costs the proxies what its host costs, however many there are. Hosts
+	// under a wildcard are in the RouteConfiguration of that wildcard.
+	LayoutScopes = "scopes"
+	// LayoutTable: one RouteConfiguration with all hosts. A scope is found by an
+	// exact key only, so this is the layout of listeners that serve any host.
+	LayoutTable = "table"
+)
+
+// maxWildcards bounds the wildcards of the scopes layout: the listener holds one
+// condition for each.
+const maxWildcards = 32
+
+// Layout returns how the hosts of a listener, by the gateway's full name, are
+// laid out in xDS: LayoutScopes or LayoutTable. It depends on nothing but their
+// names. A change of it is a change of the listener, which drains.
+func Layout(s *gateway.Snapshot, gatewayName, listener string) string {
+	return layoutOf(s.Hosts(gatewayName, listener)).kind
+}
+
+// layout is how the hosts of a listener are laid out.
+type layout struct {
+	kind string
+	// wildcards are those that are not under another one, sorted. Scopes only.
+	wildcards []string
+}
+
+func layoutOf(hosts []*gateway.Host) layout {
+	if len(hosts) == 0 {
+		// Nothing is served: one table that answers 404.
+		return layout{kind: LayoutTable}
+	}
+	var wild []string
+	for _, h := range hosts {
+		switch {
+		case h.Hostname == anyHost || h.Hostname == "":
+			return layout{kind: LayoutTable}
+		case strings.HasPrefix(h.Hostname, "*."):
+			wild = append(wild, h.Hostname)
+		}
+	}
+	slices.SortFunc(wild, func(a, b string) int { return len(a) - len(b) })
+	l := layout{kind: LayoutScopes}
+	for _, w := range wild {
+		if l.scopeOf(w) == w {
+			l.wildcards = append(l.wildcards, w)
+		}
+	}
+	slices.Sort(l.wildcards)
+	if len(l.wildcards) > maxWildcards {
+		return layout{kind: LayoutTable}
+	}
+	return l
+}
+
+// scopeOf is the scope that a host belongs to: the outermost wildcard above it,
+// or itself.
+func (l layout) scopeOf(hostname string) string {
+	for _, w := range l.wildcards {
+		if hostname != w && strings.HasSuffix(hostname, w[1:]) {
+			return w
+		}
+	}
+	return hostname
+}
+
+// scopeValue is the format string that puts the scope key of a request together
+// (the early header mutation knows CEL, but not its string functions). Scopes of
+// all listeners come in one subscription, so the key begins with the listener.
+func (l layout) scopeValue(listener string) string {
+	var b strings.Builder
+	b.WriteString("request.host.matches('[A-Z]') ? '" + mixedCase + "' : ")
+	for _, w := range l.wildcards {
+		b.WriteString("request.host.endsWith('" + w[1:] + "') ? '" + w + "' : ")
+	}
+	b.WriteString("request.host")
+	return listener + "/%CEL(" + b.String() + ")%"
+}
+
+// hostCaseScript gives a host with capital letters its scope: neither scopes nor
+// CEL can ignore case. It runs for such hosts only, and the request then takes the
+// route that it would have taken in the first place.
+func (l layout) hostCaseScript(listener string) string {
+	var suffixes strings.Builder
+	for _, w := range l.wildcards {
+		suffixes.WriteString(`"` + w[1:] + `", `)
+	}
+	return `function envoy_on_request(handle)
+  local headers = handle:headers()
+  local host = string.lower(headers:get(":authority"))
+  local scope = host
+  for _, suffix in ipairs({` + suffixes.String() + `}) do
+    if #host > #suffix and host:sub(-#suffix) == suffix then scope = "*" .. suffix end
+  end
+  headers:replace(":authority", host)
+  headers:replace("` + scopeHeader + `", "` + listener + `/" .. scope)
+  handle:clearRouteCache()
+end
+`
+}

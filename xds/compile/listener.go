@@ -1,0 +1,181 @@
+package compile
+
+import (
+	"fmt"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+const (
+	// initialFetchTimeout bounds the wait for a named resource.
+	initialFetchTimeout = 2 * time.Second
+	// bufferLimit of connections on either side (Envoy's edge best practices).
+	bufferLimit = 32 << 10
+	// transportTimeout bounds a TLS handshake.
+	transportTimeout = 10 * time.Second
+)
+
+// listener makes the Envoy listener of one pb.Listener. certificates are the full
+// names of the secrets that are there.
+func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates []string) (*xds.Resource, error) {
+	name := listenerName(gw.GetName(), l.GetName())
+	p := &packer{}
+	manager := v.connectionManager(p, name, l, lay)
+	chain := &listenerv3.FilterChain{
+		Filters: []*listenerv3.Filter{{
+			Name:       "envoy.filters.network.http_connection_manager",
+			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: p.pack(manager)},
+		}},
+		TransportSocketConnectTimeout: durationpb.New(transportTimeout),
+	}
+	refs := []xds.Ref{
+		{Type: xds.ExtensionConfig, Name: claimsFilter(v.in.View.Project)}, {Type: xds.ExtensionConfig, Name: jwtFilter(v.in.View.Project)},
+		{Type: xds.Cluster, Name: limiterCluster},
+	}
+	if v.settings.tracing() {
+		refs = append(refs, xds.Ref{Type: xds.Cluster, Name: otlpCluster})
+	}
+	if lay.kind == LayoutTable {
+		refs = append(refs, xds.Ref{Type: xds.Route, Name: name})
+	}
+	if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+		chain.TransportSocket = &corev3.TransportSocket{
+			Name:       "envoy.transport_sockets.tls",
+			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: p.pack(serverTLS(certificates))},
+		}
+		for _, c := range certificates {
+			refs = append(refs, xds.Ref{Type: xds.Secret, Name: c})
+		}
+	}
+	out := &listenerv3.Listener{
+		Name:                             name,
+		StatPrefix:                       statPrefix(name),
+		Address:                          socketAddress(addressOf(l), l.GetPort()),
+		FilterChains:                     []*listenerv3.FilterChain{chain},
+		PerConnectionBufferLimitBytes:    wrapperspb.UInt32(bufferLimit),
+		ListenerFiltersTimeout:           durationpb.New(5 * time.Second),
+		ContinueOnListenerFiltersTimeout: false,
+		TrafficDirection:                 corev3.TrafficDirection_INBOUND,
+	}
+	p.check(out)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	return xds.NewResource(xds.Listener, name, out, refs, []string{gw.GetName()})
+}
+
+func addressOf(l *pb.Listener) string {
+	if a := l.GetAddress(); a != "" {
+		return a
+	}
+	return gateway.DefaultListenerAddress
+}
+
+func socketAddress(address string, port uint32) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: address, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port},
+	}}}
+}
+
+// serverTLS chooses among the certificates by SNI.
+func serverTLS(certificates []string) *tlsv3.DownstreamTlsContext {
+	c := &tlsv3.CommonTlsContext{
+		TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
+		AlpnProtocols: []string{"h2", "http/1.1"},
+	}
+	for _, name := range certificates {
+		c.TlsCertificateSdsSecretConfigs = append(c.TlsCertificateSdsSecretConfigs, &tlsv3.SdsSecretConfig{Name: name, SdsConfig: ads()})
+	}
+	return &tlsv3.DownstreamTlsContext{CommonTlsContext: c}
+}
+
+// connectionManager is the HTTP side of a listener: the edge profile, the early
+// header mutation, the chain, and where the routes come from.
+func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay layout) *hcmv3.HttpConnectionManager {
+	m := edgeProfile(l)
+	m.StatPrefix = statPrefix(name)
+	m.HttpFilters = filters(p, v.in.View.Project, lay, name)
+	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
+		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name)),
+	}}
+	m.LocalReplyConfig = localReplies(p)
+	m.Tracing = v.tracing(p)
+	if lay.kind == LayoutTable {
+		m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: name}}
+	} else {
+		m.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: scopedRoutes(name)}
+	}
+	p.check(m)
+	return m
+}
+
+func scopedRoutes(name string) *hcmv3.ScopedRoutes {
+	return &hcmv3.ScopedRoutes{
+		Name: name,
+		ScopeKeyBuilder: &hcmv3.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
+			Type: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
+				HeaderValueExtractor: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
+					Name:        scopeHeader,
+					ExtractType: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{},
+				},
+			},
+		}}},
+		RdsConfigSource: ads(),
+		ConfigSpecifier: &hcmv3.ScopedRoutes_ScopedRds{ScopedRds: &hcmv3.ScopedRds{ScopedRdsConfigSource: ads()}},
+	}
+}
+
+// certificates are the secrets of a listener that hold a certificate; problems
+// name the others.
+func (v *view) certificates(gw *pb.Gateway, index int, l *pb.Listener) []string {
+	if l.GetProtocol() != pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+		return nil
+	}
+	var out []string
+	for i, ref := range l.GetTls().GetCertificates() {
+		name := gateway.Resolve(v.in.View.Project, gateway.KindSecrets, ref)
+		s, _ := v.in.Snapshot.Get(name).(*pb.Secret)
+		if s.GetCertificate() == nil {
+			v.problem(gw.GetName(), fmt.Sprintf("listeners[%d].tls.certificates[%d]", index, i), name+" is no secret with a certificate: create it, or name another")
+			continue
+		}
+		if v.secret(s) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// secret emits the certificate of a secret.
+func (v *view) secret(s *pb.Secret) bool {
+	if v.out.Get(xds.Secret, s.GetName()) != nil {
+		return true
+	}
+	inline := func(text string) *corev3.DataSource {
+		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: text}}
+	}
+	out := &tlsv3.Secret{Name: s.GetName(), Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+		CertificateChain: inline(s.GetCertificate().GetChain()), PrivateKey: inline(s.GetCertificate().GetPrivateKey()),
+	}}}
+	if err := out.ValidateAll(); err != nil {
+		v.problem(s.GetName(), "certificate", err.Error())
+		return false
+	}
+	r, err := xds.NewResource(xds.Secret, s.GetName(), out, nil, []string{s.GetName()})
+	if err != nil {
+		v.problem(s.GetName(), "certificate", err.Error())
+		return false
+	}
+	v.add(r)
+	return true
+}

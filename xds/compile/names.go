@@ -1,0 +1,69 @@
+package compile
+
+import (
+	"strings"
+
+	"github.com/penstock-gateway/penstock/gateway"
+)
+
+// The internal clusters.
+const (
+	limiterCluster = "penstock/limiter"
+	otlpCluster    = "penstock/otlp"
+)
+
+// The filters of every chain, in order. Their names are keys in routes that
+// proxies hold, so another chain takes names with another version. The two that
+// come by ECDS are named by claimsFilter and jwtFilter.
+const (
+	chainVersion      = "v1"
+	filterTrace       = "penstock." + chainVersion + ".trace"
+	filterEdge        = "penstock." + chainVersion + ".edge"
+	filterHostCase    = "penstock." + chainVersion + ".host-case"
+	filterRBAC        = "penstock." + chainVersion + ".rbac"
+	filterLimitOpen   = "penstock." + chainVersion + ".limit-open"
+	filterLimitClosed = "penstock." + chainVersion + ".limit-closed"
+	filterGuard       = "penstock." + chainVersion + ".guard"
+	filterRouter      = "envoy.filters.http.router"
+)
+
+// claimsFilter and jwtFilter are the names of a project's filters that come by
+// ECDS, and of these resources.
+func claimsFilter(project string) string { return project + "/claims" }
+func jwtFilter(project string) string    { return project + "/jwt" }
+
+const (
+	// scopeHeader carries the scope key from the early header mutation to the
+	// choice of the scope. Clients cannot set it, backends do not see it.
+	scopeHeader = "x-penstock-scope"
+	// anyHost is the host name of a listener's catch-all.
+	anyHost = "*"
+	// mixedCase is the last part of the scope that hosts with capital letters go
+	// to; no host is called so.
+	mixedCase = "-"
+)
+
+// listenerName is the name of a listener and of its table.
+func listenerName(gatewayName, listener string) string {
+	project, id := projectAndID(gatewayName)
+	return project + "/" + id + "/" + listener
+}
+
+func projectAndID(name string) (project, id string) {
+	project, _, id, err := gateway.KindOf(name)
+	if err != nil {
+		return "", name
+	}
+	return project, id
+}
+
+// clusterName is the name of the cluster of a target.
+func clusterName(t gateway.Target) string {
+	if t.Function == nil && t.Subset != "" {
+		return t.Name() + "|" + t.Subset
+	}
+	return t.Name()
+}
+
+// statPrefix keeps the dots of statistics for what they separate.
+func statPrefix(name string) string { return strings.NewReplacer("/", ".", ":", "_").Replace(name) }
