@@ -2,9 +2,12 @@
 .DEFAULT_GOAL := build
 .PHONY: build up down test vet lint gen clean tools FORCE
 
-# No C compiler is needed, and the same source gives the same binary.
+GO ?= go
+# No C compiler is needed, and the same source gives the same binary. The flags
+# are the same for all, so that nothing is compiled twice.
 export CGO_ENABLED ?= 0
-GO     ?= go
+export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
+
 TOOLS  := envoy lambda redis jaeger
 # Flags of `penstock up`: make up ARGS='--gateway-listen 127.0.0.1:9080'
 ARGS   ?=
@@ -16,7 +19,7 @@ build: bin/penstock
 
 # The Go tool knows best whether it is up to date.
 bin/penstock: FORCE
-	$(GO) build -trimpath -o $@ ./cmd/penstock
+	$(GO) build -o $@ ./cmd/penstock
 
 FORCE:
 

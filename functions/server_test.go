@@ -2,6 +2,7 @@ package functions_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,8 +130,10 @@ func TestServer(t *testing.T) {
 }
 
 func streams(t *testing.T, i *pb.Instance) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	pr, pw := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("http://%s:%d/pieces", i.GetAddress(), i.GetPort()), pr)
+	req, err := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("http://%s:%d/pieces", i.GetAddress(), i.GetPort()), pr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +162,7 @@ func upgrades(t *testing.T, i *pb.Instance) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
 	fmt.Fprint(c, "GET /echo-upgrade HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
 	in := bufio.NewReader(c)
 	resp, err := http.ReadResponse(in, nil)

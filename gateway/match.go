@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -318,7 +319,8 @@ func NormalizePath(path string) (string, error) {
 		case c == '\\':
 			b.WriteByte('/')
 		case c <= ' ' || c >= 0x7f || c == '#':
-			return "", &PathError{http.StatusBadRequest, fmt.Sprintf("the edge refuses %q in a path", rune(c))}
+			r, _ := utf8.DecodeRuneInString(path[i:])
+			return "", &PathError{http.StatusBadRequest, fmt.Sprintf("the edge refuses %q in a path", r)}
 		case strings.IndexByte("\"<>^`{|}", c) >= 0:
 			fmt.Fprintf(&b, "%%%02X", c)
 		default:

@@ -3,8 +3,10 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -89,6 +91,11 @@ func (c *checker) protoRules() {
 		if field == "name" && c.has("name") {
 			continue
 		}
+		if fields := c.oneofFields(v); v.Proto.GetRuleId() == "required" && fields != nil {
+			// The oneof's own name is nothing that anybody writes.
+			c.add(parent(field), "set exactly one of %s", strings.Join(fields, ", "))
+			continue
+		}
 		c.add(field, "%s", c.violationText(v, field))
 	}
 }
@@ -101,32 +108,72 @@ func (c *checker) violationText(v *protovalidate.Violation, field string) string
 	if i := strings.IndexByte(last, '['); i >= 0 {
 		last = last[:i]
 	}
-	got := ""
-	if v.FieldValue.IsValid() {
-		if s, ok := v.FieldValue.Interface().(string); ok {
-			if last == "private_key" || last == "chain" || last == "jwks" {
-				s = "…"
-			}
-			if len(s) > 100 {
-				s = s[:100] + "…"
-			}
-			got = fmt.Sprintf("%q: ", s)
-		}
-	}
+	value, _ := v.FieldValue.Interface().(string)
+	got := shown(last, value)
 	switch {
 	case strings.HasSuffix(rule, ".pattern") && (headerField.MatchString(field) || last == "remove"):
-		if strings.Contains(got, "_") {
+		if strings.Contains(value, "_") {
 			return got + "header names with _ are refused at the edge, because many servers take _ and - for the same; use -"
 		}
 		return got + "must be a header name: lower-case letters, digits and -"
 	case strings.HasSuffix(rule, ".pattern") && hints[last] != "":
 		return got + hints[last]
-	case rule == "required":
-		if fields := c.oneofFields(v); fields != nil {
-			return "set exactly one of " + strings.Join(fields, ", ")
-		}
+	case rule == "string.prefix":
+		return got + "must start with " + v.RuleValue.String()
+	case rule == "string.hostname" && isIP(value):
+		return got + "is an IP address, which needs no DNS; use static: {endpoints: [{address: " + value + ", port: …}]}"
+	case rule == "repeated.unique":
+		return twice(v.FieldValue)
+	case rule == "repeated.min_items":
+		return "is empty; needs at least " + v.RuleValue.String()
+	case strings.HasPrefix(rule, "enum.") && v.FieldDescriptor != nil && v.FieldDescriptor.Enum() != nil:
+		return "must be one of " + enumNames(v.FieldDescriptor.Enum())
 	}
 	return got + text
+}
+
+// shown quotes a value for a message; key material is never shown.
+func shown(field, value string) string {
+	if value == "" || field == "private_key" || field == "chain" || field == "jwks" {
+		return ""
+	}
+	if len(value) > 100 {
+		value = value[:100] + "…"
+	}
+	return fmt.Sprintf("%q: ", value)
+}
+
+// twice names the first element of a list that stands there before.
+func twice(list protoreflect.Value) string {
+	l, ok := list.Interface().(protoreflect.List)
+	if !ok {
+		return "holds one element twice; take one away"
+	}
+	seen := map[any]bool{}
+	for i := range l.Len() {
+		e := l.Get(i).Interface()
+		if seen[e] {
+			return fmt.Sprintf("%q stands there twice; take one away", fmt.Sprint(e))
+		}
+		seen[e] = true
+	}
+	return "holds one element twice; take one away"
+}
+
+// enumNames lists what may be chosen: all but the value that stands for unset.
+func enumNames(e protoreflect.EnumDescriptor) string {
+	var out []string
+	for i := range e.Values().Len() {
+		if v := e.Values().Get(i); v.Number() != 0 {
+			out = append(out, string(v.Name()))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func isIP(s string) bool {
+	_, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	return err == nil
 }
 
 // headerField is the name of a header in a match or a change.
@@ -142,6 +189,9 @@ var hints = map[string]string{
 	"env":       "must be a name of letters, digits and _ that does not start with a digit",
 	"method":    "must be an HTTP method in capitals, such as GET",
 }
+
+// parent is a field path without its last part.
+func parent(field string) string { return field[:max(0, strings.LastIndexByte(field, '.'))] }
 
 // oneofFields lists the fields of the oneof that a violation is about; none when
 // it is about something else.
@@ -205,7 +255,10 @@ func (c *checker) duplicates(what string, texts []string, field func(i int) stri
 			continue
 		}
 		if j, ok := first[t]; ok {
-			c.add(field(i), "%s %q stands at %s already; give each its own", what, t, field(j))
+			if !strings.Contains(t, `"`) {
+				t = strconv.Quote(t)
+			}
+			c.add(field(i), "%s %s stands at %s already; give each its own", what, t, field(j))
 			continue
 		}
 		first[t] = i

@@ -53,8 +53,8 @@ func ListenerAddress(l *pb.Listener) string {
 
 func (c *checker) backend(b *pb.Backend) {
 	if d := b.GetDns(); d != nil {
-		if _, err := netip.ParseAddr(strings.Trim(d.GetHostname(), "[]")); err == nil {
-			c.add("dns.hostname", "%q is an IP address; use static: {endpoints: [{address: %s, port: %d}]}", d.GetHostname(), d.GetHostname(), d.GetPort())
+		if isIP(d.GetHostname()) && !c.has("dns.hostname") {
+			c.add("dns.hostname", "%q is an IP address, which needs no DNS; use static", d.GetHostname())
 		}
 		if len(b.GetSubsets()) > 0 {
 			c.add("subsets", "select endpoints by their labels, which the addresses of a DNS name do not have; use static endpoints, or a backend for each part")

@@ -92,7 +92,10 @@ func (c *checker) match(path string, m *pb.RouteMatch) {
 	}
 	c.duplicates("header", namesOf(m.GetHeaders(), func(h *pb.HeaderMatch) string {
 		// Two matches of one header may well be meant: a prefix and not a value.
-		return fmt.Sprint(h.GetName(), " ", describeString(h.GetValue()), " ", h.GetInvert())
+		if h.GetInvert() {
+			return h.GetName() + " not " + describeString(h.GetValue())
+		}
+		return h.GetName() + " " + describeString(h.GetValue())
 	}), elements(path+".headers[%d]"))
 	for i, q := range m.GetQuery() {
 		at := fmt.Sprintf("%s.query[%d]", path, i)
@@ -149,8 +152,10 @@ func (c *checker) pathText(field, path, follow string) {
 	}
 	normal, err := NormalizePath(path + follow)
 	switch {
+	case !ascii(path):
+		c.add(field, "%q can never match: paths are ASCII; write other characters percent-encoded, such as %%C3%%A9", path)
 	case err != nil:
-		c.add(field, "%q can never match: %v (write other characters percent-encoded, such as %%C3%%A9)", path, err)
+		c.add(field, "%q can never match: %s", path, err.(*PathError).Reason)
 	case normal == path+follow && !strings.Contains(path, "//"):
 	case strings.HasSuffix(normal, follow) && normal != path+follow:
 		c.add(field, "%q can never match, because requests arrive normalized; write %q", path, strings.TrimSuffix(normal, follow))

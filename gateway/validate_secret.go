@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,7 +44,11 @@ func (c *checker) jwks(field, text string) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal([]byte(text), &set); err != nil {
-		c.add(field, `is no JSON Web Key Set, such as {"keys": [{"kty": "EC", …}]}: %v`, err)
+		why := err.Error()
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			why = "it is other JSON"
+		}
+		c.add(field, `is no JSON Web Key Set, such as {"keys": [{"kty": "EC", …}]}: %s`, why)
 		return
 	}
 	if len(set.Keys) == 0 {

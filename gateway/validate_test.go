@@ -49,19 +49,19 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"route", `{'name': 'projects/p/roots/r', 'rules': [{'directResponse': {'status': 200}}]}`, "name", `"roots" is no kind`},
 	// Routes.
 	{"route", `{}`, "rules", "1"},
-	{"route", `{'rules': [{}]}`, "rules[0].action", "set exactly one of forward, redirect, direct_response"},
+	{"route", `{'rules': [{}]}`, "rules[0]", "set exactly one of forward, redirect, direct_response"},
 	{"route", `{'rules': [{'name': 'a', 'directResponse': {'status': 200}}, {'name': 'a', 'matches': [{'path': {'exact': '/'}}], 'directResponse': {'status': 200}}]}`, "rules[1].name", `"a" stands at rules[0].name already`},
 	{"route", `{'rules': [{'name': 'rule-1', 'directResponse': {'status': 200}}, {'matches': [{'path': {'exact': '/'}}], 'directResponse': {'status': 200}}]}`, "rules[1].name", "rules[0].name already"},
 	{"route", `{'hostnames': ['http://a'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", `"http://a": must be a host name such as`},
 	{"route", `{'hostnames': ['a:80'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", "no port"},
-	{"route", `{'hostnames': ['A.x', 'a.x.'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames", "unique"},
+	{"route", `{'hostnames': ['A.x', 'a.x.'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames", `"a.x" stands there twice`},
 	{"route", `{'hostnames': ['` + strings.Repeat("abcdefgh.", 30) + `com'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", "at most 253"},
 	{"route", `{'gateways': ['projects/q/gateways/g'], 'rules': [{'directResponse': {'status': 200}}]}`, "gateways[0]", "may not leave project p"},
 	{"route", `{'gateways': ['backends/g'], 'rules': [{'directResponse': {'status': 200}}]}`, "gateways[0]", "is a backend; here stands the name of a gateway"},
 	{"route", `{'gateways': ['a/b/c'], 'rules': [{'directResponse': {'status': 200}}]}`, "gateways[0]", "is no resource name"},
 	// Paths.
-	{"route", match(`{'path': {'exact': 'a'}}`), "rules[0].matches[0].path.exact", `prefix`},
-	{"route", match(`{'path': {}}`), "rules[0].matches[0].path.match", "set exactly one of exact, prefix, regex, text_prefix"},
+	{"route", match(`{'path': {'exact': 'a'}}`), "rules[0].matches[0].path.exact", `must start with /`},
+	{"route", match(`{'path': {}}`), "rules[0].matches[0].path", "set exactly one of exact, prefix, regex, text_prefix"},
 	{"route", match(`{'path': {'exact': '/a//b'}}`), "rules[0].matches[0].path.exact", `can never match, because requests arrive normalized; write "/a/b"`},
 	{"route", match(`{'path': {'prefix': '/a/./b'}}`), "rules[0].matches[0].path.prefix", `write "/a/b"`},
 	{"route", match(`{'path': {'textPrefix': '/a/../b'}}`), "rules[0].matches[0].path.text_prefix", `write "/b"`},
@@ -70,7 +70,7 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"route", match(`{'path': {'exact': '/a;b=1'}}`), "rules[0].matches[0].path.exact", "refuses ;"},
 	{"route", match(`{'path': {'exact': '/a?b=1'}}`), "rules[0].matches[0].path.exact", "match parameters with query"},
 	{"route", match(`{'path': {'prefix': '/a#b'}}`), "rules[0].matches[0].path.prefix", "has no '#'"},
-	{"route", match(`{'path': {'exact': '/é'}}`), "rules[0].matches[0].path.exact", "percent-encoded, such as %C3%A9"},
+	{"route", match(`{'path': {'exact': '/é'}}`), "rules[0].matches[0].path.exact", "paths are ASCII; write other characters percent-encoded, such as %C3%A9"},
 	{"route", match(`{'path': {'exact': '/%41'}}`), "rules[0].matches[0].path.exact", `write "/A"`},
 	{"route", match(`{'path': {'exact': '/{id}'}}`), "rules[0].matches[0].path.exact", `write "/%7Bid%7D"`},
 	{"route", match(`{'path': {'exact': '/50%'}}`), "rules[0].matches[0].path.exact", "two hexadecimal digits"},
@@ -88,7 +88,7 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"route", match(`{'headers': [{'name': 'x-envoy-a', 'value': {'exact': '1'}}]}`), "rules[0].matches[0].headers[0].name", "the edge removes"},
 	{"route", match(`{'headers': [{'name': 'x a', 'value': {'exact': '1'}}]}`), "rules[0].matches[0].headers[0].name", "must be a header name"},
 	{"route", match(`{'headers': [{'name': 'x-a'}]}`), "rules[0].matches[0].headers[0].value", "required"},
-	{"route", match(`{'headers': [{'name': 'x-a', 'value': {}}]}`), "rules[0].matches[0].headers[0].value.match", "set exactly one of exact, prefix, suffix, regex, present"},
+	{"route", match(`{'headers': [{'name': 'x-a', 'value': {}}]}`), "rules[0].matches[0].headers[0].value", "set exactly one of exact, prefix, suffix, regex, present"},
 	{"route", match(`{'headers': [{'name': 'x-a', 'value': {'regex': '*'}}]}`), "rules[0].matches[0].headers[0].value.regex", "is no RE2"},
 	{"route", match(`{'headers': [{'name': 'x-a', 'value': {'regex': '[éü]'}}]}`), "rules[0].matches[0].headers[0].value.regex", "write a group"},
 	{"route", match(`{'headers': [{'name': 'x-a', 'value': {'regex': '\\x{100}'}}]}`), "rules[0].matches[0].headers[0].value.regex", "U+0100"},
@@ -144,7 +144,7 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"route", policies(`'rateLimit': {'limits': [{'name': 'a', 'requests': 1, 'window': '1s', 'burst': 1, 'algorithm': 'RATE_LIMIT_ALGORITHM_FIXED_WINDOW'}]}`), "rules[0].policies.rate_limit.limits[0].burst", "GCRA only"},
 	{"route", policies(`'authentication': {}`), "rules[0].policies.authentication", "asks for nothing"},
 	{"route", policies(`'authentication': {'jwt': {'issuer': 'i', 'jwksSecret': 's'}}`), "rules[0].policies.authentication.jwt.audiences", "1"},
-	{"route", policies(`'authentication': {'jwt': {'issuer': 'i', 'audiences': ['a']}}`), "rules[0].policies.authentication.jwt.keys", "set exactly one of jwks_secret, jwks"},
+	{"route", policies(`'authentication': {'jwt': {'issuer': 'i', 'audiences': ['a']}}`), "rules[0].policies.authentication.jwt", "set exactly one of jwks_secret, jwks"},
 	{"route", jwt(`'jwksSecret': 'backends/b'`), "rules[0].policies.authentication.jwt.jwks_secret", "name of a secret"},
 	{"route", jwt(`'jwksSecret': 'projects/q/secrets/b'`), "rules[0].policies.authentication.jwt.jwks_secret", "may not leave"},
 	{"route", jwt(`'jwks': 'hello'`), "rules[0].policies.authentication.jwt.jwks", "is no JSON Web Key Set"},
@@ -167,15 +167,15 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"gateway", `{'listeners': [{'name': 'a', 'port': 1, 'protocol': 'LISTENER_PROTOCOL_HTTPS'}]}`, "listeners[0].tls", "needs tls.certificates"},
 	{"gateway", `{'listeners': [{'name': 'a', 'port': 1, 'tls': {'certificates': ['c']}}]}`, "listeners[0].tls", "set protocol: HTTPS"},
 	{"gateway", `{'listeners': [{'name': 'a', 'port': 1, 'hostnames': ['*a.x']}]}`, "listeners[0].hostnames[0]", "wildcard such as"},
-	{"gateway", `{'listeners': [{'name': 'a', 'port': 1}], 'policies': {'timeout': {'idle': '0.1ms'}}}`, "", ""},
+	{"gateway", `{'listeners': [{'name': 'a', 'port': 1}], 'policies': {'timeout': {'idle': '0.0001s'}}}`, "policies.timeout.idle", "round it"},
 	// Backends.
-	{"backend", `{}`, "target", "set exactly one of static, dns"},
+	{"backend", `{}`, "", "set exactly one of static, dns"},
 	{"backend", `{'static': {}}`, "static.endpoints", "1"},
 	{"backend", `{'static': {'endpoints': [{'address': 'example.com', 'port': 1}]}}`, "static.endpoints[0].address", "IP address"},
 	{"backend", `{'static': {'endpoints': [{'address': '10.0.0.1', 'port': 0}]}}`, "static.endpoints[0].port", "1"},
 	{"backend", `{'static': {'endpoints': [{'address': '0.0.0.0', 'port': 1}]}}`, "static.endpoints[0].address", "is no address of a server"},
 	{"backend", `{'static': {'endpoints': [{'address': '10.0.0.1', 'port': 1}, {'address': '10.0.0.1', 'port': 1}]}}`, "static.endpoints[1].address", "already"},
-	{"backend", `{'dns': {'hostname': '10.0.0.1', 'port': 1}}`, "dns.hostname", "is an IP address; use static"},
+	{"backend", `{'dns': {'hostname': '10.0.0.1', 'port': 1}}`, "dns.hostname", "is an IP address, which needs no DNS; use static"},
 	{"backend", `{'dns': {'hostname': 'a b', 'port': 1}}`, "dns.hostname", "hostname"},
 	{"backend", `{'dns': {'hostname': 'a.x', 'port': 1}, 'subsets': [{'name': 'a', 'labels': {'k': 'v'}}]}`, "subsets", "DNS name"},
 	{"backend", `{'static': {'endpoints': [{'address': '10.0.0.1', 'port': 1}]}, 'subsets': [{'name': 'a', 'labels': {'k': 'v'}}]}`, "subsets[0].labels", "no endpoint carries all of k=v"},
@@ -183,8 +183,8 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"backend", `{'static': {'endpoints': [{'address': '10.0.0.1', 'port': 1, 'labels': {'k': 'v'}}]}, 'subsets': [{'name': 'a', 'labels': {'k': 'v'}}, {'name': 'a', 'labels': {'k': 'v'}}]}`, "subsets[1].name", "already"},
 	{"backend", `{'dns': {'hostname': 'a.x', 'port': 1}, 'connectTimeout': '0s'}`, "connect_timeout", "0s"},
 	// Functions.
-	{"function", `{'source': 's'}`, "contract", "set exactly one of lambda, server"},
-	{"function", `{'lambda': {'handler': 'a.b'}, 'source': 's'}`, "lambda.runtime", ""},
+	{"function", `{'source': 's'}`, "", "set exactly one of lambda, server"},
+	{"function", `{'lambda': {'handler': 'a.b'}, 'source': 's'}`, "lambda.runtime", "LAMBDA_RUNTIME_PYTHON"},
 	{"function", `{'lambda': {'runtime': 'LAMBDA_RUNTIME_PYTHON', 'handler': 'handler'}, 'source': 's'}`, "lambda.handler", "such as \"app.lambda_handler\""},
 	{"function", `{'server': {}, 'source': 's'}`, "server.command", "1"},
 	{"function", `{'server': {'command': ['']}, 'source': 's'}`, "server.command[0]", "names the program"},
@@ -198,7 +198,7 @@ var badInput = []struct{ kind, json, field, message string }{
 	// Consumers and secrets.
 	{"consumer", `{}`, "jwt", "required"},
 	{"consumer", `{'jwt': {'issuer': 'i'}}`, "jwt.subject", "1"},
-	{"secret", `{}`, "value", "set exactly one of jwks, certificate"},
+	{"secret", `{}`, "", "set exactly one of jwks, certificate"},
 	{"secret", `{'jwks': '[]'}`, "jwks", "is no JSON Web Key Set"},
 	{"secret", `{'jwks': '{}'}`, "jwks", "has no keys"},
 	{"secret", `{'jwks': '{\"keys\": [1]}'}`, "jwks", "keys[0] is no JSON object"},
@@ -209,9 +209,6 @@ var badInput = []struct{ kind, json, field, message string }{
 
 func TestValidateBadInput(t *testing.T) {
 	for _, row := range badInput {
-		if row.field == "" {
-			continue
-		}
 		json := strings.ReplaceAll(strings.ReplaceAll(row.json, `\"`, "\x00"), "'", `"`)
 		o := objectOf(t, row.kind, "x", strings.ReplaceAll(json, "\x00", `\"`))
 		Normalize(o)
@@ -226,7 +223,7 @@ func TestValidateBadInput(t *testing.T) {
 		if !found {
 			t.Errorf("%s %s\nwant %s: …%s…\ngot  %v", row.kind, row.json, row.field, row.message, texts(got))
 		}
-		if len(got) > 2 {
+		if len(got) > 1 {
 			t.Errorf("%s %s: %d problems for one mistake: %v", row.kind, row.json, len(got), texts(got))
 		}
 	}

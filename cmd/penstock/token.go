@@ -30,6 +30,9 @@ const (
 	devIssuerURL = "https://dev.penstock.local"
 	// devIssuerSecret holds the public keys, for routes to refer to.
 	devIssuerSecret = "projects/default/secrets/dev-issuer"
+	// devAudience and devSubject are what a token says when nothing is asked for.
+	devAudience = "penstock-dev"
+	devSubject  = "developer"
 )
 
 // devIssuer signs tokens for trying out and tests. Its key lies in the data
@@ -128,7 +131,7 @@ func newTokenCommand() *cobra.Command {
 		Short: "Print a signed token of the development issuer",
 		Long: "Signs a JSON Web Token (ES256) with the development key of `penstock up`. A route accepts it\n" +
 			"when its authentication names the issuer " + devIssuerURL + " and the secret dev-issuer.",
-		Example: "  curl -H \"Authorization: Bearer $(penstock token --subject alice --audience support-desk)\" http://127.0.0.1:8080/account\n" +
+		Example: "  curl -H \"Authorization: Bearer $(penstock token --subject alice)\" http://127.0.0.1:8080/account\n" +
 			"  penstock token --subject alice --audience shop --claim plan=gold --claim 'roles:=[\"admin\",\"dev\"]' --expires 10m",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -142,12 +145,11 @@ func newTokenCommand() *cobra.Command {
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "data folder of `penstock up`")
-	fl.StringVar(&f.subject, "subject", "", "the sub claim: who this is")
-	fl.StringSliceVar(&f.audiences, "audience", nil, "the aud claim: what the token is for (repeatable)")
+	fl.StringVar(&f.subject, "subject", devSubject, "the sub claim: who this is")
+	fl.StringSliceVar(&f.audiences, "audience", []string{devAudience}, "the aud claim: what the token is for (repeatable)")
 	fl.StringArrayVar(&f.claims, "claim", nil, "another claim, NAME=TEXT or NAME:=JSON (repeatable)")
 	fl.StringVar(&f.issuer, "issuer", devIssuerURL, "the iss claim")
 	fl.DurationVar(&f.expires, "expires", time.Hour, "time until the token expires; negative: it has expired")
-	_ = c.MarkFlagRequired("subject")
 	return c
 }
 

@@ -82,22 +82,24 @@ func (s *span) parent() string {
 	return s.References[0].SpanID
 }
 
-// findTrace asks until the trace is whole: its spans come from several processes,
-// each in batches of its own, so it is taken as whole when every parent is there
-// and two looks in a row found the same number of spans.
+// settle is how long no new span may have come before a trace is taken as whole.
+// Its spans come from several processes, each in batches of its own.
+const settle = 1500 * time.Millisecond
+
+// findTrace asks until the trace is whole: every parent is there, and nothing new
+// has come for a while.
 func findTrace(ctx context.Context, jaeger, id string) (*trace, error) {
 	var found *trace
+	var changed time.Time
 	for {
 		t, err := queryTrace(ctx, jaeger, id)
 		switch {
-		case err == nil && t != nil:
-			whole := found != nil && len(found.Spans) == len(t.Spans) && t.whole()
-			found = t
-			if whole {
-				return found, nil
-			}
 		case err != nil && ctx.Err() == nil:
 			return nil, err
+		case t != nil && (found == nil || len(t.Spans) != len(found.Spans)):
+			found, changed = t, time.Now()
+		case t != nil && t.whole() && time.Since(changed) > settle:
+			return t, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -105,7 +107,7 @@ func findTrace(ctx context.Context, jaeger, id string) (*trace, error) {
 				return found, nil
 			}
 			return nil, fmt.Errorf("Jaeger has no trace %s: is the id right? (spans arrive within a second; `penstock status` says whether Jaeger has joined)", id)
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }

@@ -140,6 +140,10 @@ func (u *up) welcome() string {
 	if u.f.api != "127.0.0.1:7400" {
 		server = " --server " + loopback(u.f.api)
 	}
+	jaeger := ""
+	if u.f.jaeger != "127.0.0.1:16686" {
+		jaeger = " --jaeger http://" + loopback(u.f.jaeger)
+	}
 	fmt.Fprintf(&b, "\nWhat to try next:\n\n")
 	p := programName()
 	lines := [][2]string{
@@ -147,8 +151,8 @@ func (u *up) welcome() string {
 		{p + " list routes" + server, "what the gateway routes"},
 		{p + " explain GET http://" + loopback(u.f.gateway) + "/" + server, "which route answers, with which policies"},
 		{p + " apply -f FILE" + server, "change it; returns when the change is served"},
-		{p + " token --subject alice --audience NAME" + u.dataDirFlag(), "a token for routes that ask for one"},
-		{p + " trace ID", "the way of one request; the id is in its x-trace-id header"},
+		{p + " token --subject alice" + u.dataDirFlag(), "a token for routes that ask for one"},
+		{p + " trace ID" + jaeger, "the way of one request; the id is in its x-trace-id header"},
 	}
 	width := 0
 	for _, l := range lines {

@@ -26,7 +26,7 @@ import (
 
 // desk is one running `penstock up` with ports and a data folder of its own.
 type desk struct {
-	bin, dir                                   string
+	bin, dir, root                             string
 	gateway, api, http, jaeger, plain, limiter string
 	args                                       []string
 }
@@ -61,7 +61,7 @@ func newDesk(t *testing.T) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &desk{dir: t.TempDir(), bin: filepath.Join(t.TempDir(), "penstock")}
+	d := &desk{root: root, dir: t.TempDir(), bin: filepath.Join(t.TempDir(), "penstock")}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", d.bin, "./cmd/penstock")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
@@ -84,7 +84,7 @@ func newDesk(t *testing.T) *desk {
 		t.Fatal(err)
 	}
 	d.args = []string{
-		"up", "-d", "--data-dir", filepath.Join(d.dir, "data"), "--config", config,
+		"up", "-d", "--settings", os.DevNull, "--data-dir", filepath.Join(d.dir, "data"), "--config", config,
 		"--functions-root", filepath.Join(root, "examples/support-desk/functions"),
 		"--run", "plain=python3 " + filepath.Join(root, "examples/support-desk/plain/server.py") + " " + plainPort,
 		"--gateway-listen", d.gateway, "--api-listen", d.api, "--http-listen", d.http, "--xds-listen", port(),
@@ -108,7 +108,7 @@ func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
 func (d *desk) command(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, d.bin, args...)
-	c.Dir = d.dir
+	c.Dir = d.root
 	c.Env = append(os.Environ(), "PENSTOCK_SERVER="+d.api)
 	return c
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
@@ -163,3 +164,8 @@ func revision(r store.Revision) *pb.Revision {
 
 // Instances implements api.Core.
 func (c *Core) Instances(function string) []*pb.Instance { return c.runners.instances(function) }
+
+// Layout implements api.Core.
+func (c *Core) Layout(gateway, listener string) string {
+	return compile.Layout(c.Snapshot(), gateway, listener)
+}

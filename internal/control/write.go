@@ -289,6 +289,10 @@ func (c *Core) stamp(o, old gateway.Object, w *api.Write) {
 	md.Uid, md.CreateTime, md.UpdateTime = rand.Text(), now, now
 	if old != nil {
 		md.Uid, md.CreateTime = old.GetMetadata().GetUid(), old.GetMetadata().GetCreateTime()
+		// A write without a set leaves the object in the set that it is in.
+		if set := old.GetMetadata().GetAnnotations()[pruneSetAnnotation]; set != "" && w.PruneSet == "" {
+			setAnnotation(o, pruneSetAnnotation, set)
+		}
 	}
 	if md.GetOrigin().GetSource() == "" {
 		md.Origin = &pb.Origin{Source: w.Source}

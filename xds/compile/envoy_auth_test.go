@@ -19,8 +19,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/penstock-gateway/penstock/internal/envoytest"
 )
 
 // protected is a host with a route for each kind of authentication.
@@ -392,11 +390,3 @@ func forgedTokens(t *testing.T, r *rig) {
 		t.Errorf("token in the query: %d", a.status)
 	}
 }
-
-func testLimits(t *testing.T, r *rig)    {}
-func testScopes(t *testing.T, r *rig)    {}
-func testRetries(t *testing.T, r *rig)   {}
-func testFunctions(t *testing.T, r *rig) {}
-func testHTTPS(t *testing.T, r *rig)     {}
-
-var _ = envoytest.FreePort

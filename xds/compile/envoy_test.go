@@ -321,4 +321,3 @@ rules: [{name: all, matches: [{path: {prefix: /x}}], forward: {backends: [{backe
 	a := r.do(t, port, "GET", "x.test/nope")
 	r.spans.trace(t, a.header.Get("x-trace-id"), 1)
 }
-

@@ -26,12 +26,15 @@ import (
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -45,6 +48,7 @@ type rig struct {
 	compiler *compile.Compiler
 	view     compile.View
 	snapshot *gateway.Snapshot
+	last     *xds.Generation
 	revision int64
 
 	upstream *upstream
@@ -206,6 +210,7 @@ func (r *rig) update(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("problem: %s %s: %s", p.Object, p.Field, p.Message)
 	}
+	r.last = g
 	r.server.Update(r.view.String(), g)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -278,7 +283,11 @@ func (r *rig) raw(t *testing.T, port int, request string) answer {
 		t.Fatal(err)
 	}
 	method, _, _ := strings.Cut(request, " ")
-	res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, &http.Request{Method: method})
+	if err == nil && res.StatusCode == http.StatusContinue {
+		res, err = http.ReadResponse(in, &http.Request{Method: method})
+	}
 	if err != nil {
 		t.Fatalf("%q: %v", request, err)
 	}
@@ -351,6 +360,7 @@ type limiter struct {
 	mu       sync.Mutex
 	calls    []*ratelimitv3.RateLimitRequest
 	over     bool
+	broken   bool
 }
 
 func newLimiter(t *testing.T) *limiter {
@@ -364,6 +374,9 @@ func newLimiter(t *testing.T) *limiter {
 func (l *limiter) ShouldRateLimit(_ context.Context, req *ratelimitv3.RateLimitRequest) (*ratelimitv3.RateLimitResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.broken {
+		return nil, status.Error(codes.Unavailable, "broken")
+	}
 	l.calls = append(l.calls, req)
 	code := ratelimitv3.RateLimitResponse_OK
 	if l.over {
@@ -396,6 +409,12 @@ func (l *limiter) setOver(over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.over = over
+}
+
+func (l *limiter) setBroken(broken bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = broken
 }
 
 // collector keeps the spans that Envoy sends.
@@ -440,6 +459,8 @@ func (c *collector) trace(t *testing.T, id string, n int) []*tracev1.Span {
 		}
 		return len(out) >= n
 	})
-	slices.SortStableFunc(out, func(a, b *tracev1.Span) int { return int(int64(a.GetStartTimeUnixNano()) - int64(b.GetStartTimeUnixNano())) })
+	slices.SortStableFunc(out, func(a, b *tracev1.Span) int {
+		return int(int64(a.GetStartTimeUnixNano()) - int64(b.GetStartTimeUnixNano()))
+	})
 	return out
 }

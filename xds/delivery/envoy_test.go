@@ -116,6 +116,48 @@ func TestEnvoyChanges(t *testing.T) {
 	})
 }
 
+// TestEnvoyGoneWhileWarming removes clusters right after they were added. Envoy
+// must not be left warming them: it would acknowledge no other cluster.
+func TestEnvoyGoneWhileWarming(t *testing.T) {
+	p := newPlane(t, delivery.Options{})
+	port := envoytest.FreePort(t)
+	up := backend(t, "a")
+	g := newGeneration(t, 1)
+	g.listener("l", port, nil)
+	g.cluster("a", up)
+	g.host("a.test", "a")
+	p.server.Update(view, g.Generation)
+	startEnvoy(t, p, "edge", 1)
+	for i := range 20 {
+		name := fmt.Sprint("short-lived-", i)
+		g = g.next()
+		g.cluster(name, up)
+		sent := p.server.Stats().Types[xds.Cluster].Sent
+		p.server.Update(view, g.Generation)
+		if i%2 == 0 { // else the two may be merged
+			eventually(t, "the cluster to be sent", func() bool {
+				return p.server.Stats().Types[xds.Cluster].Sent > sent
+			})
+		}
+		g = g.next()
+		delete(g.Resources[xds.Cluster], name)
+		delete(g.Resources[xds.Endpoint], name)
+		p.server.Update(view, g.Generation)
+	}
+	g = g.next()
+	g.cluster("b", up)
+	g.host("b.test", "b")
+	p.server.Update(view, g.Generation)
+	if rep := p.wait(g.Revision); rep.Serving != 1 {
+		t.Errorf("report %+v", rep)
+	}
+	mustGet(t, port, "b.test", "a")
+	eventually(t, "the short-lived clusters to be removed", func() bool {
+		s, _ := p.proxy("edge")
+		return s.Resources[xds.Cluster] == 2
+	})
+}
+
 // TestEnvoyUnderLoad moves hosts between clusters, each change with a new cluster
 // and the old one gone, while clients ask. Nothing may fail.
 func TestEnvoyUnderLoad(t *testing.T) {

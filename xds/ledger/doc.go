@@ -19,15 +19,19 @@
 //   - A cluster waits for nothing: Envoy keeps its old one until endpoints and
 //     secrets of the new are there, and withholds the acknowledgement until then.
 //     After each cluster its endpoints are sent again, even unchanged: Envoy
-//     warms the new cluster with them and does not ask (envoy issue 13009).
+//     warms the new cluster with them and does not ask (envoy issue 13009); and
+//     they are sent even if cluster and endpoints are gone meanwhile, since Envoy
+//     acknowledges no cluster while one warms. After each listener the scopes,
+//     secrets and extension configurations are sent again, for the like reason.
 //   - A resource that is gone from the generation is removed from a proxy when
 //     nothing that the proxy holds or may hold refers to it, and a grace period
 //     later. Listeners and scopes, to which nothing refers, are removed as soon as
 //     all that their revision brought is acknowledged.
 //   - A refused response of several resources is sent again in halves until the
 //     bad one is known. A refused resource is not sent again until its version
-//     changes; the proxy keeps the version before. What refers to a refused
-//     resource that the proxy does not hold in any version is held.
+//     changes; the proxy keeps the version before, and one that has none gets the
+//     last version that some proxy acknowledged. What refers to a refused resource
+//     that the proxy does not hold in any version is held.
 //
 // # How it stays small
 //

@@ -168,6 +168,7 @@ func (p *Proxy) Detach() Memory {
 			m[l.ref(i)] = r.Refusal
 		}
 	}
+	p.table.sweep()
 	return m
 }
 
@@ -287,6 +288,8 @@ func (l *lane) unsubscribe(name string) {
 	l.subs.clear(i)
 	if !l.wildcard {
 		l.drop(i)
+		// At once: an Envoy whose clients make up server names asks for ever new ones.
+		l.p.table.release(l.k, i)
 	}
 }
 

@@ -249,20 +249,28 @@ func (t *Table) refer(r *xds.Resource, n int) {
 // sweep frees the slots of gone names that no proxy uses.
 func (t *Table) sweep() {
 	for k := range kinds {
-		col := &t.columns[k]
-	next:
-		for i := range col.each(col.gone) {
-			for p := range t.proxies {
-				if p.lanes[k].uses(i) || p.warmingNeeds(k, col.slots[i].name) {
-					continue next
-				}
-			}
-			delete(col.index, col.slots[i].name)
-			col.slots[i] = slot{}
-			col.gone.clear(i)
-			col.free = append(col.free, i)
+		for i := range t.columns[k].each(t.columns[k].gone) {
+			t.release(k, i)
 		}
 	}
+}
+
+// release frees the slot of a gone name if no proxy uses it.
+func (t *Table) release(k kind, i int32) {
+	col := &t.columns[k]
+	if !col.gone.has(i) {
+		return
+	}
+	name := col.slots[i].name
+	for p := range t.proxies {
+		if p.lanes[k].uses(i) || p.warmingNeeds(k, name) {
+			return
+		}
+	}
+	delete(col.index, name)
+	col.slots[i] = slot{}
+	col.gone.clear(i)
+	col.free = append(col.free, i)
 }
 
 // intern gives a name a slot with no resource.

@@ -149,6 +149,8 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 	if c.o.Concurrency == 1 {
 		c.host.OutputOf(inv.ID)
 	}
+	// Without it net/http reads the whole request before it lets an answer begin.
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	inv.Begin()
 	defer func() {
 		inv.End()

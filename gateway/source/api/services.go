@@ -131,7 +131,11 @@ type explainService struct {
 }
 
 func (s *explainService) Explain(_ context.Context, r *pb.ExplainRequest) (*pb.ExplainResponse, error) {
-	return explain.Explain(s.core.Snapshot(), r, s.core.Instances), nil
+	e := explain.Explain(s.core.Snapshot(), r, s.core.Instances)
+	if l := e.GetListener(); l != nil {
+		l.Layout = s.core.Layout(l.GetGateway(), l.GetListener())
+	}
+	return e, nil
 }
 
 // callerHeader and sourceHeader let our own clients say who and what they are.

@@ -11,7 +11,7 @@ import (
 
 // TestLimits: input that was made to hurt ends in an error, and soon.
 func TestLimits(t *testing.T) {
-	fill := func(s string) string { return strings.Repeat(s, 1<<20/len(s)) }
+	fill := func(s string) string { return strings.Repeat(s, 1<<18/len(s)) }
 	var laughs strings.Builder
 	laughs.WriteString("a0: &a0 [x, x]\n")
 	for i := range 30 {
@@ -25,14 +25,14 @@ func TestLimits(t *testing.T) {
 		"deep flow, closed":   {head + "rules: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nested more than 64 deep"},
 		"deep block":          {head + "rules:\n" + strings.Repeat("- ", 70) + "x\n", "nested more than 64 deep"},
 		"deep JSON":           {`{"kind": ` + fill("["), "depth"},
-		"many documents":      {fill("---\na\n"), "more than 100000 documents"},
-		"many JSON documents": {fill("{}\n"), "more than 100000 documents"},
+		"many documents":      {strings.Repeat("---\na\n", strict.MaxDocuments+1), "more than 100000 documents"},
+		"many JSON documents": {strings.Repeat("{}\n", strict.MaxDocuments+1), "more than 100000 documents"},
 		"many empty ones":     {fill("---\n"), ""},
 		"many errors":         {head + fill("x: 1\n"), `key "x" is there already`},
 		"many bad documents":  {strings.Repeat("a: 1\n---\n", 5000), "too many errors"},
 		"many bad files":      {strings.Repeat("- a: b: c\n---\n", 5000), "too many errors"},
 		"many comments":       {fill("# a\n"), ""},
-		"many values":         {head + "hostnames: [" + fill("a,") + "]", "more than 500000 values"},
+		"many values":         {head + "hostnames: [" + strings.Repeat("a,", strict.MaxValues+1) + "]", "more than 500000 values"},
 		"one long text":       {head + `hostnames: ["` + fill("a") + `"]`, ""},
 		"unclosed quote":      {head + `hostnames: ["` + fill("a b\n"), "not valid YAML"},
 		"bad at the end":      {head + "hostnames:\n" + fill("- a\n") + "b\n", "not valid YAML"},
