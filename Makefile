@@ -1,6 +1,6 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip.
 .DEFAULT_GOAL := build
-.PHONY: build up down test vet lint gen clean tools FORCE
+.PHONY: build up down test bench vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -37,9 +37,13 @@ tools:
 test: tools
 	$(GO) test $(TESTFLAGS) $(PKG)
 
+# Prints the figures of the main job and writes bench/results/main.json.
+bench: build tools
+	$(GO) run ./bench/desk -bin bin/penstock -out bench/results/main.json
+
 vet:
 	$(GO) vet ./...
-	@unformatted=$$(gofmt -l cmd gateway gen internal store xds $(wildcard authn examples functions ratelimit telemetry tools)); \
+	@unformatted=$$(gofmt -l authn bench cmd examples functions gateway gen internal ratelimit store telemetry tools xds); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 
 # buf, by its pinned npm package.

@@ -40,39 +40,39 @@ func serve(mode string) {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	paths := map[string]http.HandlerFunc{}
+	echo := func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		head, _ := httputil.DumpRequest(r, false)
 		_ = json.NewEncoder(w).Encode(map[string]string{"head": string(head), "body": string(b)})
-	})
-	mux.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) { os.Exit(4) })
-	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	mux.HandleFunc("/hang-in-body", func(w http.ResponseWriter, r *http.Request) {
+	}
+	paths["/exit"] = func(http.ResponseWriter, *http.Request) { os.Exit(4) }
+	paths["/hang"] = func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	paths["/hang-in-body"] = func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "begun")
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	})
-	mux.HandleFunc("/exit-in-body", func(w http.ResponseWriter, r *http.Request) {
+	}
+	paths["/exit-in-body"] = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "1000")
 		fmt.Fprintln(w, "begun")
 		_ = http.NewResponseController(w).Flush()
 		os.Exit(5)
-	})
-	mux.HandleFunc("/rubbish", func(w http.ResponseWriter, r *http.Request) {
+	}
+	paths["/rubbish"] = func(w http.ResponseWriter, r *http.Request) {
 		c, b, _ := http.NewResponseController(w).Hijack()
 		fmt.Fprint(b, "this is not HTTP\r\n\r\n")
 		b.Flush()
 		c.Close()
-	})
-	mux.HandleFunc("/echo-upgrade", func(w http.ResponseWriter, r *http.Request) {
+	}
+	paths["/echo-upgrade"] = func(w http.ResponseWriter, r *http.Request) {
 		c, b, _ := http.NewResponseController(w).Hijack()
 		fmt.Fprint(b, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
 		b.Flush()
 		_, _ = io.Copy(c, b)
 		c.Close()
-	})
-	mux.HandleFunc("/pieces", func(w http.ResponseWriter, r *http.Request) {
+	}
+	paths["/pieces"] = func(w http.ResponseWriter, r *http.Request) {
 		// Each piece goes out when the one before has come back: both directions
 		// stream at once.
 		control := http.NewResponseController(w)
@@ -85,8 +85,15 @@ func serve(mode string) {
 				panic(http.ErrAbortHandler)
 			}
 		}
-	})
-	fmt.Println(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux))
+	}
+	// No ServeMux: it redirects paths that are not clean.
+	fmt.Println(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f, ok := paths[r.URL.Path]; ok {
+			f(w, r)
+			return
+		}
+		echo(w, r)
+	})))
 }
 
 func TestServer(t *testing.T) {
@@ -137,7 +144,9 @@ func streams(t *testing.T, i *pb.Instance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

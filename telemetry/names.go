@@ -46,6 +46,25 @@ const (
 	MetricRelayCollectorUp = "penstock_relay_collector_up"
 )
 
+// Metrics of the control plane.
+const (
+	// MetricControlRevision is the revision that this replica has.
+	MetricControlRevision = "penstock_control_revision"
+	// MetricControlProxies is the number of connected proxies by LabelState.
+	MetricControlProxies = "penstock_control_proxies"
+	// MetricControlProblems is the number of things that are not served as written.
+	MetricControlProblems = "penstock_control_problems"
+	// MetricControlInstances is the number of function instances by LabelState.
+	MetricControlInstances = "penstock_control_instances"
+	// MetricXDSSent and MetricXDSRemoved count resources by LabelType,
+	// MetricXDSPushes responses, MetricXDSAcks and MetricXDSNacks their answers.
+	MetricXDSSent    = "penstock_xds_resources_sent_total"
+	MetricXDSRemoved = "penstock_xds_resources_removed_total"
+	MetricXDSPushes  = "penstock_xds_pushes_total"
+	MetricXDSAcks    = "penstock_xds_acks_total"
+	MetricXDSNacks   = "penstock_xds_nacks_total"
+)
+
 // Labels of metrics. All have few values: limits beyond a cap share "other".
 const (
 	LabelBackend  = "backend"
@@ -53,6 +72,8 @@ const (
 	LabelDecision = "decision"
 	LabelLimit    = "limit"
 	LabelReason   = "reason"
+	LabelState    = "state"
+	LabelType     = "type"
 )
 
 // SpanShouldRateLimit is the limiter's span, a child of the one that Envoy makes

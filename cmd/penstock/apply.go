@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
@@ -28,7 +29,7 @@ func newApplyCommand() *cobra.Command {
 		Example: "  penstock apply -f route.yaml\n  penstock apply -f config/ --prune shop",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, err := applyRequest(paths, prune)
+			req, set, err := applyRequest(cf.project, paths, prune)
 			if err != nil {
 				return err
 			}
@@ -40,7 +41,7 @@ func newApplyCommand() *cobra.Command {
 			req.Options = wf.options()
 			resp, err := pb.NewConfigServiceClient(conn).Apply(ctx, req)
 			if err != nil {
-				return err
+				return located(set, err)
 			}
 			if cf.output != "text" {
 				return printMessage(cmd.OutOrStdout(), cf.output, resp)
@@ -60,20 +61,36 @@ func fileFlag(c *cobra.Command, paths *[]string) {
 	_ = c.MarkFlagRequired("file")
 }
 
-// applyRequest reads files into a request.
-func applyRequest(paths []string, prune string) (*pb.ApplyRequest, error) {
-	objects, errs := file.Load(paths...)
+// applyRequest reads files into a request. The set knows where each field was
+// written.
+func applyRequest(project string, paths []string, prune string) (*pb.ApplyRequest, *file.Set, error) {
+	set, errs := file.Options{Project: project}.Load(paths...)
 	if len(errs) > 0 {
-		return nil, errs
+		return nil, nil, errs
 	}
 	req := &pb.ApplyRequest{PruneSet: prune}
-	for _, o := range objects {
+	for _, o := range set.Objects() {
 		req.Resources = append(req.Resources, gateway.ToResource(o))
 	}
-	if len(objects) == 0 && prune == "" {
-		return nil, fmt.Errorf("no resource in %v", paths)
+	if len(req.GetResources()) == 0 && prune == "" {
+		return nil, nil, fmt.Errorf("no resource in %v", paths)
 	}
-	return req, nil
+	return req, set, nil
+}
+
+// located shows what a server refused at the place in the files where it was
+// written.
+func located(set *file.Set, err error) error {
+	var problems []gateway.Problem
+	for _, d := range status.Convert(err).Details() {
+		if p, ok := d.(*pb.ObjectProblem); ok {
+			problems = append(problems, gateway.Problem{Object: p.GetObject(), Field: p.GetField(), Message: p.GetMessage()})
+		}
+	}
+	if len(problems) == 0 || set == nil {
+		return err
+	}
+	return set.Locate(problems)
 }
 
 func newDiffCommand() *cobra.Command {
@@ -88,15 +105,15 @@ func newDiffCommand() *cobra.Command {
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &pb.DiffRequest{}
+			var set *file.Set
 			switch {
 			case len(paths) > 0 && len(args) > 0:
 				return errors.New("give files or revisions, not both")
 			case len(paths) > 0:
-				apply, err := applyRequest(paths, prune)
-				if err != nil {
+				var err error
+				if req.Apply, set, err = applyRequest(cf.project, paths, prune); err != nil {
 					return err
 				}
-				req.Apply = apply
 			case len(args) > 0:
 				if _, err := fmt.Sscan(args[0], &req.FromRevision); err != nil {
 					return fmt.Errorf("FROM %q is no revision number", args[0])
@@ -116,7 +133,7 @@ func newDiffCommand() *cobra.Command {
 			defer conn.Close()
 			resp, err := pb.NewConfigServiceClient(conn).Diff(ctx, req)
 			if err != nil {
-				return err
+				return located(set, err)
 			}
 			if cf.output != "text" {
 				err = printMessage(cmd.OutOrStdout(), cf.output, resp)
@@ -167,12 +184,12 @@ func newValidateCommand() *cobra.Command {
 			"--offline the files must hold everything that they refer to.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, err := applyRequest(paths, "")
+			req, set, err := applyRequest(cf.project, paths, "")
 			if err != nil {
 				return err
 			}
 			if offline {
-				return validateOffline(cmd.OutOrStdout(), req)
+				return validateOffline(cmd.OutOrStdout(), set)
 			}
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {
@@ -182,7 +199,7 @@ func newValidateCommand() *cobra.Command {
 			req.Options = &pb.WriteOptions{ValidateOnly: true}
 			resp, err := pb.NewConfigServiceClient(conn).Apply(ctx, req)
 			if err != nil {
-				return err
+				return located(set, err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d resources, %d would change\n", len(req.GetResources()), len(resp.GetChanges()))
 			return nil
@@ -194,22 +211,17 @@ func newValidateCommand() *cobra.Command {
 	return c
 }
 
-func validateOffline(w io.Writer, req *pb.ApplyRequest) error {
+func validateOffline(w io.Writer, set *file.Set) error {
 	var problems []gateway.Problem
-	var ch gateway.Changes
-	for _, r := range req.GetResources() {
-		o := gateway.FromResource(r)
+	objects := set.Objects()
+	for _, o := range objects {
 		gateway.Normalize(o)
 		problems = append(problems, gateway.Validate(o)...)
-		ch.Updates = append(ch.Updates, o)
 	}
-	problems = append(problems, gateway.Build(nil, 1, ch).Check()...)
-	for _, p := range problems {
-		fmt.Fprintf(w, "%s:%d: %s: %s: %s\n", p.Origin.GetFile(), p.Origin.GetLine(), p.Object, p.Field, p.Message)
-	}
+	problems = append(problems, gateway.Build(nil, 1, gateway.Changes{Updates: objects}).Check()...)
 	if len(problems) > 0 {
-		return fmt.Errorf("%d problems", len(problems))
+		return set.Locate(problems)
 	}
-	fmt.Fprintf(w, "valid: %d resources\n", len(req.GetResources()))
+	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
 	return nil
 }

@@ -76,7 +76,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := f.serverTLS()
+	tlsConfig, err := f.serverTLS(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -98,6 +98,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 		return err
 	}
 	defer core.Close()
+	tel.Registry.MustRegister(core.Collector())
 	return core.Serve(ctx, control.ServeOptions{
 		API: f.api, HTTP: f.http, XDS: f.xds, TLS: tlsConfig, Logger: log,
 		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider,
@@ -192,7 +193,9 @@ func endpoint(hostport string) (compile.Endpoint, error) {
 	return compile.Endpoint{Address: host, Port: uint32(n)}, nil
 }
 
-func (f *controlFlags) serverTLS() (*tls.Config, error) {
+// serverTLS issues the server's certificate and keeps it fresh; the server reads
+// the files again when they change.
+func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Config, error) {
 	ca, err := pki.OpenCA(f.pkiDir)
 	if err != nil {
 		return nil, err
@@ -218,6 +221,7 @@ func (f *controlFlags) serverTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	go ca.KeepFresh(ctx, log, f.pkiDir, "control", r)
 	return pki.ServerTLS(cert, key, filepath.Join(f.pkiDir, "ca.crt"))
 }
 

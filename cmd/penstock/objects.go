@@ -166,11 +166,11 @@ func newDeleteCommand() *cobra.Command {
 			case len(paths) > 0 && len(args) > 0, len(paths) == 0 && len(args) == 0:
 				return fmt.Errorf("give KIND NAME or -f FILE")
 			case len(paths) > 0:
-				all, errs := file.Load(paths...)
+				set, errs := file.Options{Project: cf.project}.Load(paths...)
 				if len(errs) > 0 {
 					return errs
 				}
-				for _, o := range all {
+				for _, o := range set.Objects() {
 					req.Deletes = append(req.Deletes, o.GetName())
 				}
 			default:

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -26,6 +27,7 @@ const upPruneSet = "up"
 // configFiles is the content of --config.
 type configFiles struct {
 	request *pb.ApplyRequest // nil: no --config
+	set     *file.Set
 	hash    string
 }
 
@@ -35,7 +37,7 @@ func loadConfig(paths []string) (*configFiles, error) {
 		return c, nil
 	}
 	var err error
-	if c.request, err = applyRequest(paths, upPruneSet); err != nil {
+	if c.request, c.set, err = applyRequest("default", paths, upPruneSet); err != nil {
 		return nil, err
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.request)
@@ -85,7 +87,7 @@ func (u *up) configure(ctx context.Context, issuer *devIssuer) error {
 	req.Options = &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE, Message: "penstock up: --config changed"}
 	resp, err := config.Apply(ctx, req)
 	if err != nil {
-		return fmt.Errorf("apply --config: %s", describeError(err))
+		return fmt.Errorf("apply --config: %s", describeError(located(u.config.set, err)))
 	}
 	u.log.Info("applied --config", "resources", len(req.GetResources()), "changes", len(resp.GetChanges()), "revision", resp.GetResult().GetRevision())
 	return replaceFile(u.config.hashFile(u.f.dataDir), []byte(u.config.hash+"\n"), 0o600)

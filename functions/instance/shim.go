@@ -81,8 +81,9 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		span.End()
 	}()
 	err := i.handle(rec, r.WithContext(ctx), inv, span)
+	begun := rec.begun
 	result = i.answer(ctx, rec, inv, err)
-	if err != nil && rec.begun {
+	if err != nil && begun {
 		panic(http.ErrAbortHandler) // a cut answer must not look like a whole one
 	}
 }

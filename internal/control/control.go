@@ -20,6 +20,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -85,6 +86,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.heads.Store(&wake)
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
+		OnForbidden: func(who delivery.Identity, r xds.Ref) {
+			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
+		},
 	})
 	c.runners = newRunners(c, o.RunnerGrace)
 

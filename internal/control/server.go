@@ -19,11 +19,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/penstock-gateway/penstock/gateway/source/api"
+	"github.com/penstock-gateway/penstock/xds/delivery"
 )
 
 // maxMessage bounds one request or answer of the configuration API: 10,000
@@ -148,11 +148,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(o.TLS)),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
+	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(credentials.NewTLS(o.TLS)))...)
 	c.delivery.Register(s)
 	c.RegisterRunners(s)
 	return s

@@ -137,22 +137,10 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 
 // reportNow is the serving report of a revision without waiting.
 func (c *Core) reportNow(revision int64) *pb.ServingReport {
-	rep := &pb.ServingReport{Revision: revision, Complete: true}
-	for _, p := range c.delivery.Proxies() {
-		rep.Total++
-		switch {
-		case p.Revision >= revision:
-			rep.Serving++
-		case len(p.Problems) == 0:
-			rep.Complete = false
-			rep.Problems = append(rep.Problems, &pb.ProxyProblem{Proxy: p.Name, State: "pending"})
-		}
-		for _, q := range p.Problems {
-			rep.Complete = rep.Complete && q.State != "pending"
-			rep.Problems = append(rep.Problems, proxyProblem(q))
-		}
-	}
-	return rep
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	rep, _ := c.delivery.Wait(now, revision, nil)
+	return c.report(rep)
 }
 
 func revision(r store.Revision) *pb.Revision {

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -200,76 +199,60 @@ func endpointResource(name string, endpoints []*endpointv3.LbEndpoint, owner str
 	return xds.NewResource(xds.Endpoint, name, a, nil, []string{owner})
 }
 
-// target emits the cluster of a target and its endpoints, from the cache when
-// nothing that they are made of changed. It tells whether the cluster is there.
-func (v *view) target(t gateway.Target) error {
-	name := clusterName(t)
-	if v.out.Get(xds.Cluster, name) != nil {
-		return nil
-	}
-	key := clusterKey{backend: t.Backend, function: t.Function, subset: t.Subset}
-	if t.Function != nil {
-		// Nothing of the function itself is in its cluster.
-		key = clusterKey{functionName: name}
-	}
-	u := v.c.clusters[key]
-	if u == nil {
-		var err error
-		if u, err = newClusterUnit(t, name); err != nil {
-			return fmt.Errorf("cluster %s: %w", name, err)
-		}
-	}
-	if t.Function != nil {
-		var instances []Endpoint
-		if v.in.Instances != nil {
-			instances = v.in.Instances(name)
-		}
-		if u.endpoints == nil || !slices.Equal(u.instances, instances) {
-			list := make([]*endpointv3.LbEndpoint, 0, len(instances))
-			for _, e := range instances {
-				list = append(list, lbEndpoint(e.Address, e.Port, 0))
-			}
-			r, err := endpointResource(name, list, name)
-			if err != nil {
-				return fmt.Errorf("instances of %s: %w", name, err)
-			}
-			u = &clusterUnit{cluster: u.cluster, endpoints: r, instances: slices.Clone(instances)}
-		}
-	}
-	v.clusters[key] = u
-	v.add(u.cluster)
-	if u.endpoints != nil {
-		v.add(u.endpoints)
-	}
-	return nil
+// target is a gateway.Target with the name of its cluster.
+type target struct {
+	gateway.Target
+	cluster string
 }
 
-// clusterKey is what a cluster is made from. Objects are immutable.
-type clusterKey struct {
-	backend      *pb.Backend
-	function     *pb.Function
-	functionName string
-	subset       string
-}
-
-type clusterUnit struct {
+// clusterState is a cluster that was made, with what it was made of.
+type clusterState struct {
+	from      target
+	instances []Endpoint // that endpoints was made of; functions only
 	cluster   *xds.Resource
 	endpoints *xds.Resource // nil for DNS
-	instances []Endpoint    // that endpoints was made from; functions only
+	run       int
 }
 
-func newClusterUnit(t gateway.Target, name string) (*clusterUnit, error) {
-	u := &clusterUnit{}
+// madeFrom tells whether the cluster would be the same for t. Objects are
+// immutable; nothing of a function is in its cluster.
+func (st *clusterState) madeFrom(t target) bool {
+	if t.Function != nil {
+		return st.from.Function != nil
+	}
+	return st.from.Backend == t.Backend && st.from.Subset == t.Subset
+}
+
+func newCluster(t target) (*clusterState, error) {
+	st := &clusterState{from: t}
 	var err error
 	if t.Function != nil {
-		u.cluster, err = functionCluster(name)
-		return u, err
+		st.cluster, err = functionCluster(t.cluster)
+		return st, err
 	}
-	if u.cluster, err = backendCluster(t.Backend, name); err != nil {
+	if st.cluster, err = backendCluster(t.Backend, t.cluster); err != nil {
 		return nil, err
 	}
 	if t.Backend.GetDns() == nil {
-		u.endpoints, err = endpointResource(name, staticEndpoints(t.Backend, t.Subset), t.Backend.GetName())
+		st.endpoints, err = endpointResource(t.cluster, staticEndpoints(t.Backend, t.Subset), t.Backend.GetName())
 	}
-	return u, err
+	return st, err
+}
+
+// serve makes the instances of a function its endpoints. After an error the
+// endpoints are those before.
+func (st *clusterState) serve(name string, instances []Endpoint) error {
+	if st.endpoints != nil && slices.Equal(st.instances, instances) {
+		return nil
+	}
+	list := make([]*endpointv3.LbEndpoint, 0, len(instances))
+	for _, e := range instances {
+		list = append(list, lbEndpoint(e.Address, e.Port, 0))
+	}
+	r, err := endpointResource(name, list, name)
+	if err != nil {
+		return err
+	}
+	st.endpoints, st.instances = r, slices.Clone(instances)
+	return nil
 }

@@ -71,37 +71,32 @@ type Input struct {
 	Instances func(function string) []Endpoint
 }
 
-// Compiler compiles the generations of one view after another. It is not safe for
-// concurrent use.
+// Compiler compiles the generations of a view one after another. It is not safe
+// for concurrent use.
 type Compiler struct {
 	settings Settings
-	// The caches hold what the last generation was made of, by the pointers of the
-	// immutable objects that it was made from.
-	hosts    map[*gateway.Host]*unit
-	clusters map[clusterKey]*clusterUnit
-	made     map[xds.Ref]madeOf
-	internal []*xds.Resource
-}
-
-// madeOf is a resource with the units that it was made of.
-type madeOf struct {
-	units    []*unit
-	resource *xds.Resource
+	state    *state
 }
 
 // New returns a Compiler with an empty cache.
 func New(s Settings) *Compiler { return &Compiler{settings: s} }
 
-// Compile makes the resources of a view. Its result depends on the input only: the
-// cache saves time, and unchanged resources are the same pointers as before.
+// Compile makes the resources of a view. Its result depends on the input only;
+// what the run before made is kept where its inputs are the same (a host by the
+// pointer of its *gateway.Host), so a change costs what it changes, and unchanged
+// resources are the same pointers as before.
 //
 // The problems are of objects that could not be compiled as they are; everything
 // else is. Rules that cannot be served are answered with 503, never left out.
 // References to objects that are not there are no problems here: see
 // gateway.Snapshot.Problems.
 func (c *Compiler) Compile(in Input) (*xds.Generation, []gateway.Problem) {
-	v := newView(c, in)
+	if c.state == nil || c.state.view != in.View {
+		c.state = newState(in.View, c.settings)
+	}
+	c.state.run++
+	v := &view{state: c.state, settings: c.settings, in: in, out: edit(c.state.last, in.Snapshot.Revision())}
 	v.compile()
-	c.hosts, c.clusters, c.made = v.hosts, v.clusters, v.made
-	return v.out, v.sortedProblems()
+	c.state.last = v.out.g
+	return v.out.g, v.sortedProblems()
 }

@@ -122,7 +122,7 @@ func denyAll(prefix string) *rbacv3.RBAC {
 func hostCase(l layout, listener string) *luav3.Lua {
 	return &luav3.Lua{
 		StatPrefix: "host_case",
-		SourceCodes: map[string]*corev3.DataSource{"host-case": {
+		SourceCodes: map[string]*corev3.DataSource{hostCaseSource: {
 			Specifier: &corev3.DataSource_InlineString{InlineString: l.hostCaseScript(listener)},
 		}},
 	}

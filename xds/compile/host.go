@@ -29,7 +29,7 @@ type unit struct {
 	vhost        *routev3.VirtualHost
 	providers    []*jwt.Provider
 	requirements []jwt.Requirement
-	targets      []gateway.Target
+	targets      []target
 	refs         []xds.Ref
 	owners       []string
 	problems     []gateway.Problem
@@ -169,8 +169,9 @@ func (c *hostCompiler) keep(p *part) {
 		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: limiterCluster})
 	}
 	for _, t := range p.targets {
-		u.targets = append(u.targets, t)
-		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: clusterName(t)})
+		name := clusterName(t)
+		u.targets = append(u.targets, target{t, name})
+		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: name})
 	}
 }
 
@@ -410,6 +411,3 @@ func factor(project string, parts []*map[string]*anypb.Any) map[string]*anypb.An
 	}
 	return common
 }
-
-// offLimits switches the limit filters on without a limit.
-func offLimits(p *packer) *anypb.Any { return p.pack(ratelimit.Off()) }

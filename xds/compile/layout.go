@@ -64,6 +64,10 @@ func layoutOf(hosts []*gateway.Host) layout {
 	return l
 }
 
+func (l layout) equal(o layout) bool {
+	return l.kind == o.kind && slices.Equal(l.wildcards, o.wildcards)
+}
+
 // scopeOf is the scope that a host belongs to: the outermost wildcard above it,
 // or itself.
 func (l layout) scopeOf(hostname string) string {
@@ -87,6 +91,9 @@ func (l layout) scopeValue(listener string) string {
 	b.WriteString("request.host")
 	return listener + "/%CEL(" + b.String() + ")%"
 }
+
+// hostCaseSource is the name of the script in the host-case filter.
+const hostCaseSource = "host-case"
 
 // hostCaseScript gives a host with capital letters its scope: neither scopes nor
 // CEL can ignore case. It runs for such hosts only, and the request then takes the

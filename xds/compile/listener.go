@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"fmt"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -133,49 +132,4 @@ func scopedRoutes(name string) *hcmv3.ScopedRoutes {
 		RdsConfigSource: ads(),
 		ConfigSpecifier: &hcmv3.ScopedRoutes_ScopedRds{ScopedRds: &hcmv3.ScopedRds{ScopedRdsConfigSource: ads()}},
 	}
-}
-
-// certificates are the secrets of a listener that hold a certificate; problems
-// name the others.
-func (v *view) certificates(gw *pb.Gateway, index int, l *pb.Listener) []string {
-	if l.GetProtocol() != pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
-		return nil
-	}
-	var out []string
-	for i, ref := range l.GetTls().GetCertificates() {
-		name := gateway.Resolve(v.in.View.Project, gateway.KindSecrets, ref)
-		s, _ := v.in.Snapshot.Get(name).(*pb.Secret)
-		if s.GetCertificate() == nil {
-			v.problem(gw.GetName(), fmt.Sprintf("listeners[%d].tls.certificates[%d]", index, i), name+" is no secret with a certificate: create it, or name another")
-			continue
-		}
-		if v.secret(s) {
-			out = append(out, name)
-		}
-	}
-	return out
-}
-
-// secret emits the certificate of a secret.
-func (v *view) secret(s *pb.Secret) bool {
-	if v.out.Get(xds.Secret, s.GetName()) != nil {
-		return true
-	}
-	inline := func(text string) *corev3.DataSource {
-		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: text}}
-	}
-	out := &tlsv3.Secret{Name: s.GetName(), Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-		CertificateChain: inline(s.GetCertificate().GetChain()), PrivateKey: inline(s.GetCertificate().GetPrivateKey()),
-	}}}
-	if err := out.ValidateAll(); err != nil {
-		v.problem(s.GetName(), "certificate", err.Error())
-		return false
-	}
-	r, err := xds.NewResource(xds.Secret, s.GetName(), out, nil, []string{s.GetName()})
-	if err != nil {
-		v.problem(s.GetName(), "certificate", err.Error())
-		return false
-	}
-	v.add(r)
-	return true
 }

@@ -7,54 +7,22 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
-	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
 )
 
-// maxDirectResponse is what a body of 4096 characters may take in UTF-8.
-const maxDirectResponse = 4 * 4096
-
-// view is one run of the compiler.
+// view is one run of the compiler: it brings the compiler's state from the input
+// of the run before to this one's.
 type view struct {
-	c        *Compiler
+	*state
 	settings Settings
 	in       Input
-	out      *xds.Generation
+	out      *editor
 	problems []gateway.Problem
-
-	// The caches of the next run.
-	hosts    map[*gateway.Host]*unit
-	clusters map[clusterKey]*clusterUnit
-	made     map[xds.Ref]madeOf
-
-	units []*unit
-}
-
-func newView(c *Compiler, in Input) *view {
-	return &view{
-		c: c, settings: c.settings, in: in,
-		out:      &xds.Generation{Revision: in.Snapshot.Revision(), Resources: map[xds.Type]map[string]*xds.Resource{}},
-		hosts:    map[*gateway.Host]*unit{},
-		clusters: map[clusterKey]*clusterUnit{},
-		made:     map[xds.Ref]madeOf{},
-	}
-}
-
-func (v *view) add(r *xds.Resource) {
-	m := v.out.Resources[r.Type]
-	if m == nil {
-		m = map[string]*xds.Resource{}
-		v.out.Resources[r.Type] = m
-	}
-	m[r.Name] = r
 }
 
 func (v *view) problem(object, field, message string) {
@@ -74,222 +42,199 @@ func (v *view) sortedProblems() []gateway.Problem {
 	})
 }
 
-// compile fills the generation.
+// compile makes the resources.
 func (v *view) compile() {
-	if len(v.c.internal) == 0 {
-		v.c.internal = internalClusters(v.settings)
-	}
-	for _, r := range v.c.internal {
-		v.add(r)
+	for _, r := range v.internal {
+		v.out.set(r)
 	}
 	bound := map[string]string{}
+	served := map[string]bool{}
 	gateways := v.in.View.gateways(v.in.Snapshot)
 	for _, gw := range gateways {
 		for i, l := range gw.GetListeners() {
-			v.serve(gw, i, l, bound)
+			if v.serve(gw, i, l, bound) {
+				served[listenerName(gw.GetName(), l.GetName())] = true
+			}
 		}
 	}
-	if len(gateways) > 0 {
-		v.discoveredFilters()
+	for name, st := range v.listeners {
+		if !served[name] {
+			st.remove(v.out)
+			delete(v.listeners, name)
+		}
 	}
+	v.removeSecrets()
+	v.targets()
+	v.discoveredFilters(len(gateways) > 0)
 	v.dangling()
 }
 
-func internalClusters(s Settings) []*xds.Resource {
-	clusters := map[string][]Endpoint{limiterCluster: s.Limiters}
-	if s.tracing() {
-		clusters[otlpCluster] = []Endpoint{s.OTLP}
-	}
-	var out []*xds.Resource
-	for name, endpoints := range clusters {
-		r, err := internalCluster(name, endpoints)
-		if err != nil {
-			panic(fmt.Sprintf("compile: settings: cluster %s: %v", name, err))
-		}
-		out = append(out, r)
-	}
-	return out
-}
-
-// serve emits one listener with its hosts. bound are the addresses that earlier
-// listeners of the view have taken.
-func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[string]string) {
+// serve brings one listener and its hosts up to date. bound are the addresses that
+// earlier listeners of the view have taken. It tells whether the listener is open.
+func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[string]string) bool {
 	field := fmt.Sprintf("listeners[%d]", index)
 	address := fmt.Sprintf("%s:%d", addressOf(l), l.GetPort())
 	if other := bound[address]; other != "" {
 		v.problem(gw.GetName(), field+".port", fmt.Sprintf("%s is taken by %s already: choose another port, or put the hosts on that listener", address, other))
-		return
+		return false
 	}
 	bound[address] = gw.GetName() + " listener " + l.GetName()
 	certificates := v.certificates(gw, index, l)
 	if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS && len(certificates) == 0 {
 		v.problem(gw.GetName(), field+".tls.certificates", "an HTTPS listener without a certificate cannot be opened: name a secret that holds one")
-		return
+		return false
 	}
-	hosts := v.in.Snapshot.Hosts(gw.GetName(), l.GetName())
-	lay := layoutOf(hosts)
-	r, err := v.listener(gw, l, lay, certificates)
-	if err != nil {
-		v.problem(gw.GetName(), field, err.Error())
-		return
-	}
-	v.add(r)
 	name := listenerName(gw.GetName(), l.GetName())
-	if lay.kind == LayoutTable {
-		v.routes(name, gw, v.unitsOf(hosts), true)
-		return
+	st := v.listeners[name]
+	if st == nil {
+		st = &listenerState{name: name, groups: map[string]*group{}}
+		v.listeners[name] = st
 	}
-	groups := map[string][]*gateway.Host{}
-	for _, h := range hosts {
-		scope := lay.scopeOf(h.Hostname)
-		groups[scope] = append(groups[scope], h)
+	if err := st.update(v, gw, l, certificates); err != nil {
+		v.problem(gw.GetName(), field, err.Error())
+		return false
 	}
-	for scope, group := range groups {
-		v.routes(name+"/"+scope, gw, v.unitsOf(group), false)
-		v.scope(gw, name+"/"+scope)
+	for _, u := range st.units {
+		v.problems = append(v.problems, u.problems...)
 	}
-	v.mixedCaseRoutes(gw, name)
-	v.scope(gw, name+"/"+mixedCase)
+	for _, g := range st.failed {
+		v.problem(g.owner, "", g.err.Error())
+	}
+	return true
 }
 
-// unitsOf compiles hosts, from the cache where nothing changed, and emits the
-// clusters that they need.
-func (v *view) unitsOf(hosts []*gateway.Host) []*unit {
-	out := make([]*unit, 0, len(hosts))
-	for _, h := range hosts {
-		u := v.c.hosts[h]
-		if u == nil || !u.current(v.in.Snapshot) {
-			u = compileHost(v.in.Snapshot, h)
-		}
-		v.hosts[h] = u
-		v.problems = append(v.problems, u.problems...)
-		for _, t := range u.targets {
-			if err := v.target(t); err != nil {
-				v.problem(t.Name(), "", err.Error())
-			}
-		}
-		out = append(out, u)
+// certificates are the full names of the secrets of a listener that hold a
+// certificate; problems name the others.
+func (v *view) certificates(gw *pb.Gateway, index int, l *pb.Listener) []string {
+	if l.GetProtocol() != pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+		return nil
 	}
-	v.units = append(v.units, out...)
+	var out []string
+	for i, ref := range l.GetTls().GetCertificates() {
+		name := gateway.Resolve(v.in.View.Project, gateway.KindSecrets, ref)
+		s, _ := v.in.Snapshot.Get(name).(*pb.Secret)
+		if s.GetCertificate() == nil {
+			v.problem(gw.GetName(), fmt.Sprintf("listeners[%d].tls.certificates[%d]", index, i), name+" is no secret with a certificate: create it, or name another")
+			continue
+		}
+		if v.secret(s) {
+			out = append(out, name)
+		}
+	}
 	return out
 }
 
-// routes emits a RouteConfiguration of units.
-func (v *view) routes(name string, gw *pb.Gateway, units []*unit, table bool) {
-	ref := xds.Ref{Type: xds.Route, Name: name}
-	if old := v.c.made[ref]; old.resource != nil && slices.Equal(old.units, units) {
-		v.made[ref] = old
-		v.add(old.resource)
+// secretState is a secret that was sent.
+type secretState struct {
+	secret   *pb.Secret
+	resource *xds.Resource
+	run      int
+}
+
+// secret emits the certificate of a secret.
+func (v *view) secret(s *pb.Secret) bool {
+	st := v.secrets[s.GetName()]
+	if st == nil || st.secret != s {
+		inline := func(text string) *corev3.DataSource {
+			return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: text}}
+		}
+		out := &tlsv3.Secret{Name: s.GetName(), Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: inline(s.GetCertificate().GetChain()), PrivateKey: inline(s.GetCertificate().GetPrivateKey()),
+		}}}
+		err := out.ValidateAll()
+		var r *xds.Resource
+		if err == nil {
+			r, err = xds.NewResource(xds.Secret, s.GetName(), out, nil, []string{s.GetName()})
+		}
+		if err != nil {
+			v.problem(s.GetName(), "certificate", err.Error())
+			return false
+		}
+		st = &secretState{secret: s, resource: r}
+		v.secrets[s.GetName()] = st
+	}
+	st.run = v.run
+	v.out.set(st.resource)
+	return true
+}
+
+func (v *view) removeSecrets() {
+	for name, st := range v.secrets {
+		if st.run != v.run {
+			v.out.remove(xds.Secret, name)
+			delete(v.secrets, name)
+		}
+	}
+}
+
+// targets emits the clusters that the units need, and removes the others.
+func (v *view) targets() {
+	for _, st := range v.listeners {
+		for _, u := range st.units {
+			for _, t := range u.targets {
+				v.target(t)
+			}
+		}
+	}
+	for name, st := range v.clusters {
+		if st.run != v.run {
+			v.out.remove(xds.Cluster, name)
+			v.out.remove(xds.Endpoint, name)
+			delete(v.clusters, name)
+		}
+	}
+}
+
+// target brings the cluster of a target up to date.
+func (v *view) target(t target) {
+	st := v.clusters[t.cluster]
+	if st != nil && st.run == v.run {
 		return
 	}
-	rc := &routev3.RouteConfiguration{
-		Name:                           name,
-		RequestHeadersToRemove:         []string{scopeHeader},
-		ResponseHeadersToRemove:        []string{retry.RefusedHeader},
-		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(maxDirectResponse),
+	if st == nil || !st.madeFrom(t) {
+		var err error
+		if st, err = newCluster(t); err != nil {
+			v.problem(t.Name(), "", fmt.Sprintf("cluster %s: %v", t.cluster, err))
+			return
+		}
+		v.clusters[t.cluster] = st
 	}
-	var refs []xds.Ref
-	var owners []string
-	any := false
-	for _, u := range units {
-		rc.VirtualHosts = append(rc.VirtualHosts, u.vhost)
-		refs = append(refs, u.refs...)
-		owners = append(owners, u.owners...)
-		any = any || u.vhost.Name == anyHost
+	st.run = v.run
+	if t.Function != nil {
+		var instances []Endpoint
+		if v.in.Instances != nil {
+			instances = v.in.Instances(t.cluster)
+		}
+		if err := st.serve(t.cluster, instances); err != nil {
+			v.problem(t.cluster, "", fmt.Sprintf("instances: %v", err))
+		}
 	}
-	if table && !any {
-		project, _ := projectAndID(gw.GetName())
-		rc.VirtualHosts = append(rc.VirtualHosts, emptyHost(project))
+	v.out.set(st.cluster)
+	if st.endpoints != nil {
+		v.out.set(st.endpoints)
+	} else {
+		v.out.remove(xds.Endpoint, t.cluster)
 	}
-	if len(owners) == 0 {
-		owners = []string{gw.GetName()}
-	}
-	if r := v.routeResource(rc, refs, owners); r != nil {
-		v.made[ref] = madeOf{units: units, resource: r}
-	}
-}
-
-func (v *view) routeResource(rc *routev3.RouteConfiguration, refs []xds.Ref, owners []string) *xds.Resource {
-	err := rc.ValidateAll()
-	if err == nil {
-		err = checkRoutes(v.in.View.Project, rc)
-	}
-	var r *xds.Resource
-	if err == nil {
-		r, err = xds.NewResource(xds.Route, rc.GetName(), rc, refs, owners)
-	}
-	if err != nil {
-		v.problem(owners[0], "", fmt.Sprintf("route configuration %s: %v", rc.GetName(), err))
-		return nil
-	}
-	v.add(r)
-	return r
-}
-
-// emptyHost answers 404 for every host.
-func emptyHost(project string) *routev3.VirtualHost {
-	c := newHostCompiler(project, nil, nil)
-	return &routev3.VirtualHost{Name: anyHost, Domains: []string{anyHost}, Routes: []*routev3.Route{c.noRoute()}}
-}
-
-// scope emits the scope of a RouteConfiguration; its key is its name.
-func (v *view) scope(gw *pb.Gateway, name string) {
-	ref := xds.Ref{Type: xds.Scope, Name: name}
-	if old := v.c.made[ref]; old.resource != nil {
-		v.made[ref] = old
-		v.add(old.resource)
-		return
-	}
-	s := &routev3.ScopedRouteConfiguration{
-		Name: name, RouteConfigurationName: name,
-		Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
-			Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: name},
-		}}},
-	}
-	err := s.ValidateAll()
-	var r *xds.Resource
-	if err == nil {
-		r, err = xds.NewResource(xds.Scope, name, s, []xds.Ref{{Type: xds.Route, Name: name}}, []string{gw.GetName()})
-	}
-	if err != nil {
-		v.problem(gw.GetName(), "", fmt.Sprintf("scope %s: %v", name, err))
-		return
-	}
-	v.made[ref] = madeOf{resource: r}
-	v.add(r)
-}
-
-// mixedCaseRoutes emits where requests go whose host has capital letters: its one
-// route switches the host-case filter on, which gives the request its real scope.
-// The limit filters are switched on, too, for which filters a request has is
-// decided before it changes its route.
-func (v *view) mixedCaseRoutes(gw *pb.Gateway, listener string) {
-	project, _ := projectAndID(gw.GetName())
-	name := listener + "/" + mixedCase
-	p := &packer{}
-	c := newHostCompiler(project, nil, nil)
-	route := c.noRoute()
-	route.TypedPerFilterConfig[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: "host-case"}})
-	route.TypedPerFilterConfig[filterLimitOpen] = p.pack(ratelimit.Off())
-	route.TypedPerFilterConfig[filterLimitClosed] = p.pack(ratelimit.Off())
-	rc := &routev3.RouteConfiguration{
-		Name: name, RequestHeadersToRemove: []string{scopeHeader},
-		VirtualHosts: []*routev3.VirtualHost{{Name: mixedCase, Domains: []string{anyHost}, Routes: []*routev3.Route{route}}},
-	}
-	v.routeResource(rc, nil, []string{gw.GetName()})
 }
 
 // discoveredFilters emits the filters that come by ECDS, with the providers and
 // claim headers of all hosts of the view.
-func (v *view) discoveredFilters() {
+func (v *view) discoveredFilters(any bool) {
 	project := v.in.View.Project
+	if !any {
+		v.out.remove(xds.ExtensionConfig, jwtFilter(project))
+		v.out.remove(xds.ExtensionConfig, claimsFilter(project))
+		return
+	}
 	var providers []*jwt.Provider
 	var requirements []jwt.Requirement
-	for _, u := range v.units {
-		providers = append(providers, u.providers...)
-		requirements = append(requirements, u.requirements...)
+	for _, st := range v.listeners {
+		for _, u := range st.units {
+			providers = append(providers, u.providers...)
+			requirements = append(requirements, u.requirements...)
+		}
 	}
-	owners := []string{}
+	var owners []string
 	for _, p := range providers {
 		owners = append(owners, p.Owner)
 		if p.Secret != "" {
@@ -297,31 +242,32 @@ func (v *view) discoveredFilters() {
 		}
 	}
 	v.extension(jwtFilter(project), jwt.Filter(providers, requirements, v.keys), owners)
-	v.extension(claimsFilter(project), stripClaims(v.claimHeaders(project, providers)), nil)
+	v.extension(claimsFilter(project), stripClaims(v.claimHeaders(providers)), nil)
 }
 
-// claimHeaders are those of every policy in the project, also of gateways that are
-// not in this view: they share backends.
-func (v *view) claimHeaders(project string, providers []*jwt.Provider) []string {
+// claimHeaders are those of the view's providers and, when there may be others,
+// of every policy in the project: gateways share backends.
+func (v *view) claimHeaders(providers []*jwt.Provider) []string {
 	names := jwt.ClaimHeaders(providers)
+	if v.in.View.Gateway == AllGateways {
+		return names
+	}
 	add := func(p *pb.Policies) {
 		for _, h := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
 			names = append(names, h.GetHeader())
 		}
 	}
-	for _, o := range v.in.Snapshot.List(gateway.KindGateways, project) {
+	for _, o := range v.in.Snapshot.List(gateway.KindGateways, v.in.View.Project) {
 		if g, ok := o.(*pb.Gateway); ok {
 			add(g.GetPolicies())
 		}
 	}
-	for _, o := range v.in.Snapshot.List(gateway.KindRoutes, project) {
-		r, ok := o.(*pb.Route)
-		if !ok {
-			continue
-		}
-		add(r.GetPolicies())
-		for _, rule := range r.GetRules() {
-			add(rule.GetPolicies())
+	for _, o := range v.in.Snapshot.List(gateway.KindRoutes, v.in.View.Project) {
+		if r, ok := o.(*pb.Route); ok {
+			add(r.GetPolicies())
+			for _, rule := range r.GetRules() {
+				add(rule.GetPolicies())
+			}
 		}
 	}
 	slices.Sort(names)
@@ -346,41 +292,27 @@ func (v *view) extension(name string, m validated, owners []string) {
 	if err != nil {
 		owner := ""
 		if len(owners) > 0 {
-			owner = owners[0]
+			owner = slices.Min(owners)
 		}
 		v.problem(owner, "policies.authentication.jwt", err.Error())
 		return
 	}
-	v.add(r)
+	v.out.set(r)
 }
 
-// checkRoutes is checkEntries for everything in a RouteConfiguration.
-func checkRoutes(project string, rc *routev3.RouteConfiguration) error {
-	for _, vh := range rc.GetVirtualHosts() {
-		for _, r := range vh.GetRoutes() {
-			if err := checkEntries(project, rc.GetTypedPerFilterConfig(), vh.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
-				return fmt.Errorf("host %s, route %s: %w", vh.GetName(), r.GetName(), err)
-			}
-		}
-	}
-	return nil
-}
-
-// dangling reports references to resources that the generation does not have:
-// Envoy acknowledges most of them, and then loses traffic.
+// dangling reports references of new resources to resources that the generation
+// does not have: Envoy acknowledges most of them, and then loses traffic.
 func (v *view) dangling() {
-	for t, resources := range v.out.Resources {
-		for _, r := range resources {
-			for _, ref := range r.Refs {
-				if v.out.Get(ref.Type, ref.Name) != nil {
-					continue
-				}
-				owner := ""
-				if len(r.Owners) > 0 {
-					owner = r.Owners[0]
-				}
-				v.problem(owner, "", fmt.Sprintf("%s %s refers to %s, which could not be made", t.Short(), r.Name, ref))
+	for _, r := range v.out.changed {
+		for _, ref := range r.Refs {
+			if v.out.g.Get(ref.Type, ref.Name) != nil {
+				continue
 			}
+			owner := ""
+			if len(r.Owners) > 0 {
+				owner = r.Owners[0]
+			}
+			v.problem(owner, "", fmt.Sprintf("%s %s refers to %s, which could not be made", r.Type.Short(), r.Name, ref))
 		}
 	}
 }

@@ -59,7 +59,7 @@ def main():
     except OSError as e:
         sys.exit(f"cannot listen on {address[0]}:{address[1]}: {e.strerror}")
     server.daemon_threads = True
-    print(f"plain upstream listens on {address[0]}:{address[1]}", flush=True)
+    print("plain upstream listens on %s:%d" % server.server_address[:2], flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

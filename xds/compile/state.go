@@ -1,0 +1,376 @@
+package compile
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// state is what the last run of a Compiler made, with what it was made of. It
+// holds nothing that a fresh run would not make: it only tells what can be kept.
+type state struct {
+	view      View
+	run       int
+	last      *xds.Generation
+	internal  []*xds.Resource
+	listeners map[string]*listenerState
+	clusters  map[string]*clusterState
+	secrets   map[string]*secretState
+}
+
+func newState(v View, s Settings) *state {
+	return &state{
+		view: v, last: &xds.Generation{}, internal: internalClusters(s),
+		listeners: map[string]*listenerState{}, clusters: map[string]*clusterState{}, secrets: map[string]*secretState{},
+	}
+}
+
+func internalClusters(s Settings) []*xds.Resource {
+	clusters := map[string][]Endpoint{limiterCluster: s.Limiters}
+	if s.tracing() {
+		clusters[otlpCluster] = []Endpoint{s.OTLP}
+	}
+	var out []*xds.Resource
+	for name, endpoints := range clusters {
+		r, err := internalCluster(name, endpoints)
+		if err != nil {
+			panic(fmt.Sprintf("compile: settings: cluster %s: %v", name, err))
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// editor makes a generation out of the one before. Maps of types that do not
+// change are shared.
+type editor struct {
+	g       *xds.Generation
+	cloned  map[xds.Type]bool
+	changed []*xds.Resource
+}
+
+func edit(last *xds.Generation, revision int64) *editor {
+	resources := maps.Clone(last.Resources)
+	if resources == nil {
+		resources = map[xds.Type]map[string]*xds.Resource{}
+	}
+	return &editor{g: &xds.Generation{Revision: revision, Resources: resources}, cloned: map[xds.Type]bool{}}
+}
+
+func (e *editor) own(t xds.Type) map[string]*xds.Resource {
+	m := e.g.Resources[t]
+	if !e.cloned[t] {
+		if m = maps.Clone(m); m == nil {
+			m = map[string]*xds.Resource{}
+		}
+		e.g.Resources[t] = m
+		e.cloned[t] = true
+	}
+	return m
+}
+
+// set puts a resource in. One that does not differ from what is there is dropped.
+func (e *editor) set(r *xds.Resource) {
+	old := e.g.Resources[r.Type][r.Name]
+	if old == r || (old != nil && old.Version == r.Version && slices.Equal(old.Refs, r.Refs) && slices.Equal(old.Owners, r.Owners)) {
+		return
+	}
+	e.own(r.Type)[r.Name] = r
+	e.changed = append(e.changed, r)
+}
+
+func (e *editor) remove(t xds.Type, name string) {
+	if e.g.Resources[t][name] != nil {
+		delete(e.own(t), name)
+	}
+}
+
+// listenerState is one open listener.
+type listenerState struct {
+	name         string
+	gateway      *pb.Gateway
+	listener     *pb.Listener
+	certificates []string
+	lay          layout
+	// hosts are sorted by name; units are theirs.
+	hosts []*gateway.Host
+	units []*unit
+	// groups are the RouteConfigurations by scope; the table is the group "".
+	groups map[string]*group
+	failed map[string]*group
+}
+
+// group is one RouteConfiguration and the scopes that lead to it.
+type group struct {
+	scopes []string
+	owner  string
+	err    error
+}
+
+func (st *listenerState) remove(out *editor) {
+	out.remove(xds.Listener, st.name)
+	for scope := range st.groups {
+		st.removeGroup(out, scope)
+	}
+}
+
+func (st *listenerState) removeGroup(out *editor, scope string) {
+	for _, s := range st.groups[scope].scopes {
+		out.remove(xds.Scope, s)
+	}
+	out.remove(xds.Route, st.routeName(scope))
+	delete(st.groups, scope)
+	delete(st.failed, scope)
+}
+
+// routeName is the name of the RouteConfiguration of a scope.
+func (st *listenerState) routeName(scope string) string {
+	if scope == "" {
+		return st.name
+	}
+	return st.name + "/" + scope
+}
+
+// update brings the listener to the view's snapshot.
+func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certificates []string) error {
+	hosts := v.in.Snapshot.Hosts(gw.GetName(), l.GetName())
+	lay := layoutOf(hosts)
+	same := st.gateway != nil && lay.equal(st.lay)
+	if !same || st.gateway != gw || st.listener != l || !slices.Equal(st.certificates, certificates) {
+		r, err := v.listener(gw, l, lay, certificates)
+		if err != nil {
+			return err
+		}
+		v.out.set(r)
+	}
+	if !same {
+		for scope := range st.groups {
+			st.removeGroup(v.out, scope)
+		}
+	}
+	units, changed := st.compileHosts(v.in.Snapshot, hosts, lay)
+	st.gateway, st.listener, st.certificates, st.lay = gw, l, certificates, lay
+	st.hosts, st.units = hosts, units
+	switch {
+	case lay.kind == LayoutTable && (!same || len(changed) > 0):
+		st.table(v)
+	case lay.kind == LayoutScopes:
+		if !same {
+			st.mixedCase(v)
+			for _, h := range hosts {
+				changed[lay.scopeOf(h.Hostname)] = true
+			}
+		}
+		st.regroup(v, changed)
+	}
+	return nil
+}
+
+// compileHosts returns the units of the hosts, of which those that did not change
+// are the old ones, and the scopes of the others and of hosts that are gone.
+func (st *listenerState) compileHosts(s *gateway.Snapshot, hosts []*gateway.Host, lay layout) ([]*unit, map[string]bool) {
+	changed := map[string]bool{}
+	units := make([]*unit, len(hosts))
+	old := 0
+	for i, h := range hosts {
+		for old < len(st.hosts) && st.hosts[old].Hostname < h.Hostname {
+			changed[lay.scopeOf(st.hosts[old].Hostname)] = true
+			old++
+		}
+		if old < len(st.hosts) && st.hosts[old].Hostname == h.Hostname {
+			if st.hosts[old] == h && st.units[old].current(s) {
+				units[i] = st.units[old]
+			}
+			old++
+		}
+		if units[i] == nil {
+			units[i] = compileHost(s, h)
+			changed[lay.scopeOf(h.Hostname)] = true
+		}
+	}
+	for ; old < len(st.hosts); old++ {
+		changed[lay.scopeOf(st.hosts[old].Hostname)] = true
+	}
+	return units, changed
+}
+
+// table emits the one RouteConfiguration of the table layout.
+func (st *listenerState) table(v *view) {
+	rc := routeConfiguration(st.name)
+	found := false
+	for _, u := range st.units {
+		found = found || u.vhost.Name == anyHost
+	}
+	if !found {
+		// An unknown host gets 404, not the 401 of the filters' default.
+		rc.VirtualHosts = append(rc.VirtualHosts, emptyHost(v.in.View.Project))
+	}
+	st.routes(v, "", rc, st.units, nil)
+}
+
+// regroup emits the RouteConfigurations of the scopes that changed.
+func (st *listenerState) regroup(v *view, changed map[string]bool) {
+	if len(changed) == 0 {
+		return
+	}
+	units := make(map[string][]*unit, len(changed))
+	for i, h := range st.hosts {
+		if scope := st.lay.scopeOf(h.Hostname); changed[scope] {
+			units[scope] = append(units[scope], st.units[i])
+		}
+	}
+	for scope := range changed {
+		if len(units[scope]) == 0 {
+			if st.groups[scope] != nil {
+				st.removeGroup(v.out, scope)
+			}
+			continue
+		}
+		// An exact host under a wildcard keeps a scope of its own: when the wildcard
+		// comes, the connections of the listener before still ask for it.
+		scopes := []string{scope}
+		for _, u := range units[scope] {
+			if name := u.vhost.Name; name != scope && name[0] != '*' {
+				scopes = append(scopes, name)
+			}
+		}
+		st.routes(v, scope, routeConfiguration(st.routeName(scope)), units[scope], scopes)
+	}
+}
+
+// maxDirectResponse is what a body of 4096 characters may take in UTF-8.
+const maxDirectResponse = 4 * 4096
+
+func routeConfiguration(name string) *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{
+		Name:                           name,
+		RequestHeadersToRemove:         []string{scopeHeader},
+		ResponseHeadersToRemove:        []string{retry.RefusedHeader},
+		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(maxDirectResponse),
+	}
+}
+
+// routes emits a RouteConfiguration of units, and the scopes of hosts that lead
+// to it.
+func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfiguration, units []*unit, scopes []string) {
+	var refs []xds.Ref
+	var owners []string
+	var hosts []*routev3.VirtualHost
+	for _, u := range units {
+		hosts = append(hosts, u.vhost)
+		refs = append(refs, u.refs...)
+		owners = append(owners, u.owners...)
+	}
+	rc.VirtualHosts = append(hosts, rc.GetVirtualHosts()...)
+	if len(owners) == 0 {
+		owners = []string{st.gateway.GetName()}
+	}
+	g := &group{owner: owners[0]}
+	for _, s := range scopes {
+		g.scopes = append(g.scopes, st.name+"/"+s)
+	}
+	if g.err = emitRoutes(v, rc, refs, owners); g.err == nil {
+		for _, name := range g.scopes {
+			g.err = errors.Join(g.err, emitScope(v, name, rc.GetName(), st.gateway.GetName()))
+		}
+	}
+	if old := st.groups[scope]; old != nil {
+		for _, name := range old.scopes {
+			if !slices.Contains(g.scopes, name) {
+				v.out.remove(xds.Scope, name)
+			}
+		}
+	}
+	st.groups[scope] = g
+	delete(st.failed, scope)
+	if g.err != nil {
+		v.out.remove(xds.Route, rc.GetName())
+		for _, name := range g.scopes {
+			v.out.remove(xds.Scope, name)
+		}
+		if st.failed == nil {
+			st.failed = map[string]*group{}
+		}
+		st.failed[scope] = g
+	}
+}
+
+func emitRoutes(v *view, rc *routev3.RouteConfiguration, refs []xds.Ref, owners []string) error {
+	err := rc.ValidateAll()
+	if err == nil {
+		err = checkRoutes(v.in.View.Project, rc)
+	}
+	var r *xds.Resource
+	if err == nil {
+		r, err = xds.NewResource(xds.Route, rc.GetName(), rc, refs, owners)
+	}
+	if err != nil {
+		return fmt.Errorf("route configuration %s: %w", rc.GetName(), err)
+	}
+	v.out.set(r)
+	return nil
+}
+
+// emitScope emits a scope, whose key is its name, that leads to routes.
+func emitScope(v *view, name, routes, owner string) error {
+	s := &routev3.ScopedRouteConfiguration{
+		Name: name, RouteConfigurationName: routes,
+		Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
+			Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: name},
+		}}},
+	}
+	err := s.ValidateAll()
+	var r *xds.Resource
+	if err == nil {
+		r, err = xds.NewResource(xds.Scope, name, s, []xds.Ref{{Type: xds.Route, Name: routes}}, []string{owner})
+	}
+	if err != nil {
+		return fmt.Errorf("scope %s: %w", name, err)
+	}
+	v.out.set(r)
+	return nil
+}
+
+// mixedCase emits where requests go whose host has capital letters: its one route
+// switches the host-case filter on, which gives the request its real scope. The
+// limit filters are switched on, too, for which filters a request has is decided
+// before it changes its route.
+func (st *listenerState) mixedCase(v *view) {
+	p := &packer{}
+	route := newHostCompiler(v.in.View.Project, nil, nil).noRoute()
+	route.TypedPerFilterConfig[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: hostCaseSource}})
+	route.TypedPerFilterConfig[filterLimitOpen] = p.pack(ratelimit.Off())
+	route.TypedPerFilterConfig[filterLimitClosed] = p.pack(ratelimit.Off())
+	rc := routeConfiguration(st.routeName(mixedCase))
+	rc.VirtualHosts = []*routev3.VirtualHost{{Name: mixedCase, Domains: []string{anyHost}, Routes: []*routev3.Route{route}}}
+	st.routes(v, mixedCase, rc, nil, []string{mixedCase})
+}
+
+// emptyHost answers 404 for every host.
+func emptyHost(project string) *routev3.VirtualHost {
+	c := newHostCompiler(project, nil, nil)
+	return &routev3.VirtualHost{Name: anyHost, Domains: []string{anyHost}, Routes: []*routev3.Route{c.noRoute()}}
+}
+
+// checkRoutes is checkEntries for everything in a RouteConfiguration.
+func checkRoutes(project string, rc *routev3.RouteConfiguration) error {
+	for _, vh := range rc.GetVirtualHosts() {
+		for _, r := range vh.GetRoutes() {
+			if err := checkEntries(project, rc.GetTypedPerFilterConfig(), vh.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
+				return fmt.Errorf("host %s, route %s: %w", vh.GetName(), r.GetName(), err)
+			}
+		}
+	}
+	return nil
+}
