@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/internal/redistest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -55,7 +56,30 @@ func TestAcceptance(t *testing.T) {
 	}
 }
 
-func newDesk(t *testing.T) *desk {
+// TestTwoLimiters: two limiter processes share one count in a real Redis, and the
+// limit holds over both.
+func TestTwoLimiters(t *testing.T) {
+	redis := redistest.Start(t)
+	d := newDesk(t, "--redis-url", redis.URL(), "--limiters", "2", "--no-jaeger")
+	d.up(t)
+	passed, limited := 0, 0
+	for range 20 {
+		// A connection of its own each, so that both limiters are asked.
+		switch a := d.do(t, "GET", "/limited", "", "connection", "close"); a.status {
+		case 200:
+			passed++
+		case 429:
+			limited++
+		default:
+			t.Fatalf("/limited: %d %s", a.status, a.body)
+		}
+	}
+	if passed != 5 || limited != 15 {
+		t.Errorf("%d passed and %d were limited, want 5 and 15", passed, limited)
+	}
+}
+
+func newDesk(t *testing.T, more ...string) *desk {
 	t.Helper()
 	root, err := toolbox.RepoRoot()
 	if err != nil {
@@ -90,6 +114,7 @@ func newDesk(t *testing.T) *desk {
 		"--gateway-listen", d.gateway, "--api-listen", d.api, "--http-listen", d.http, "--xds-listen", port(),
 		"--limiter-listen", d.limiter, "--jaeger-listen", d.jaeger, "--otlp-listen", port(), "--jaeger-otlp-listen", port(),
 	}
+	d.args = append(d.args, more...)
 	t.Cleanup(func() {
 		// t.Context is done by now.
 		out, err := d.command(context.Background(), "down", "--data-dir", filepath.Join(d.dir, "data")).CombinedOutput()
