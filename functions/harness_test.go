@@ -44,7 +44,12 @@ func TestMain(m *testing.M) {
 		serve(mode)
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := launch.WaitGone(launch.Descendants(os.Getpid()), patience); len(left) > 0 {
+		fmt.Println("processes are left:", left)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // control is the control plane's side of RunnerService.
@@ -58,11 +63,12 @@ type control struct {
 	wanted  []*pb.Function
 	state   *pb.RunnerState
 	hellos  []string
-	changed chan struct{} // closed and replaced at each change of anything
+	seen    map[int32]launch.ID // every process that was reported
+	changed chan struct{}       // closed and replaced at each change of anything
 }
 
 func newControl(t testing.TB) *control {
-	c := &control{t: t, changed: make(chan struct{}), state: &pb.RunnerState{}}
+	c := &control{t: t, changed: make(chan struct{}), state: &pb.RunnerState{}, seen: map[int32]launch.ID{}}
 	c.listen("127.0.0.1:0")
 	t.Cleanup(func() { c.server.Stop() })
 	return c
@@ -88,6 +94,18 @@ func (c *control) update(change func()) {
 	c.changed = make(chan struct{})
 }
 
+// note keeps the identity of reported processes. The caller holds mu.
+func (c *control) note() {
+	for _, i := range c.state.GetInstances() {
+		if _, known := c.seen[i.GetPid()]; known || i.GetPid() == 0 {
+			continue
+		}
+		if id, err := launch.Identify(int(i.GetPid())); err == nil {
+			c.seen[i.GetPid()] = id
+		}
+	}
+}
+
 // want tells the runners what to run.
 func (c *control) want(fs ...*pb.Function) { c.update(func() { c.wanted = fs }) }
 
@@ -109,7 +127,7 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 				failed <- err
 				return
 			}
-			c.update(func() { c.state = m.GetState() })
+			c.update(func() { c.state = m.GetState(); c.note() })
 		}
 	}()
 	var sent []*pb.Function
@@ -263,13 +281,14 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 	ended := make(chan error, 1)
 	go func() { ended <- functions.Run(ctx, c) }()
 	r.stop = sync.OnceFunc(func() {
-		children := launch.Descendants(os.Getpid())
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 		conn.Close()
-		if left := launch.WaitGone(children, patience); len(left) > 0 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if left := launch.WaitGone(slices.Collect(maps.Values(r.seen)), patience); len(left) > 0 {
 			t.Errorf("processes are left: %v", left)
 		}
 		if t.Failed() {

@@ -28,6 +28,7 @@ const internalError = `{"message":"Internal Server Error"}`
 // TestLambdaFaults: what a caller gets from a handler that fails, what the log
 // says, whether the process goes on, and that the next request is answered.
 func TestLambdaFaults(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		handler, path, kind, body, log string
 		status                         int
@@ -108,6 +109,7 @@ func (r *runner) replacedBy(t *testing.T, function string, before *pb.Instance) 
 // TestLambdaStart: functions that cannot start say why, in their problem and in
 // the state of their instances, and are tried again.
 func TestLambdaStart(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	in := func(source string) func(*pb.Function) { return func(f *pb.Function) { f.Source = source } }
 	provided := func(f *pb.Function) { f.GetLambda().Runtime = pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED }
@@ -167,6 +169,7 @@ func TestLambdaStart(t *testing.T) {
 
 // TestLambdaLimits: the body limit, and hard concurrency with its queue.
 func TestLambdaLimits(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	pidFile := filepath.Join(dir, "pid")
 	r := startRunner(t, func(c *functions.Config) { c.MaxEventBytes = 1000 })
@@ -237,6 +240,7 @@ func awaitFile(t *testing.T, path string) string {
 // TestKilledBeforeReading: an event that a stopped process has not read when it is
 // killed is refused, so that it goes elsewhere, whatever its method.
 func TestKilledBeforeReading(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(python("shop", "app.bare"))
 	i := r.ready("shop", 1)[0]
@@ -289,6 +293,7 @@ func awaitPending(t *testing.T, pid int32) {
 
 // TestStrays: what a handler leaves behind goes with its instance.
 func TestStrays(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(python("forks", "app.forks"))
 	i := r.ready("forks", 1)[0]
@@ -314,6 +319,7 @@ func TestStrays(t *testing.T) {
 // TestGoHandler runs aws-lambda-go: answers, errors, panics, streams and their
 // trailers.
 func TestGoHandler(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "go"), 0o755); err != nil {
 		t.Fatal(err)
@@ -357,6 +363,7 @@ func TestGoHandler(t *testing.T) {
 
 // TestExamples runs the handlers of examples/support-desk.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	root, err := filepath.Abs("../examples/support-desk/functions")
 	if err != nil {
 		t.Fatal(err)
@@ -400,6 +407,7 @@ func TestExamples(t *testing.T) {
 
 // TestPlainUpstream runs the example's plain upstream.
 func TestPlainUpstream(t *testing.T) {
+	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), "python3", "../examples/support-desk/plain/server.py", "0")
 	out, err := cmd.StdoutPipe()
 	if err != nil {

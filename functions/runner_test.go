@@ -113,6 +113,7 @@ func checkTrace(t *testing.T, spans tracetest.SpanStubs, e echoed, traceID, pare
 // TestRollout: a new version serves before the old one goes, a version that cannot
 // start takes nothing away, and scaling keeps who serves.
 func TestRollout(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	v1 := python("shop", "app.echo", count(2))
 	r.want(v1)
@@ -161,6 +162,7 @@ func TestRollout(t *testing.T) {
 // TestControlPlaneAway: instances serve on while it is away, and when it is back
 // it is told all at once.
 func TestControlPlaneAway(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(python("shop", "app.echo"))
 	before := r.ready("shop", 1)
@@ -184,6 +186,7 @@ func TestControlPlaneAway(t *testing.T) {
 // TestKill: a killed instance is replaced, no request is lost that a proxy may
 // retry, and what ran in the dead process gets 502.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(python("shop", "app.echo", count(2)))
 	dead := r.ready("shop", 2)[0]

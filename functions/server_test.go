@@ -97,6 +97,7 @@ func serve(mode string) {
 }
 
 func TestServer(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(self(t, "web", "plain"))
 	web := r.ready("web", 1)[0]
@@ -186,6 +187,7 @@ func upgrades(t *testing.T, i *pb.Instance) {
 
 // TestServerFaults: what a caller gets, and that requests go on afterwards.
 func TestServerFaults(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	r.want(
 		self(t, "exit", "plain"), self(t, "cut", "plain"),
@@ -244,6 +246,7 @@ func (r *runner) replaced(t *testing.T, function string, before *pb.Instance) {
 
 // TestServerStart: servers that come late, never or not at all.
 func TestServerStart(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t)
 	file := filepath.Join(t.TempDir(), "listen")
 	short := func(f *pb.Function) { f.StartTimeout = durationpb.New(300 * time.Millisecond) }
@@ -299,6 +302,7 @@ func TestServerStart(t *testing.T) {
 
 // TestSymlinkOut: a source may not leave the root by a link, either.
 func TestSymlinkOut(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	if err := os.Symlink(t.TempDir(), filepath.Join(root, "link")); err != nil {
 		t.Fatal(err)
@@ -313,6 +317,7 @@ func TestSymlinkOut(t *testing.T) {
 // TestBuild builds the example's catalog once for its content, tells the output of
 // a build that fails, and mends itself when the source is mended.
 func TestBuild(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	if err := os.CopyFS(filepath.Join(root, "catalog"), os.DirFS("../examples/support-desk/functions/catalog")); err != nil {
 		t.Fatal(err)

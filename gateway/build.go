@@ -87,6 +87,7 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 		}
 	}
 	changed := make(map[string]Object, len(next))
+	links := map[string]*linkChange{}
 	for name, o := range next {
 		old := prev.Get(name)
 		if (o == nil && old == nil) || (o != nil && old != nil && proto.Equal(o, old)) {
@@ -99,7 +100,14 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 		} else {
 			s.objects.set(name, o)
 		}
-		s.relink(name, refersTo(old), refersTo(o))
+		relink(links, name, refersTo(old), refersTo(o))
+	}
+	for target, l := range links {
+		if all := splice(s.referrers.get(target), l.removed, l.added, strings.Compare); len(all) > 0 {
+			s.referrers.set(target, all)
+		} else {
+			s.referrers.delete(target)
+		}
 	}
 	for _, kind := range Kinds {
 		var removed, added []Object
@@ -123,21 +131,28 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 
 func compareNames(a, b Object) int { return strings.Compare(a.GetName(), b.GetName()) }
 
-// relink moves an object from the referrers of what it named to those of what it
-// names. All are sorted.
-func (s *Snapshot) relink(name string, before, after []string) {
+// linkChange is who stops and who begins to refer to a name.
+type linkChange struct{ removed, added []string }
+
+// relink notes what changes when an object names other targets than before. Both
+// lists are sorted.
+func relink(links map[string]*linkChange, name string, before, after []string) {
+	at := func(target string) *linkChange {
+		l := links[target]
+		if l == nil {
+			l = &linkChange{}
+			links[target] = l
+		}
+		return l
+	}
 	for _, target := range before {
 		if _, keeps := slices.BinarySearch(after, target); !keeps {
-			if rest := splice(s.referrers.get(target), []string{name}, nil, strings.Compare); len(rest) > 0 {
-				s.referrers.set(target, rest)
-			} else {
-				s.referrers.delete(target)
-			}
+			at(target).removed = append(at(target).removed, name)
 		}
 	}
 	for _, target := range after {
 		if _, has := slices.BinarySearch(before, target); !has {
-			s.referrers.set(target, splice(s.referrers.get(target), nil, []string{name}, strings.Compare))
+			at(target).added = append(at(target).added, name)
 		}
 	}
 }

@@ -59,8 +59,7 @@ func limitFilter(t *testing.T, name string, closed bool) *hcmv3.HttpFilter {
 	})}}
 }
 
-// limitedRoute goes to the upstream, after the limits. (Envoy's filter does not ask
-// for routes that answer themselves: direct_response and redirect.)
+// limitedRoute goes to the upstream, after the limits.
 func limitedRoute(t *testing.T, path, filter string, limits ...Spec) *routev3.Route {
 	per := &filterv3.RateLimitPerRoute{Domain: Domain}
 	for _, s := range limits {
@@ -78,6 +77,13 @@ func limitedRoute(t *testing.T, path, filter string, limits ...Spec) *routev3.Ro
 		}},
 		TypedPerFilterConfig: map[string]*anypb.Any{filter: pack(t, per)},
 	}
+}
+
+// answeringRoute has a limit and is answered by Envoy itself.
+func answeringRoute(t *testing.T, path, filter string, limit Spec, r *routev3.Route) *routev3.Route {
+	l := limitedRoute(t, path, filter, limit)
+	l.Action = r.Action
+	return l
 }
 
 func staticCluster(name string, port int) *clusterv3.Cluster {
@@ -150,29 +156,26 @@ func TestEnvoy(t *testing.T) {
 	e := envoytest.Start(t, envoytest.Options{Bootstrap: envoyBootstrap(t, port, l.Addr().(*net.TCPAddr).Port, upstream.Listener.Addr().(*net.TCPAddr).Port,
 		limitedRoute(t, "/limited", "open", wide, perClient),
 		limitedRoute(t, "/strict", "closed", strict, wide),
+		answeringRoute(t, "/direct", "closed", strict, &routev3.Route{Action: &routev3.Route_DirectResponse{
+			DirectResponse: &routev3.DirectResponseAction{Status: 204},
+		}}),
+		answeringRoute(t, "/redirect", "closed", strict, &routev3.Route{Action: &routev3.Route_Redirect{
+			Redirect: &routev3.RedirectAction{HostRedirect: "example.com", ResponseCode: routev3.RedirectAction_SEE_OTHER},
+		}}),
 	)})
 	get := envoyClient(t, port)
 
-	for i := range 5 {
-		status, h, body := get("/limited")
-		if status != 200 || body != "ok" || h.Get("RateLimit-Policy") != `"all";q=1000;w=3600, "per-client";q=5;w=60` || h.Get("Retry-After") != "" {
-			t.Fatalf("request %d: %d %v", i+1, status, h)
-		}
-		all, per := 0, 0
-		if _, err := fmt.Sscanf(h.Get("RateLimit"), `"all";r=%d;t=3597, "per-client";r=%d;`, &all, &per); i == 0 && (err != nil || all != 999) || err == nil && per != 4-i {
-			t.Errorf("request %d: RateLimit: %s", i+1, h.Get("RateLimit"))
-		}
-	}
-	status, h, body := get("/limited")
-	retry, err := strconv.Atoi(h.Get("Retry-After"))
-	if status != 429 || err != nil || retry < 1 || retry > 12 || h.Get("RateLimit-Policy") == "" || h.Get("RateLimit") == "" {
-		t.Errorf("sixth: %d %v", status, h)
-	}
-	if h.Get("Content-Type") != "application/problem+json" || body == "" || len(h.Values("Content-Type")) != 1 {
-		t.Errorf("sixth: %v %s", h, body)
-	}
+	checkSixth(t, get)
 	if status, h, _ := get("/strict"); status != 200 || h.Get("RateLimit") == "" {
 		t.Errorf("strict: %d %v", status, h)
+	}
+
+	// What Envoy 1.40 does, and whoever compiles routes must know: its filter asks
+	// only for routes that go to a cluster.
+	for path, want := range map[string]int{"/direct": 204, "/redirect": 303} {
+		if status, h, _ := get(path); status != want || h.Get("RateLimit-Policy") != "" {
+			t.Errorf("%s: %d %v: limits of routes that Envoy answers itself have an effect now", path, status, h)
+		}
 	}
 
 	redis.Kill()
@@ -200,9 +203,34 @@ func TestEnvoy(t *testing.T) {
 	}
 }
 
+// checkSixth asks six times for /limited, which has 5 a minute.
+func checkSixth(t *testing.T, get func(string) (int, http.Header, string)) {
+	t.Helper()
+	for i := range 5 {
+		status, h, body := get("/limited")
+		if status != 200 || body != "ok" || h.Get("RateLimit-Policy") != `"all";q=1000;w=3600, "per-client";q=5;w=60` || h.Get("Retry-After") != "" {
+			t.Fatalf("request %d: %d %v", i+1, status, h)
+		}
+		all, per := 0, 0
+		if _, err := fmt.Sscanf(h.Get("RateLimit"), `"all";r=%d;t=3597, "per-client";r=%d;`, &all, &per); i == 0 && (err != nil || all != 999) || err == nil && per != 4-i {
+			t.Errorf("request %d: RateLimit: %s", i+1, h.Get("RateLimit"))
+		}
+	}
+	status, h, body := get("/limited")
+	retry, err := strconv.Atoi(h.Get("Retry-After"))
+	if status != 429 || err != nil || retry < 1 || retry > 12 || h.Get("RateLimit-Policy") == "" || h.Get("RateLimit") == "" {
+		t.Errorf("sixth: %d %v", status, h)
+	}
+	if h.Get("Content-Type") != "application/problem+json" || body == "" || len(h.Values("Content-Type")) != 1 {
+		t.Errorf("sixth: %v %s", h, body)
+	}
+}
+
 // envoyClient returns a function that asks Envoy for a path.
 func envoyClient(t *testing.T, port int) func(path string) (int, http.Header, string) {
-	client := &http.Client{Timeout: 30 * time.Second}
+	client := &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	t.Cleanup(client.CloseIdleConnections)
 	return func(path string) (int, http.Header, string) {
 		t.Helper()

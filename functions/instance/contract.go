@@ -122,6 +122,11 @@ type Invocation struct {
 	begun, ended atomic.Int64
 }
 
+// NewInvocation is for callers of a Contract other than an Instance.
+func NewInvocation(id string, deadline time.Time, t trace.Tracer) *Invocation {
+	return &Invocation{ID: id, Deadline: deadline, tracer: t}
+}
+
 // StartHandler begins the span of the handler's own time and returns the context
 // with it, for the trace headers that the handler gets.
 func (i *Invocation) StartHandler(ctx context.Context) context.Context {

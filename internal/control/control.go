@@ -60,6 +60,8 @@ type Core struct {
 
 	compiling sync.Mutex
 	views     map[string]*view
+	// unsettled wakes settle.
+	unsettled chan struct{}
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -70,6 +72,8 @@ type view struct {
 	view     compile.View
 	compiler *compile.Compiler
 	problems []gateway.Problem
+	// published is what the proxies may have.
+	published *xds.Generation
 }
 
 // New loads the head revision and starts to follow the store. Close ends it; the
@@ -80,7 +84,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	}
 	c := &Core{
 		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
-		now: time.Now, views: map[string]*view{},
+		now: time.Now, views: map[string]*view{}, unsettled: make(chan struct{}, 1),
 	}
 	wake := make(chan struct{})
 	c.heads.Store(&wake)
@@ -118,6 +122,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.stop = stop
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
+	c.done.Go(func() { c.settle(run) })
 	return c, nil
 }
 
@@ -160,9 +165,61 @@ func (c *Core) publish(s *gateway.Snapshot) {
 
 func (c *Core) publishLocked(s *gateway.Snapshot) {
 	for name, v := range c.views {
-		g, problems := v.compiler.Compile(c.input(s, v))
+		in := c.input(s, v)
+		in.Previous = v.published
+		g, problems := v.compiler.Compile(in)
 		v.problems = problems
 		c.delivery.Update(name, g)
+		if shared(v.published, g) {
+			select {
+			case c.unsettled <- struct{}{}:
+			default:
+			}
+		}
+		v.published = g
+	}
+}
+
+// shared tells whether what all hosts of a view share differs.
+func shared(a, b *xds.Generation) bool {
+	if a == nil {
+		return false
+	}
+	for name, r := range b.Resources[xds.ExtensionConfig] {
+		if old := a.Get(xds.ExtensionConfig, name); old == nil || old.Version != r.Version {
+			return true
+		}
+	}
+	return false
+}
+
+// settleAfter bounds the wait for proxies that do not answer.
+const settleAfter = 30 * time.Second
+
+// settle publishes again when the proxies are there, without what was only for
+// the way there (see compile.Input.Previous).
+func (c *Core) settle(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.unsettled:
+		}
+		wait, cancel := context.WithTimeout(ctx, settleAfter)
+		_, err := c.delivery.Wait(wait, c.Snapshot().Revision(), nil)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.log.Info("a proxy is slow to follow", "error", err)
+		}
+		c.compiling.Lock()
+		for name, v := range c.views {
+			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
+			c.delivery.Update(name, v.published)
+		}
+		c.compiling.Unlock()
 	}
 }
 

@@ -69,6 +69,11 @@ type Input struct {
 	// Instances returns the ready instances of a function by its full name,
 	// sorted. It may be nil.
 	Instances func(function string) []Endpoint
+	// Previous is the generation that proxies may still have, nil when there is
+	// none. What is shared by hosts and only they still use (JWT providers) stays in
+	// the new one, so that a change of a policy refuses nobody on the way. Without
+	// it such a change may answer 403 for some milliseconds.
+	Previous *xds.Generation
 }
 
 // Compiler compiles the generations of a view one after another. It is not safe

@@ -25,6 +25,7 @@ func TestEnvoy(t *testing.T) {
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
 		{"Scopes", testScopes},
+		{"Churn", testChurn},
 		{"Retries", testRetries},
 		{"Functions", testFunctions},
 		{"HTTPS", testHTTPS},

@@ -170,15 +170,24 @@ func (r *rig) objects(t *testing.T, yaml string, ports map[string]int) []gateway
 
 func decode(t testing.TB, yaml string) []gateway.Object {
 	t.Helper()
+	objects := parse(t, yaml)
+	for _, o := range objects {
+		for _, p := range gateway.Validate(o) {
+			t.Fatalf("%s: %s: %s", p.Object, p.Field, p.Message)
+		}
+	}
+	return objects
+}
+
+// parse is decode without the validation.
+func parse(t testing.TB, yaml string) []gateway.Object {
+	t.Helper()
 	objects, errs := file.Decode("in.yaml", []byte(yaml))
 	if len(errs) > 0 {
 		t.Fatal(errs.Error())
 	}
 	for _, o := range objects {
 		gateway.Normalize(o)
-		for _, p := range gateway.Validate(o) {
-			t.Fatalf("%s: %s: %s", p.Object, p.Field, p.Message)
-		}
 	}
 	return objects
 }
@@ -206,7 +215,10 @@ func (r *rig) apply(t *testing.T, objects []gateway.Object) {
 // update compiles the present state and waits until Envoy serves it.
 func (r *rig) update(t *testing.T) {
 	t.Helper()
-	g, problems := r.compiler.Compile(compile.Input{Snapshot: r.snapshot, View: r.view, Instances: func(f string) []compile.Endpoint { return r.instances[f] }})
+	g, problems := r.compiler.Compile(compile.Input{
+		Snapshot: r.snapshot, View: r.view, Previous: r.last,
+		Instances: func(f string) []compile.Endpoint { return r.instances[f] },
+	})
 	for _, p := range problems {
 		t.Errorf("problem: %s %s: %s", p.Object, p.Field, p.Message)
 	}

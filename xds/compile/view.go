@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
@@ -241,8 +242,24 @@ func (v *view) discoveredFilters(any bool) {
 			owners = append(owners, p.Secret)
 		}
 	}
-	v.extension(jwtFilter(project), jwt.Filter(providers, requirements, v.keys), owners)
-	v.extension(claimsFilter(project), stripClaims(v.claimHeaders(providers)), nil)
+	filter := jwt.Filter(providers, requirements, v.keys)
+	claims := append(v.claimHeaders(providers), jwt.Retain(filter, v.previousFilter())...)
+	slices.Sort(claims)
+	v.extension(jwtFilter(project), filter, owners)
+	v.extension(claimsFilter(project), stripClaims(slices.Compact(claims)), nil)
+}
+
+// previousFilter is the configuration that proxies may still have; nil for none.
+func (v *view) previousFilter() *jwtv3.JwtAuthentication {
+	r := v.in.Previous.Get(xds.ExtensionConfig, jwtFilter(v.in.View.Project))
+	if r == nil {
+		return nil
+	}
+	t, f := &corev3.TypedExtensionConfig{}, &jwtv3.JwtAuthentication{}
+	if r.Body.UnmarshalTo(t) != nil || t.GetTypedConfig().UnmarshalTo(f) != nil {
+		return nil
+	}
+	return f
 }
 
 // claimHeaders are those of the view's providers and, when there may be others,

@@ -1,0 +1,109 @@
+package lambda
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestParseResponse(t *testing.T) {
+	typed := func(t string, more ...string) http.Header {
+		h := http.Header{"Content-Type": {t}}
+		for i := 0; i < len(more); i += 2 {
+			h.Add(more[i], more[i+1])
+		}
+		return h
+	}
+	const jsonType, text = "application/json", "text/plain; charset=utf-8"
+	for name, c := range map[string]struct {
+		in     string
+		status int
+		header http.Header
+		body   string
+	}{
+		"whole": {`{"statusCode": 201, "headers": {"content-type": "text/html", "X-A": "1"}, "cookies": ["a=1", "b=2"], "body": "<p>", "isBase64Encoded": false}`,
+			201, typed("text/html", "X-A", "1", "Set-Cookie", "a=1", "Set-Cookie", "b=2"), "<p>"},
+		"base64":            {`{"statusCode": 200, "body": "/w==", "isBase64Encoded": true}`, 200, typed(text), "\xff"},
+		"no type":           {`{"statusCode": 200, "body": "x"}`, 200, typed(text), "x"},
+		"no body":           {`{"statusCode": 204}`, 204, http.Header{}, ""},
+		"null body":         {`{"statusCode": 200, "body": null}`, 200, http.Header{}, ""},
+		"status as text":    {`{"statusCode": "404", "body": "x"}`, 404, typed(text), "x"},
+		"null headers":      {`{"statusCode": 200, "headers": null, "cookies": null, "body": "x"}`, 200, typed(text), "x"},
+		"number header":     {`{"statusCode": 200, "headers": {"x-n": 12345678901, "x-b": true}}`, 200, http.Header{"X-N": {"12345678901"}, "X-B": {"true"}}, ""},
+		"hop by hop":        {`{"statusCode": 200, "headers": {"connection": "close", "content-length": "9", "transfer-encoding": "chunked"}}`, 200, http.Header{}, ""},
+		"unknown field":     {`{"statusCode": 200, "multiValueHeaders": {"a": ["b"]}, "body": "x"}`, 200, typed(text), "x"},
+		"object":            {`{"message": "hi"}`, 200, typed(jsonType), `{"message": "hi"}`},
+		"object with body":  {`{"body": "hi"}`, 200, typed(jsonType), `{"body": "hi"}`},
+		"string":            {`"hi\n"`, 200, typed(jsonType), "hi\n"},
+		"array":             {` [1, 2] `, 200, typed(jsonType), "[1, 2]"},
+		"number":            {`3`, 200, typed(jsonType), "3"},
+		"null":              {`null`, 200, typed(jsonType), "null"},
+		"statusCode inside": {`{"a": {"statusCode": 500}}`, 200, typed(jsonType), `{"a": {"statusCode": 500}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := ParseResponse([]byte(c.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Status != c.status || string(r.Body) != c.body || !reflect.DeepEqual(r.Header, c.header) {
+				t.Errorf("%d %v %q, want %d %v %q", r.Status, r.Header, r.Body, c.status, c.header, c.body)
+			}
+		})
+	}
+}
+
+func TestParseResponseRefuses(t *testing.T) {
+	for in, want := range map[string]string{
+		``:                                  "is not JSON",
+		`hello`:                             `is not JSON: "hello"`,
+		`{"statusCode": 200`:                "is not JSON",
+		`{"statusCode": 99}`:                "statusCode is 99",
+		`{"statusCode": 100}`:               "from 200 to 599",
+		`{"statusCode": 200.5}`:             "statusCode is 200.5",
+		`{"statusCode": null}`:              "statusCode is null",
+		`{"statusCode": {}}`:                "statusCode is {}",
+		`{"statusCode": 200, "headers": 1}`: "headers is a JSON number",
+		`{"statusCode": 200, "headers": {"a": ["b"]}}`:                    `header "a": it is no string`,
+		`{"statusCode": 200, "headers": {"a": null}}`:                     `header "a": it is no string`,
+		`{"statusCode": 200, "headers": {"a b": "c"}}`:                    `header "a b"`,
+		`{"statusCode": 200, "headers": {"a": "b\r\nc: d"}}`:              `header "a"`,
+		`{"statusCode": 200, "cookies": ["a\n"]}`:                         "a cookie",
+		`{"statusCode": 200, "cookies": "a=b"}`:                           "cookies is a JSON string",
+		`{"statusCode": 200, "body": {}}`:                                 "body is no string",
+		`{"statusCode": 200, "body": "%%%", "isBase64Encoded": true}`:     "not base64",
+		`{"statusCode": 200, "body": "eA==", "isBase64Encoded": "maybe"}`: "isBase64Encoded is a JSON string",
+	} {
+		r, err := ParseResponse([]byte(in))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v; want an error with %q", in, r, err, want)
+		}
+	}
+}
+
+// FuzzParseResponse: whatever a handler answers can be written as HTTP, or is an
+// error.
+func FuzzParseResponse(f *testing.F) {
+	f.Add([]byte(`{"statusCode": 200, "headers": {"a": "b"}, "cookies": ["c"], "body": "eA==", "isBase64Encoded": true}`))
+	f.Add([]byte(`"text"`))
+	f.Add([]byte(`{"statusCode": "204", "body": null}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		r, err := ParseResponse(payload)
+		if err != nil {
+			return
+		}
+		w := httptest.NewRecorder()
+		r.write(w)
+		if w.Code < 200 || w.Code > 599 {
+			t.Errorf("status %d", w.Code)
+		}
+		for k, vs := range w.Header() {
+			for _, v := range vs {
+				if strings.ContainsAny(k+v, "\r\n") {
+					t.Errorf("header %q: %q", k, v)
+				}
+			}
+		}
+	})
+}
