@@ -32,7 +32,7 @@ type Config struct {
 	Name string
 	// Root is the folder that every Function.source is relative to and stays in.
 	Root string
-	// CacheDir holds built sources and compiled Python; made when absent.
+	// CacheDir holds built sources; made when absent. One runner uses it.
 	CacheDir string
 	// Conn leads to the control plane's RunnerService.
 	Conn *grpc.ClientConn

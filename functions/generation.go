@@ -8,7 +8,6 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -107,7 +106,7 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 	case *pb.Function_Lambda:
 		l := lambda.Options{
 			Handler: contract.Lambda.GetHandler(), Python: c.Python, PythonPath: c.LambdaPythonPath,
-			Pycache: filepath.Join(c.CacheDir, "pycache"), Env: f.GetEnv(), MaxPayload: c.MaxEventBytes, Project: projectOf(f.GetName()),
+			Env: f.GetEnv(), MaxPayload: c.MaxEventBytes, Project: projectOf(f.GetName()),
 		}
 		switch contract.Lambda.GetRuntime() {
 		case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:

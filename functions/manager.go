@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"context"
 	"crypto/sha256"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
 )
 
 // manager holds the wanted functions and their instances.
@@ -49,15 +51,28 @@ func (f *function) current() *generation {
 	return nil
 }
 
-func newManager(c Config, m *instance.Metrics) (*manager, error) {
+func newManager(c Config, metrics *instance.Metrics) (*manager, error) {
 	root, err := os.OpenRoot(c.Root)
 	if err != nil {
 		return nil, err
 	}
-	return &manager{
-		config: c, metrics: m, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
+	m := &manager{
+		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
 		changed: make(chan struct{}, 1), functions: map[string]*function{},
-	}, nil
+	}
+	if c.LambdaPythonPath != "" {
+		m.running.Go(m.compile)
+	}
+	return m, nil
+}
+
+// compile prepares awslambdaric beside all else.
+func (m *manager) compile() {
+	ctx, cancel := context.WithTimeout(m.builder.ctx, time.Minute)
+	defer cancel()
+	if err := lambda.Compile(ctx, lambda.Options{Python: m.config.Python, PythonPath: m.config.LambdaPythonPath}); err != nil {
+		m.config.Logger.Debug("Python functions start a little slower", "error", err)
+	}
 }
 
 func (m *manager) close() { m.root.Close() }

@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -127,13 +128,13 @@ func (s *slot) run() {
 			break
 		}
 		if served >= stableAfter {
-			pause = backoffMin
+			pause = 0
 		}
 		// Nothing spins, not even replacements of an instance that still serves.
 		if !s.sleep(pause) {
 			break
 		}
-		pause = min(2*pause, backoffMax)
+		pause = min(max(2*pause, backoffMin), backoffMax)
 		s.set(func() { s.restarts++ })
 	}
 	s.set(func() {
@@ -198,7 +199,11 @@ func (s *slot) attempt(former *member) (served time.Duration, next *member, agai
 	select {
 	case <-i.Dead():
 		s.failed(i, why(i))
-		return time.Since(readyAt), nil, true
+		served = time.Since(readyAt)
+		if errors.Is(i.Err(), instance.ErrOverdue) {
+			served = stableAfter // a slow request is no crash: its instance is replaced at once
+		}
+		return served, nil, true
 	case <-i.Replace():
 		s.set(func() { next = s.part() })
 		return time.Since(readyAt), next, true

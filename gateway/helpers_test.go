@@ -40,11 +40,12 @@ func emptyObject(kind string) Object {
 	panic("no kind " + kind)
 }
 
-// objects decodes lines of "kind id {json}".
+// objects decodes lines of "kind id {json}"; a line that begins with white space
+// goes on with the one before.
 func objects(t testing.TB, text string) []Object {
 	t.Helper()
 	var out []Object
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(strings.ReplaceAll(text, "\n  ", "  ")) {
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue

@@ -18,6 +18,8 @@ type reference struct {
 	kinds []string
 	// subset of a backend, or "".
 	subset string
+	// issuer that the policy of a consumer reference asks for.
+	issuer string
 }
 
 // references lists every mention of other objects in o, in order of fields.
@@ -60,7 +62,9 @@ func policyReferences(project, path string, p *pb.Policies) []reference {
 		out = append(out, refTo(path+".jwks_secret", project, s.JwksSecret, KindSecrets))
 	}
 	for i, c := range jwt.GetConsumers() {
-		out = append(out, refTo(fmt.Sprintf("%s.consumers[%d]", path, i), project, c, KindConsumers))
+		ref := refTo(fmt.Sprintf("%s.consumers[%d]", path, i), project, c, KindConsumers)
+		ref.issuer = jwt.GetIssuer()
+		out = append(out, ref)
 	}
 	return out
 }
@@ -171,7 +175,12 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 		out = append(out, Problem{Object: o.GetName(), Field: field, Message: message, Origin: o.GetMetadata().GetOrigin()})
 	}
 	for _, r := range references(o) {
-		if _, m := s.target(o, r); m != "" {
+		target, m := s.target(o, r)
+		if c, ok := target.(*pb.Consumer); ok && c.GetJwt().GetIssuer() != r.issuer {
+			// The allow list is stricter than meant, never wider: entries stay.
+			add(r.field, fmt.Sprintf("%s is known by tokens of issuer %q, but this asks for tokens of %q, so it could never pass", r.name, c.GetJwt().GetIssuer(), r.issuer))
+		}
+		if m != "" {
 			field := r.field
 			if r.subset != "" && strings.Contains(m, "subset") {
 				field = strings.TrimSuffix(field, ".backend") + ".subset"

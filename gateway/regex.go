@@ -66,21 +66,30 @@ func splitsCharacter(pattern string) bool {
 	if !strings.ContainsFunc(pattern, func(r rune) bool { return r > 0x7f }) {
 		return false
 	}
-	re, err := syntax.Parse(pattern, syntax.Perl)
-	return err != nil || splits(re)
+	chars, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return true
+	}
+	octets, err := syntax.Parse(latin1(pattern), syntax.Perl)
+	return err != nil || wideClass(chars) || repeatsTail(octets)
 }
 
-func splits(re *syntax.Regexp) bool {
+// wideClass finds a class with characters beyond ASCII.
+func wideClass(re *syntax.Regexp) bool {
 	wide := func(r rune) bool { return r > 0x7f && r < utf8.MaxRune }
+	return re.Op == syntax.OpCharClass && slices.ContainsFunc(re.Rune, wide) || slices.ContainsFunc(re.Sub, wideClass)
+}
+
+// repeatsTail finds a repetition of the last byte of a character alone, in an
+// expression whose characters are bytes.
+func repeatsTail(re *syntax.Regexp) bool {
 	switch re.Op {
-	case syntax.OpCharClass:
-		return slices.ContainsFunc(re.Rune, wide)
 	case syntax.OpStar, syntax.OpPlus, syntax.OpQuest, syntax.OpRepeat:
-		if sub := re.Sub[0]; sub.Op == syntax.OpLiteral && slices.ContainsFunc(sub.Rune, wide) {
+		if sub := re.Sub[0]; sub.Op == syntax.OpLiteral && sub.Rune[0] >= 0x80 && sub.Rune[0] < 0xc0 {
 			return true
 		}
 	}
-	return slices.ContainsFunc(re.Sub, splits)
+	return slices.ContainsFunc(re.Sub, repeatsTail)
 }
 
 // regexSize is an upper bound, close, of RE2's program size: RE2 counts one step
@@ -121,6 +130,9 @@ func steps(re *syntax.Regexp) int {
 // matchRegex tells whether an expression matches a whole text, by bytes. An
 // expression that checkRegex refuses matches nothing.
 func matchRegex(pattern, text string) bool {
+	if checkRegex(pattern) != nil {
+		return false
+	}
 	re, err := regexp.Compile(`\A(?:` + latin1(pattern) + `)\z`)
 	return err == nil && re.MatchString(latin1(text))
 }

@@ -37,8 +37,9 @@ func (c *checker) secret(s *pb.Secret) {
 // privateMembers of a JSON Web Key (RFC 7518, section 6).
 var privateMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "priv"}
 
-// jwks checks a JSON Web Key Set (RFC 7517): public signing keys only, each of a
-// kind that Envoy verifies with and of proper size. Messages never show key material.
+// jwks checks a JSON Web Key Set (RFC 7517): public keys only, those for
+// signatures each of a kind that Envoy verifies with and of proper size. Messages
+// never show key material.
 func (c *checker) jwks(field, text string) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -56,8 +57,14 @@ func (c *checker) jwks(field, text string) {
 		return
 	}
 	kids := make([]string, len(set.Keys))
+	signing := false
 	for i, raw := range set.Keys {
-		kids[i] = c.jwk(field, fmt.Sprintf("keys[%d]", i), raw)
+		var forSignatures bool
+		kids[i], forSignatures = c.jwk(field, fmt.Sprintf("keys[%d]", i), raw)
+		signing = signing || forSignatures
+	}
+	if !signing && !c.has(field) {
+		c.add(field, `has no key for signatures: each says "use": "enc"`)
 	}
 	first := map[string]int{}
 	for i, kid := range kids {
@@ -69,12 +76,14 @@ func (c *checker) jwks(field, text string) {
 	}
 }
 
-// jwk checks one key and returns its kid.
-func (c *checker) jwk(field, at string, raw json.RawMessage) string {
+// jwk checks one key and returns its kid and whether it is for signatures. Key
+// sets of issuers may hold keys for encryption besides; no token is checked with
+// them.
+func (c *checker) jwk(field, at string, raw json.RawMessage) (kid string, signing bool) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &members); err != nil || members == nil {
 		c.add(field, "%s is no JSON object", at)
-		return ""
+		return "", false
 	}
 	text := func(name string) string {
 		var s string
@@ -83,31 +92,32 @@ func (c *checker) jwk(field, at string, raw json.RawMessage) string {
 		}
 		return s
 	}
-	kid, kty, alg := text("kid"), text("kty"), text("alg")
+	kid = text("kid")
+	kty, alg := text("kty"), text("alg")
 	if kty == "oct" || members["k"] != nil {
 		c.add(field, "%s is a symmetric key: whoever can check tokens could make them; use public keys (RSA, EC or Ed25519)", at)
-		return kid
+		return kid, false
 	}
 	for _, m := range privateMembers {
 		if members[m] != nil {
 			c.add(field, "%s holds a private key (%q); take it away and issue a new one, because it was sent here", at, m)
-			return kid
+			return kid, false
 		}
+	}
+	if text("use") == "enc" {
+		return kid, false
 	}
 	var key jose.JSONWebKey
 	if err := json.Unmarshal(raw, &key); err != nil {
 		c.add(field, "%s (kty %q): %v", at, kty, err)
-		return kid
-	}
-	if key.Use != "" && key.Use != "sig" {
-		c.add(field, "%s is not for signatures (use %q); take it away", at, key.Use)
+		return kid, false
 	}
 	if want, problem := keyAlgorithms(key.Key); problem != "" {
 		c.add(field, "%s %s", at, problem)
 	} else if alg != "" && !slices.Contains(want, alg) {
 		c.add(field, "%s has alg %q, but such a key is for %s", at, alg, strings.Join(want, ", "))
 	}
-	return kid
+	return kid, true
 }
 
 // keyAlgorithms names the algorithms (RFC 7518) that a public key verifies in
@@ -171,7 +181,7 @@ func (c *checker) certificate(s *pb.CertificateSecret) {
 			c.add(field, "the curve has %d bits; use P-256", b)
 		}
 	default:
-		c.add(field, "the key is neither RSA nor ECDSA, which is all that the proxies serve")
+		c.add(field, "the key is neither RSA nor ECDSA, and clients commonly take no other")
 	}
 	if len(chain[0].DNSNames)+len(chain[0].IPAddresses) == 0 {
 		c.add(field, "the leaf (%s) names no host (subject alternative name), so no client would take it", chain[0].Subject)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -67,4 +68,31 @@ func (s *etcdStore) DeleteState(ctx context.Context, key string) error {
 		return s.client.Delete(ctx, s.stateKey(key))
 	})
 	return err
+}
+
+// WatchState implements Store.
+func (s *etcdStore) WatchState(ctx context.Context, prefix string) <-chan struct{} {
+	out := make(chan struct{}, 1)
+	signal := func() {
+		select {
+		case out <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			events := s.client.Watch(clientv3.WithRequireLeader(ctx), s.stateKey(prefix), clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+			for range events {
+				signal()
+			}
+			// The watch broke: etcd went away, or a member lost its leader. The
+			// signal after the next one's beginning covers what was missed.
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return out
 }

@@ -101,6 +101,10 @@ type Store interface {
 	State(ctx context.Context, prefix string) (map[string][]byte, error)
 	// DeleteState removes one run-time value; no error when there is none.
 	DeleteState(ctx context.Context, key string) error
+	// WatchState sends a signal after run-time values below prefix were put or
+	// deleted, and one at the beginning; signals that nobody waits for are merged.
+	// The channel is closed when ctx ends.
+	WatchState(ctx context.Context, prefix string) <-chan struct{}
 	// Close ends all watches and, when etcd is embedded, stops it.
 	Close() error
 }

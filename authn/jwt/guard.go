@@ -40,7 +40,13 @@ func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permi
 	}
 	good := p.claim("iss", exact(p.Policy.GetIssuer()))
 	if named {
-		good = and(good, p.claim("sub", p.subjects(consumer)))
+		subjects := p.subjects(consumer)
+		if subjects == nil {
+			// None of them can bring a token of this issuer.
+			good = not(&rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Any{Any: true}})
+		} else {
+			good = and(good, p.claim("sub", subjects))
+		}
 	}
 	if p.Policy.GetOptional() {
 		// Nobody may pass, somebody only when listed.
@@ -49,7 +55,8 @@ func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permi
 	return good
 }
 
-// subjects matches the subjects of the consumers that this issuer knows.
+// subjects matches the subjects of the consumers that this issuer knows; nil when
+// there are none.
 func (p *Provider) subjects(consumer func(string) *pb.Consumer) *matcherv3.ValueMatcher {
 	var subjects []string
 	for _, name := range p.Consumers {
@@ -61,8 +68,7 @@ func (p *Provider) subjects(consumer func(string) *pb.Consumer) *matcherv3.Value
 	subjects = slices.Compact(subjects)
 	switch len(subjects) {
 	case 0:
-		// None of them can bring such a token: nobody passes.
-		return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_NullMatch_{NullMatch: &matcherv3.ValueMatcher_NullMatch{}}}
+		return nil
 	case 1:
 		return exact(subjects[0])
 	}

@@ -25,6 +25,8 @@ type Figure struct {
 	Target string `json:"target,omitempty"`
 	// Pass says whether the target is met; absent without one.
 	Pass *bool `json:"pass,omitempty"`
+	// Note says why there is no value.
+	Note string `json:"note,omitempty"`
 	// Spread is the lowest and highest of several rounds.
 	Spread []float64 `json:"spread,omitempty"`
 }
@@ -42,6 +44,24 @@ func New() *Report { return &Report{Date: time.Now().UTC(), Machine: machine()} 
 // Add adds a figure without a target.
 func (r *Report) Add(name, unit string, value float64) {
 	r.Figures = append(r.Figures, Figure{Name: name, Value: value, Unit: unit})
+}
+
+// AddNote adds a figure that could not be had, and why.
+func (r *Report) AddNote(name, note string) {
+	r.Figures = append(r.Figures, Figure{Name: name, Note: note})
+}
+
+// AddTarget adds a figure with its bound, in words, and whether it is met.
+func (r *Report) AddTarget(name, unit string, value float64, target string, pass bool) {
+	r.Add(name, unit, value)
+	r.Judge(target, pass)
+}
+
+// Judge gives the figure that was added last a bound, in words, and says whether
+// it is met.
+func (r *Report) Judge(target string, pass bool) {
+	f := &r.Figures[len(r.Figures)-1]
+	f.Target, f.Pass = target, &pass
 }
 
 // AddRounds adds the median of several rounds with their spread.
@@ -65,7 +85,15 @@ func (r *Report) Write(w io.Writer, path string) error {
 		if len(f.Spread) == 2 {
 			low, high = fmt.Sprintf("%.4g", f.Spread[0]), fmt.Sprintf("%.4g", f.Spread[1])
 		}
-		fmt.Fprintf(t, "%s\t%.4g\t%s\t%s\t%s\t%s\t\n", f.Name, f.Value, f.Unit, low, high, f.Target)
+		if f.Note != "" {
+			fmt.Fprintf(t, "%s\t\t\t\t\t%s\t\n", f.Name, f.Note)
+			continue
+		}
+		target := f.Target
+		if f.Pass != nil && !*f.Pass {
+			target += " BEHIND"
+		}
+		fmt.Fprintf(t, "%s\t%.4g\t%s\t%s\t%s\t%s\t\n", f.Name, f.Value, f.Unit, low, high, target)
 	}
 	t.Flush()
 	b, err := json.MarshalIndent(r, "", "  ")

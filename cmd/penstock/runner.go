@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -67,7 +66,7 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 		return err
 	}
 	defer shutdown(tel, log)
-	conn, err := f.connect(tel)
+	conn, err := f.connect()
 	if err != nil {
 		return err
 	}
@@ -89,7 +88,7 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 
 // connect makes the connection to the control plane; it is dialled when the
 // first stream is opened, and again for ever.
-func (f *runnerFlags) connect(tel *telemetry.Providers) (*grpc.ClientConn, error) {
+func (f *runnerFlags) connect() (*grpc.ClientConn, error) {
 	host, _, err := net.SplitHostPort(f.control)
 	if err != nil {
 		return nil, fmt.Errorf("--control %q: %w", f.control, err)
@@ -107,8 +106,7 @@ func (f *runnerFlags) connect(tel *telemetry.Providers) (*grpc.ClientConn, error
 	}
 	return grpc.NewClient(f.control,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
-		grpc.WithConnectParams(telemetry.Reconnect()),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(tel.TracerProvider))))
+		grpc.WithConnectParams(telemetry.Reconnect()))
 }
 
 // certificate returns this runner's certificate: the one that is there, else one

@@ -44,6 +44,9 @@ const (
 // statusCanceled is what nginx made usual for a caller that went away.
 const statusCanceled = 499
 
+// ErrOverdue is why an instance was killed that could not give up a request.
+var ErrOverdue = errors.New("longer than the function's timeout")
+
 // Error is the body of the shim's own answers.
 type Error struct {
 	// Error says what happened.
@@ -167,7 +170,7 @@ func (i *Instance) queue(ctx context.Context) error {
 
 // overdue has an instance replaced whose request passed its deadline.
 func (i *Instance) overdue(inv *Invocation) {
-	reason := fmt.Errorf("request %s took longer than the function's timeout of %s", inv.ID, i.o.Timeout)
+	reason := fmt.Errorf("request %s took %w of %s", inv.ID, ErrOverdue, i.o.Timeout)
 	if i.contract.Cancels() {
 		i.o.Logger.Warn("the instance is replaced", "reason", reason.Error())
 		i.replaceOnce.Do(func() { close(i.replace) })

@@ -111,7 +111,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		}
 	}
 	c.snapshot.Store(gateway.Build(nil, head.Number, gateway.Changes{Updates: objects}))
-	if err := c.runners.load(ctx); err != nil {
+	if _, err := c.runners.load(ctx); err != nil {
 		return nil, err
 	}
 	// The default view is compiled even with no proxy connected, so that a write
@@ -122,6 +122,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.stop = stop
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
+	c.done.Go(func() { c.runners.follow(run) })
 	c.done.Go(func() { c.settle(run) })
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -60,7 +61,9 @@ func serve(t *testing.T, st store.Store, dir string) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key, err := ca.EnsureFiles(filepath.Join(dir, "pki"), "control", pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/control"})
+	cert, key, err := ca.EnsureFiles(filepath.Join(dir, "pki"), "control", pki.Request{
+		SPIFFE: "spiffe://" + pki.TrustDomain + "/control", IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -40,13 +42,20 @@ type runners struct {
 	check chan struct{}
 }
 
-// runner is one runner, connected or lately so.
+// runner is one runner, connected here, to another replica, or lately so.
 type runner struct {
 	state *pb.RunnerState
-	// stream is what is connected; nil when gone since away.
+	// stream is what is connected here; nil when gone, or with another replica,
+	// which was last heard of it at away.
 	stream *struct{}
 	away   time.Time
+	// saved is the value that the store had when it was last looked at.
+	saved []byte
 }
+
+// heartbeat is how often a replica says that a runner is connected to it, by
+// saving its state again.
+const heartbeat = 5 * time.Second
 
 func newRunners(c *Core, grace time.Duration) *runners {
 	return &runners{
@@ -55,20 +64,59 @@ func newRunners(c *Core, grace time.Duration) *runners {
 	}
 }
 
-// load takes over the instances that the store knows.
-func (r *runners) load(ctx context.Context) error {
+// load takes over the instances that the store knows of runners that are not
+// connected here, and tells whether any endpoint changed by that.
+func (r *runners) load(ctx context.Context) (changed bool, err error) {
 	states, err := r.core.store.State(ctx, runnersPrefix)
 	if err != nil {
-		return fmt.Errorf("read the runners' state: %w", err)
+		return false, fmt.Errorf("read the runners' state: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, k := range r.known {
+		if _, there := states[runnersPrefix+name]; !there && k.stream == nil {
+			delete(r.known, name)
+			changed = true
+		}
 	}
 	for key, value := range states {
-		st := &pb.RunnerState{}
-		if err := proto.Unmarshal(value, st); err != nil {
-			return fmt.Errorf("read the state of %s: %w", key, err)
+		st, err := decodeState(value)
+		if err != nil {
+			return changed, fmt.Errorf("read the state of %s: %w", key, err)
 		}
-		r.known[strings.TrimPrefix(key, runnersPrefix)] = &runner{state: st, away: r.core.now()}
+		name := strings.TrimPrefix(key, runnersPrefix)
+		k := r.known[name]
+		if k == nil {
+			k = &runner{state: &pb.RunnerState{}}
+			r.known[name] = k
+		}
+		if k.stream != nil {
+			continue // nobody knows better than its own stream
+		}
+		changed = changed || !sameEndpoints(k.state, st)
+		if !bytes.Equal(k.saved, value) {
+			k.saved, k.away = value, r.core.now()
+		}
+		k.state = st
 	}
-	return nil
+	return changed, nil
+}
+
+func sameEndpoints(a, b *pb.RunnerState) bool {
+	return slices.EqualFunc(ready(a), ready(b), func(a, b *pb.Instance) bool { return proto.Equal(a, b) })
+}
+
+// follow takes over what other replicas say of their runners.
+func (r *runners) follow(ctx context.Context) {
+	for range r.core.store.WatchState(ctx, runnersPrefix) {
+		changed, err := r.load(ctx)
+		if err != nil && ctx.Err() == nil {
+			r.core.log.Warn("cannot follow the runners of other replicas", "error", err)
+		}
+		if changed {
+			r.core.publish(r.core.Snapshot())
+		}
+	}
 }
 
 // RegisterRunners adds the RunnerService to the mutually authenticated server.
@@ -181,24 +229,58 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 	before := k.state
 	k.state = st
 	r.mu.Unlock()
-	if !slices.EqualFunc(ready(before), ready(st), func(a, b *pb.Instance) bool { return proto.Equal(a, b) }) {
+	if !sameEndpoints(before, st) {
 		r.core.publish(r.core.Snapshot())
 	}
 	if !proto.Equal(before, st) {
-		b, err := proto.Marshal(st)
-		if err == nil {
-			err = r.core.store.PutState(ctx, runnersPrefix+name, b)
-		}
-		if err != nil {
-			r.core.log.Warn("cannot save the state of a runner; after a restart its instances are known when it reports again", "runner", name, "error", err)
-		}
+		r.save(ctx, name, st)
 	}
 }
 
-// expire drops the instances of runners that stay away.
+// save puts a runner's state where other replicas, and this one after a restart,
+// find it.
+func (r *runners) save(ctx context.Context, name string, st *pb.RunnerState) {
+	b, err := proto.Marshal(st)
+	if err == nil {
+		// The time makes each value another one, so that others see a sign of life.
+		b = append(binary.BigEndian.AppendUint64(nil, uint64(r.core.now().UnixNano())), b...)
+		err = r.core.store.PutState(ctx, runnersPrefix+name, b)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.core.log.Warn("cannot save the state of a runner; after a restart its instances are known when it reports again", "runner", name, "error", err)
+	}
+}
+
+// decodeState reads what save wrote.
+func decodeState(value []byte) (*pb.RunnerState, error) {
+	if len(value) < 8 {
+		return nil, errors.New("it is too short")
+	}
+	st := &pb.RunnerState{}
+	return st, proto.Unmarshal(value[8:], st)
+}
+
+// beat saves the states of the runners that are connected here.
+func (r *runners) beat(ctx context.Context) {
+	states := map[string]*pb.RunnerState{}
+	r.mu.Lock()
+	for name, k := range r.known {
+		if k.stream != nil {
+			states[name] = k.state
+		}
+	}
+	r.mu.Unlock()
+	for name, st := range states {
+		r.save(ctx, name, st)
+	}
+}
+
+// expire drops the instances of runners that stay away, from this replica and
+// from all others.
 func (r *runners) expire(ctx context.Context) {
 	for {
-		next := time.Hour
+		r.beat(ctx)
+		next := heartbeat
 		var gone []string
 		r.mu.Lock()
 		for name, k := range r.known {

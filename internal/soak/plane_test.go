@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -182,19 +183,25 @@ func resources(t *testing.T, yaml string) []*pb.Resource {
 // apply applies YAML and returns once Envoy serves it.
 func (p *plane) apply(t *testing.T, yaml string, deletes ...string) {
 	t.Helper()
-	var full []string
+	if err := p.try(t.Context(), resources(t, yaml), deletes...); err != nil {
+		t.Fatalf("%v\n%s\ndelete %v", err, yaml, deletes)
+	}
+}
+
+// try is apply with an error when the Envoy does not serve all of it.
+func (p *plane) try(ctx context.Context, resources []*pb.Resource, deletes ...string) error {
+	req := &pb.ApplyRequest{Resources: resources, Options: &pb.WriteOptions{WaitTimeout: durationpb.New(patience)}}
 	for _, d := range deletes {
-		full = append(full, "projects/default/"+d)
+		req.Deletes = append(req.Deletes, "projects/default/"+d)
 	}
-	r, err := p.config.Apply(t.Context(), &pb.ApplyRequest{
-		Resources: resources(t, yaml), Deletes: full, Options: &pb.WriteOptions{WaitTimeout: durationpb.New(patience)},
-	})
+	r, err := p.config.Apply(ctx, req)
 	if err != nil {
-		t.Fatalf("apply: %v\n%s\ndelete %v", err, yaml, deletes)
+		return err
 	}
-	if s := r.GetResult().GetServing(); !s.GetComplete() || s.GetServing() != 1 || s.GetTotal() != 1 {
-		t.Fatalf("apply is not served: %v\n%s\ndelete %v", s, yaml, deletes)
+	if s := r.GetResult().GetServing(); !s.GetComplete() || s.GetServing() != s.GetTotal() || len(s.GetProblems()) > 0 {
+		return fmt.Errorf("revision %d is not served: %v", r.GetResult().GetRevision(), s)
 	}
+	return nil
 }
 
 // proxy is the state of the one proxy; nil while it is not connected.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // upstream is a server that says who it is, echoes WebSockets and streams.
@@ -90,12 +91,14 @@ type long struct {
 	name string
 	in   *bufio.Reader
 	out  io.WriteCloser
+	cut  func() // ends it, so that a ping that gets no answer ends too
 	n    int
 }
 
 // ping sends one message and reads it back.
 func (l *long) ping(t *testing.T) {
 	t.Helper()
+	defer time.AfterFunc(patience, l.cut).Stop()
 	l.n++
 	msg := fmt.Sprintf("message %d\n", l.n)
 	if _, err := io.WriteString(l.out, msg); err != nil {
@@ -122,7 +125,7 @@ func openWebSocket(t *testing.T, address, host, path string) *long {
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("WebSocket to %s%s: %v, %v", host, path, res, err)
 	}
-	l := &long{name: "the WebSocket to " + host + path, in: in, out: conn}
+	l := &long{name: "the WebSocket to " + host + path, in: in, out: conn, cut: func() { conn.Close() }}
 	l.ping(t)
 	return l
 }
@@ -144,7 +147,7 @@ func openStream(t *testing.T, address, host, path string) *long {
 		t.Fatalf("stream to %s%s: %v, %v", host, path, res, err)
 	}
 	t.Cleanup(func() { w.Close(); res.Body.Close(); tr.CloseIdleConnections() })
-	l := &long{name: "the stream to " + host + path, in: bufio.NewReader(res.Body), out: w}
+	l := &long{name: "the stream to " + host + path, in: bufio.NewReader(res.Body), out: w, cut: func() { w.Close(); res.Body.Close() }}
 	l.ping(t)
 	return l
 }

@@ -40,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Watch", testWatch},
 		{"RequestID", testRequestID},
 		{"State", testState},
+		{"WatchState", testWatchState},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
 	} {
@@ -330,6 +331,23 @@ func testSecrets(t *testing.T, s store.Store) {
 		if got := content(t, s, number)[one.Name]; !proto.Equal(got, want.Resource) {
 			t.Errorf("revision %d: %v", number, got)
 		}
+	}
+}
+
+func testWatchState(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	signals := s.WatchState(ctx, "watched/")
+	<-signals // the beginning
+	if err := s.PutState(ctx, "watched/a", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	<-signals
+	if err := s.DeleteState(ctx, "watched/a"); err != nil {
+		t.Fatal(err)
+	}
+	<-signals
+	cancel()
+	for range signals {
 	}
 }
 

@@ -97,15 +97,15 @@ func hosts(yaml string, names ...string) string {
 	return strings.ReplaceAll(yaml, "HOSTS", line)
 }
 
-func testJWT(t *testing.T, r *rig) {
-	port := r.serve(t, gatewayOn+hosts(protected))
-	ok := "Authorization: Bearer " + r.token(t, map[string]any{"plan": map[string]any{"name": "gold"}})
-	as := func(claims map[string]any) string { return "Authorization: Bearer " + r.token(t, claims) }
+type jwtCase struct {
+	path, auth string
+	status     int
+}
+
+// jwtCases are requests with a good token (ok) or one with other claims.
+func jwtCases(ok string, as func(map[string]any) string) []jwtCase {
 	now := time.Now()
-	for _, c := range []struct {
-		path, auth string
-		status     int
-	}{
+	return []jwtCase{
 		{"/public", "", 200},
 		{"/public", "Authorization: Bearer bad", 200},
 		{"/must", "", 401},
@@ -139,13 +139,22 @@ func testJWT(t *testing.T, r *rig) {
 		{"/listed", "", 401},
 		{"/nobody", ok, 403},
 		{"/nobody", as(map[string]any{"sub": "bob"}), 403},
+		{"/nobody", as(map[string]any{"sub": (*string)(nil)}), 401},
+		{"/listed", as(map[string]any{"sub": []string{"alice"}}), 401},
 		{"/both", ok, 403},
 		{"/both", as(map[string]any{"aud": "admin"}), 403},
 		{"/both", as(map[string]any{"aud": []string{"app", "admin"}}), 200},
 		{"/both", "", 401},
 		{"/lost", "", 401},
 		{"/lost", ok, 401},
-	} {
+	}
+}
+
+func testJWT(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+hosts(protected))
+	ok := "Authorization: Bearer " + r.token(t, map[string]any{"plan": map[string]any{"name": "gold"}})
+	as := func(claims map[string]any) string { return "Authorization: Bearer " + r.token(t, claims) }
+	for _, c := range jwtCases(ok, as) {
 		var header []string
 		if c.auth != "" {
 			header = append(header, c.auth)

@@ -67,8 +67,7 @@ func testEmpty(t *testing.T, r *rig) {
 	}
 }
 
-func testRouting(t *testing.T, r *rig) {
-	port := r.serve(t, gatewayOn+`
+const routingYAML = `
 ---
 kind: Backend
 name: h2
@@ -112,6 +111,7 @@ rules:
 - {name: say, matches: [{path: {exact: /say}}], direct_response: {status: 418, body: "100% short"}}
 - {name: host, matches: [{path: {exact: /host}}], forward: {backends: [{backend: up}], host_rewrite: inner.test}}
 - {name: weighted, matches: [{path: {exact: /w}}], forward: {backends: [{backend: up, weight: 1}, {backend: named, weight: 0}]}}
+- {name: lost, matches: [{path: {prefix: /exact/lost}}], forward: {backends: [{backend: nowhere}]}}
 - {name: h2, matches: [{path: {exact: /h2}}], forward: {backends: [{backend: h2}]}}
 - name: set
   matches: [{path: {exact: /set}}]
@@ -122,41 +122,46 @@ rules:
       response: {set: [{name: x-res, value: "%REQ(x-set)%"}], remove: [x-from-upstream]}
 policies:
   headers: {request: {set: [{name: x-set, value: outer}], remove: [x-add]}}
-`)
-	for _, c := range []struct {
-		request string // method url
-		header  []string
-		want    string // path upstream, or status
-	}{
-		{request: "GET x.test/exact?q=1", want: "/new?q=1"},
-		{request: "GET x.test/exact/", want: "404"},
-		{request: "GET x.test/a", want: "/b"},
-		{request: "POST x.test/a/c", want: "/b/c"},
-		{request: "GET x.test/ab", want: "404"},
-		{request: "GET x.test/strip", want: "/"},
-		{request: "GET x.test/strip/y/z?k", want: "/y/z?k"},
-		{request: "GET x.test/stripe", want: "404"},
-		{request: "GET x.test/text", want: "/xxxt"},
-		{request: "GET x.test/r/12", want: "/r/12"},
-		{request: "GET x.test/r/12?x", want: "/r/12?x"},
-		{request: "GET x.test/r/12x", want: "404"},
-		{request: "GET x.test/CaSe/q", want: "/CaSe/q"},
-		{request: "PUT x.test/m", want: "/m"},
-		{request: "POST x.test/m", want: "/m"},
-		{request: "GET x.test/m", want: "404"},
-		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: "}, want: "/h"},
-		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: good"}, want: "/h"},
-		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: bad"}, want: "404"},
-		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 1x", "x-c: c"}, want: "404"},
-		{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-d: d"}, want: "404"},
-		{request: "GET x.test/q?a=one&b=xy&c=", want: "/q?a=one&b=xy&c="},
-		{request: "GET x.test/q?a=one&b=xy&c=1&d=1", want: "404"},
-		{request: "GET x.test/q?a=one&b=xy", want: "404"},
-		{request: "GET x.test/w", want: "/w"},
-		{request: "GET x.test/h2", want: "/h2"},
-		{request: "GET X.Test:80/exact", want: "/new"},
-		{request: "GET x.test./exact", want: "/new"},
-	} {
+`
+
+var routingCases = []struct {
+	request string // method url
+	header  []string
+	want    string // path upstream, or status
+}{
+	{request: "GET x.test/exact?q=1", want: "/new?q=1"},
+	{request: "GET x.test/exact/", want: "404"},
+	{request: "GET x.test/a", want: "/b"},
+	{request: "POST x.test/a/c", want: "/b/c"},
+	{request: "GET x.test/ab", want: "404"},
+	{request: "GET x.test/strip", want: "/"},
+	{request: "GET x.test/strip/y/z?k", want: "/y/z?k"},
+	{request: "GET x.test/stripe", want: "404"},
+	{request: "GET x.test/text", want: "/xxxt"},
+	{request: "GET x.test/r/12", want: "/r/12"},
+	{request: "GET x.test/r/12?x", want: "/r/12?x"},
+	{request: "GET x.test/r/12x", want: "404"},
+	{request: "GET x.test/CaSe/q", want: "/CaSe/q"},
+	{request: "PUT x.test/m", want: "/m"},
+	{request: "POST x.test/m", want: "/m"},
+	{request: "GET x.test/m", want: "404"},
+	{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: "}, want: "/h"},
+	{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: good"}, want: "/h"},
+	{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-e: bad"}, want: "404"},
+	{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 1x", "x-c: c"}, want: "404"},
+	{request: "GET x.test/h", header: []string{"x-a: one", "x-b: 12", "x-c: c", "x-d: d"}, want: "404"},
+	{request: "GET x.test/q?a=one&b=xy&c=", want: "/q?a=one&b=xy&c="},
+	{request: "GET x.test/q?a=one&b=xy&c=1&d=1", want: "404"},
+	{request: "GET x.test/q?a=one&b=xy", want: "404"},
+	{request: "GET x.test/w", want: "/w"},
+	{request: "GET x.test/h2", want: "/h2"},
+	{request: "GET X.Test:80/exact", want: "/new"},
+	{request: "GET x.test./exact", want: "/new"},
+}
+
+func testRouting(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+routingYAML)
+	for _, c := range routingCases {
 		method, url, _ := strings.Cut(c.request, " ")
 		a := r.do(t, port, method, url, c.header...)
 		got := fmt.Sprint(a.status)
@@ -170,12 +175,21 @@ policies:
 			t.Errorf("%s: no x-trace-id", c.request)
 		}
 	}
+	routingAnswers(t, r, port)
+}
+
+// routingAnswers are those of rules that answer or change something.
+func routingAnswers(t *testing.T, r *rig, port int) {
+	t.Helper()
 	a := r.do(t, port, "GET", "x.test/move?k=v")
 	if a.status != 308 || a.header.Get("location") != "https://other.test:8443/there?k=v" {
 		t.Errorf("redirect: %d %s", a.status, a.header.Get("location"))
 	}
 	if a = r.do(t, port, "GET", "x.test/say"); a.status != 418 || a.body != "100% short" {
 		t.Errorf("direct response: %d %q", a.status, a.body)
+	}
+	if a = r.do(t, port, "GET", "x.test/exact/lost/x"); a.status != 503 || !strings.Contains(a.body, "projects/default/routes/all (lost)") {
+		t.Errorf("a rule without a backend: %d %q", a.status, a.body)
 	}
 	if a = r.do(t, port, "GET", "x.test/host"); a.got.Host != "inner.test" || a.got.Header.Get("x-forwarded-host") != "x.test" {
 		t.Errorf("host rewrite: %+v", a.got)

@@ -22,8 +22,7 @@ import (
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
-func testLimits(t *testing.T, r *rig) {
-	const yaml = `
+const limitsYAML = `
 ---
 kind: Secret
 name: keys
@@ -53,13 +52,15 @@ rules:
   forward: {backends: [{backend: up}]}
   policies: {rate_limit: {limits: [{name: c, requests: 5, window: 60s}]}}
 `
+
+func testLimits(t *testing.T, r *rig) {
 	const id = "projects/default/routes/"
 	for _, layout := range []string{"", "x.test"} {
 		names := []string{layout}
 		if layout == "" {
 			names = nil
 		}
-		port := r.serve(t, gatewayOn+hosts(yaml, names...))
+		port := r.serve(t, gatewayOn+hosts(limitsYAML, names...))
 		ok := "Authorization: Bearer " + r.token(t, nil)
 		address := "masked_remote_address="
 		r.limiter.take()
@@ -217,6 +218,11 @@ kind: Backend
 name: hanging
 static: {endpoints: [`+kind(endpoint(func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() }), "slow")+`]}
 `)
+	retryAnswers(t, r, port, &resets, &refusals)
+}
+
+func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64) {
+	t.Helper()
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
 		for range 6 {
 			if a := r.do(t, port, method, "x.test/reset", "Content-Length: 0"); a.status != 200 {
@@ -333,21 +339,8 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 `, map[string]int{"PORT": port}))
 		r.open(t, port)
 	}
-	get := func(version uint16, protocols ...string) (status int, serial string, negotiated string, err error) {
-		conf := &tls.Config{RootCAs: pool, ServerName: "a.test", MaxVersion: version, MinVersion: tls.VersionTLS10, NextProtos: protocols}
-		tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: slices.Contains(protocols, "h2"), DialContext: nil}
-		defer tr.CloseIdleConnections()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("https://127.0.0.1:%d/x", port), nil)
-		if err != nil {
-			return 0, "", "", err
-		}
-		req.Host = "a.test"
-		res, err := tr.RoundTrip(req)
-		if err != nil {
-			return 0, "", "", err
-		}
-		res.Body.Close()
-		return res.StatusCode, res.TLS.PeerCertificates[0].SerialNumber.String(), res.Proto, nil
+	get := func(version uint16, protocols ...string) (int, string, string, error) {
+		return getTLS(t, pool, port, version, protocols...)
 	}
 	apply()
 	status, first, proto, err := get(tls.VersionTLS13, "h2")
@@ -368,4 +361,23 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 	if r.last.Get(xds.Listener, "default/edge/https").Version != listener.Version {
 		t.Error("a new certificate changed the listener")
 	}
+}
+
+// getTLS asks once, with at most the given version of TLS.
+func getTLS(t *testing.T, pool *x509.CertPool, port int, version uint16, protocols ...string) (status int, serial, negotiated string, err error) {
+	t.Helper()
+	conf := &tls.Config{RootCAs: pool, ServerName: "a.test", MaxVersion: version, MinVersion: tls.VersionTLS10, NextProtos: protocols}
+	tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: slices.Contains(protocols, "h2"), DialContext: nil}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("https://127.0.0.1:%d/x", port), nil)
+	if err != nil {
+		return 0, "", "", err
+	}
+	req.Host = "a.test"
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		return 0, "", "", err
+	}
+	res.Body.Close()
+	return res.StatusCode, res.TLS.PeerCertificates[0].SerialNumber.String(), res.Proto, nil
 }

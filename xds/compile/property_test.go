@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"pgregory.net/rapid"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -213,15 +214,22 @@ func TestProblems(t *testing.T) {
 			},
 			[]string{"default/a/http"},
 		},
-		"no weight": {
+		"limit": {
 			`{kind: Gateway, name: a, listeners: [{name: http, port: 80}]}
 ---
 {kind: Backend, name: up, static: {endpoints: [{address: 10.0.0.1, port: 80}]}}
 ---
-{kind: Backend, name: up2, static: {endpoints: [{address: 10.0.0.1, port: 80}]}}
+{kind: Route, name: r, rules: [{name: one, matches: [{path: {prefix: /x}}], forward: {backends: [{backend: up}]}, policies: {rate_limit: {limits: [{name: l, requests: 1, window: 0.0000015s}]}}}, {name: two, matches: [{path: {prefix: /y}}], forward: {backends: [{backend: up}]}}]}`,
+			[]string{`projects/default/routes/r rules[0] limit "l": window is 1.5µs, it must be 1ms to 8784h0m0s`},
+			[]string{"default/a/http"},
+		},
+		"envoy's constraints": {
+			`{kind: Gateway, name: a, listeners: [{name: http, port: 80}]}
 ---
-{kind: Route, name: r, rules: [{name: one, forward: {backends: [{backend: up, weight: 0}, {backend: up2, weight: 0}]}}, {name: two, matches: [{path: {exact: /x}}], forward: {backends: [{backend: up}]}}]}`,
-			[]string{"projects/default/routes/r rules[0] no backend has a weight: give one of them a weight above 0"},
+{kind: Backend, name: up, static: {endpoints: [{address: 10.0.0.1, port: 80}]}}
+---
+{kind: Route, name: r, rules: [{name: one, matches: [{path: {prefix: /x}}], forward: {backends: [{backend: up}]}, policies: {headers: {request: {set: [{name: x-a, value: "b\nc"}]}}}}, {name: two, matches: [{path: {prefix: /y}}], forward: {backends: [{backend: up}]}}]}`,
+			[]string{"projects/default/routes/r rules[0] "},
 			[]string{"default/a/http"},
 		},
 	} {
@@ -232,12 +240,32 @@ func TestProblems(t *testing.T) {
 			}
 			s := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
 			g, problems := compile.New(compile.Settings{}).Compile(compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}})
-			if got := texts(problems); !slices.Equal(got, c.problems) {
+			if got := texts(problems); !slices.EqualFunc(got, c.problems, strings.HasPrefix) {
 				t.Errorf("problems:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.problems, "\n"))
 			}
 			if got := g.Names(xds.Listener); !slices.Equal(got, c.listener) {
 				t.Errorf("listeners %v, want %v", got, c.listener)
 			}
+			if rc := (&routev3.RouteConfiguration{}); strings.Contains(c.yaml, "kind: Route") {
+				if err := g.Get(xds.Route, "default/a/http").Body.UnmarshalTo(rc); err != nil {
+					t.Fatal(err)
+				}
+				routes := rc.GetVirtualHosts()[0].GetRoutes()
+				if routes[0].GetDirectResponse().GetStatus() != 503 || routes[1].GetRoute() == nil {
+					t.Errorf("the rule is not answered with 503, or the other one is not served: %v", routes)
+				}
+			}
 		})
 	}
+}
+
+func FuzzParseView(f *testing.F) {
+	for _, s := range []string{"default/-", "a/b", "", "/", "a/b/c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if v, err := compile.ParseView(s); err == nil && v.String() != s {
+			t.Errorf("%q was read as %q", s, v)
+		}
+	})
 }

@@ -10,6 +10,7 @@
 package lambda
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
 // Runtime is which program speaks the Runtime API.
@@ -43,9 +46,8 @@ type Options struct {
 	// Handler such as "app.lambda_handler"; any text for Provided.
 	Handler string
 	// Python is the interpreter, PythonPath the folder of awslambdaric ("": where
-	// the interpreter finds it), Pycache the folder of compiled modules ("": beside
-	// the sources).
-	Python, PythonPath, Pycache string
+	// the interpreter finds it).
+	Python, PythonPath string
 	// Env are the function's variables: PYTHONPATH and AWS_REGION of them count.
 	Env map[string]string
 	// MaxPayload is the largest body of a request and the largest answer, in bytes.
@@ -78,6 +80,18 @@ func Check(o Options, dir string) error {
 	}
 	if module, function, ok := cutLast(o.Handler, '.'); !ok || module == "" || function == "" {
 		return fmt.Errorf("handler %q is not module.function, such as app.lambda_handler for lambda_handler in app.py", o.Handler)
+	}
+	return nil
+}
+
+// Compile has the interpreter compile awslambdaric, once, so that instances need
+// not. Without it they start a little slower, so its error is only worth a note.
+func Compile(ctx context.Context, o Options) error {
+	cmd := exec.CommandContext(ctx, o.Python, "-m", "compileall", "-q", o.PythonPath)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
+	if err := launch.Run(cmd); err != nil {
+		return fmt.Errorf("compile %s: %w: %.500s", o.PythonPath, err, out.Bytes())
 	}
 	return nil
 }
@@ -131,10 +145,10 @@ func (c *contract) Command() instance.Command {
 	if c.o.Runtime == Provided {
 		return instance.Command{Args: []string{"./bootstrap"}, Env: env}
 	}
-	maps.Copy(env, map[string]string{"PYTHONUNBUFFERED": "1"})
-	if c.o.Pycache != "" {
-		env["PYTHONPYCACHEPREFIX"] = c.o.Pycache
-	}
+	// Sources stay clean, as on AWS, where they are read-only. (A cache folder of
+	// its own would hide the compiled standard library: 2.8 s for the first start
+	// in place of 0.2 s.)
+	maps.Copy(env, map[string]string{"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"})
 	var path []string
 	for _, p := range []string{c.o.Env["PYTHONPATH"], c.o.PythonPath} {
 		if p != "" {

@@ -1,0 +1,148 @@
+// Command xds measures the xDS core against its limit and against
+// go-control-plane: what one changed route costs at many sizes, what a push costs
+// with many proxies, whether hosts come and go without a 503. All contestants run
+// side by side in one run, each with an Envoy of its own: read the ratios, the
+// times depend on the machine. Run it with `make bench-xds`.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/penstock-gateway/penstock/bench/report"
+	"github.com/penstock-gateway/penstock/internal/pki"
+)
+
+type options struct {
+	bin, out, profile, only string
+	short, full             bool
+}
+
+func main() {
+	if asChild() {
+		return
+	}
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin/penstock", "the binary to measure")
+	flag.StringVar(&o.out, "out", "bench/results/xds.json", "where the figures are written")
+	flag.StringVar(&o.profile, "profile", "", "write profiles of the control plane to PROFILE-ROUTES.pprof")
+	flag.StringVar(&o.only, "only", "changes,hosts,fanout", "parts to run")
+	flag.BoolVar(&o.short, "short", false, "few repetitions: shows that it works, the figures mean little")
+	flag.BoolVar(&o.full, "full", false, "also 100,000 routes and 1,000 clients")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if _, err := run(ctx, o); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	options
+	dir, ca0 string
+	ca       *pki.CA
+	upstream string
+	report   *report.Report
+	series   []*series
+}
+
+func run(ctx context.Context, o options) (b *bench, err error) {
+	b = &bench{options: o, report: report.New()}
+	if b.bin, err = filepath.Abs(o.bin); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(b.bin); err != nil {
+		return nil, fmt.Errorf("-bin: %w (run make build)", err)
+	}
+	if b.dir, err = os.MkdirTemp("", "pxb-"); err != nil { // short: sockets are in it
+		return nil, err
+	}
+	defer os.RemoveAll(b.dir)
+	b.ca0 = filepath.Join(b.dir, "pki")
+	if b.ca, err = pki.OpenCA(b.ca0); err != nil {
+		return nil, err
+	}
+	if b.upstream, err = upstream(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.fsync(); err != nil {
+		return nil, err
+	}
+	sizes := []int{100, 1000, 5000, 10_000}
+	if b.short {
+		sizes = []int{100}
+	}
+	if b.full {
+		sizes = append(sizes, 100_000)
+	}
+	parts := strings.Split(o.only, ",")
+	if slices.Contains(parts, "changes") {
+		for _, n := range sizes {
+			if err := b.changes(ctx, n); err != nil {
+				return nil, err
+			}
+		}
+		b.judge()
+	}
+	if slices.Contains(parts, "hosts") {
+		if err := b.hosts(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if slices.Contains(parts, "fanout") {
+		if err := b.fanout(ctx); err != nil {
+			return nil, err
+		}
+	}
+	b.printSeries(os.Stdout)
+	return b, b.report.Write(os.Stdout, o.out)
+}
+
+// upstream is a minimal server: what is measured is the gateway, not it.
+func upstream(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})}
+	context.AfterFunc(ctx, func() { s.Close() })
+	go func() { _ = s.Serve(l) }()
+	return l.Addr().String(), nil
+}
+
+// fsync is what the disk takes for the least commit: the store cannot be faster.
+func (b *bench) fsync() error {
+	f, err := os.Create(filepath.Join(b.dir, "fsync"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var all []float64
+	block := make([]byte, 4096)
+	for range 50 {
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+		begin := time.Now()
+		if err := f.Sync(); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		all = append(all, ms(time.Since(begin)))
+	}
+	b.report.AddRounds("fsync of 4 kB on this disk", "ms", all)
+	return nil
+}

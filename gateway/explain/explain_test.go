@@ -1,0 +1,198 @@
+package explain
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+var update = flag.Bool("update", false, "rewrite the want sections of the golden files")
+
+// TestGolden runs testdata/*.txtar. The section "config" holds resources, one JSON
+// object each, with blank lines between and quotes that may be written as ';
+// "instances" holds instances in the same way. Each other section is a request: its name is the method, the URL
+// and headers, its text the explanation.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no golden files", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { golden(t, file) })
+	}
+}
+
+func golden(t *testing.T, file string) {
+	ar, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s *gateway.Snapshot
+	var instances func(string) []*pb.Instance
+	for i, f := range ar.Files {
+		switch f.Name {
+		case "config":
+			s = snapshot(t, string(f.Data))
+		case "instances":
+			instances = decodeInstances(t, string(f.Data))
+		default:
+			req := requestOf(t, f.Name)
+			got := text(Explain(s, req, instances))
+			if *update {
+				ar.Files[i].Data = []byte(got)
+			} else if got != string(f.Data) {
+				t.Errorf("%s\ngot:\n%s\nwant:\n%s", f.Name, got, f.Data)
+			}
+		}
+	}
+	if *update {
+		if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func paragraphs(text string) []string {
+	var out []string
+	for p := range strings.SplitSeq(text, "\n\n") {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, strings.ReplaceAll(p, "'", `"`))
+		}
+	}
+	return out
+}
+
+func snapshot(t *testing.T, text string) *gateway.Snapshot {
+	t.Helper()
+	var c gateway.Changes
+	for _, p := range paragraphs(text) {
+		r := &pb.Resource{}
+		if err := protojson.Unmarshal([]byte(p), r); err != nil {
+			t.Fatalf("%v\n%s", err, p)
+		}
+		o := gateway.FromResource(r)
+		gateway.Normalize(o)
+		if problems := gateway.Validate(o); len(problems) > 0 {
+			t.Fatalf("%s: %v", o.GetName(), problems)
+		}
+		c.Updates = append(c.Updates, o)
+	}
+	return gateway.Build(nil, 42, c)
+}
+
+func decodeInstances(t *testing.T, text string) func(string) []*pb.Instance {
+	t.Helper()
+	byFunction := map[string][]*pb.Instance{}
+	for _, p := range paragraphs(text) {
+		i := &pb.Instance{}
+		if err := protojson.Unmarshal([]byte(p), i); err != nil {
+			t.Fatal(err)
+		}
+		byFunction[i.GetFunction()] = append(byFunction[i.GetFunction()], i)
+	}
+	return func(f string) []*pb.Instance { return byFunction[f] }
+}
+
+func requestOf(t *testing.T, line string) *pb.ExplainRequest {
+	t.Helper()
+	fields := strings.Fields(line)
+	if len(fields) < 2 {
+		t.Fatalf("%q is no request", line)
+	}
+	req := &pb.ExplainRequest{Method: fields[0], Url: fields[1], Headers: map[string]string{}}
+	for _, h := range fields[2:] {
+		k, v, _ := strings.Cut(h, "=")
+		if k == "project" {
+			req.Project = v
+			continue
+		}
+		req.Headers[k] = strings.ReplaceAll(v, "+", " ")
+	}
+	return req
+}
+
+// text is an explanation for people.
+func text(r *pb.ExplainResponse) string {
+	var b strings.Builder
+	if l := r.GetListener(); l != nil {
+		fmt.Fprintf(&b, "listener %s of %s at %s\n", l.GetListener(), l.GetGateway(), l.GetAddress())
+	}
+	if r.GetHost() != "" {
+		fmt.Fprintf(&b, "host     %s\n", r.GetHost())
+	}
+	if u := r.GetRule(); u != nil {
+		fmt.Fprintf(&b, "rule     %s of %s%s\n         %s\n", u.GetRule(), u.GetRoute(), origin(u.GetOrigin()), u.GetMatch())
+	}
+	for _, p := range r.GetPolicies() {
+		fmt.Fprintf(&b, "policy   %s: %s\n         from %s%s\n", p.GetPolicy(), p.GetSummary(), p.GetFrom(), origin(p.GetOrigin()))
+	}
+	for _, k := range r.GetBackends() {
+		fmt.Fprintf(&b, "backend  %.4g %% %s %s %s\n", k.GetPercent(), k.GetName(), cmp.Or(k.GetSubset(), "-"), strings.Join(k.GetEndpoints(), " "))
+		for _, i := range k.GetInstances() {
+			fmt.Fprintf(&b, "         %s %s:%d %s\n", i.GetId(), i.GetAddress(), i.GetPort(), i.GetState())
+		}
+	}
+	if r.GetOutcome() != "" {
+		fmt.Fprintf(&b, "outcome  %s\n", r.GetOutcome())
+	}
+	for _, m := range r.GetNotMatched() {
+		fmt.Fprintf(&b, "not      %s of %s%s\n         %s\n", m.GetRule(), m.GetRoute(), origin(m.GetOrigin()), m.GetReason())
+	}
+	return b.String()
+}
+
+func origin(o *pb.Origin) string {
+	if o == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (%s:%d)", o.GetFile(), o.GetLine())
+}
+
+// TestManyRules bounds the answer.
+func TestManyRules(t *testing.T) {
+	c := gateway.Changes{Updates: []gateway.Object{&pb.Gateway{
+		Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}},
+	}}}
+	for i := range maxMisses + 50 {
+		c.Updates = append(c.Updates, &pb.Route{Name: fmt.Sprintf("projects/default/routes/r%04d", i), Rules: []*pb.RouteRule{{
+			Matches: []*pb.RouteMatch{{Path: &pb.PathMatch{Match: &pb.PathMatch_Exact{Exact: fmt.Sprint("/", i)}}}},
+			Action:  &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}},
+		}}})
+	}
+	r := Explain(gateway.Build(nil, 1, c), &pb.ExplainRequest{Url: "http://a/none"}, nil)
+	if n := len(r.GetNotMatched()); n != maxMisses+1 {
+		t.Fatalf("%d rows", n)
+	}
+	if last := r.GetNotMatched()[maxMisses].GetReason(); last != "and 50 more rules" {
+		t.Error(last)
+	}
+}
+
+// FuzzExplain looks for panics in what a user types.
+func FuzzExplain(f *testing.F) {
+	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}},
+		&pb.Route{Name: "projects/default/routes/r", Hostnames: []string{"*", "*.x", "a.x"}, Rules: []*pb.RouteRule{{
+			Action: &pb.RouteRule_Redirect{Redirect: &pb.Redirect{Scheme: "https"}},
+		}}},
+	}})
+	f.Add("GET", "http://a.x/b?c=d#e", "x-a", "1")
+	f.Add("POST", "https://[::1]:443/%zz", "authorization", "Bearer x")
+	f.Add("", "http://a.x:0/../..//", "a_b", "")
+	f.Fuzz(func(t *testing.T, method, url, header, value string) {
+		r := Explain(s, &pb.ExplainRequest{Method: method, Url: url, Headers: map[string]string{header: value}}, nil)
+		if r.GetOutcome() == "" && r.GetRule() == nil {
+			t.Errorf("%q %q: neither a rule nor an outcome", method, url)
+		}
+	})
+}

@@ -1,0 +1,76 @@
+package retry_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+func TestPolicies(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy            *pb.RetryPolicy
+		idempotent, other string // "" for no retries
+		attempts          uint32
+	}{
+		"default": {
+			nil,
+			"connect-failure,refused-stream,reset-before-request,reset,retriable-headers",
+			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
+		},
+		"off": {
+			&pb.RetryPolicy{Idempotent: &pb.RetryRule{Attempts: proto.Uint32(0)}, Other: &pb.RetryRule{Attempts: proto.Uint32(0)}},
+			"", "", 0,
+		},
+		"attempts alone keep the conditions": {
+			&pb.RetryPolicy{Idempotent: &pb.RetryRule{Attempts: proto.Uint32(5)}, Other: &pb.RetryRule{Attempts: proto.Uint32(0)}},
+			"connect-failure,refused-stream,reset-before-request,reset,retriable-headers", "", 5,
+		},
+		"conditions, in any order": {
+			&pb.RetryPolicy{Idempotent: &pb.RetryRule{
+				On:          []pb.RetryOn{pb.RetryOn_RETRY_ON_GRPC_CANCELLED, pb.RetryOn_RETRY_ON_5XX, pb.RetryOn_RETRY_ON_GATEWAY_ERROR, pb.RetryOn_RETRY_ON_RETRIABLE_4XX, pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE},
+				StatusCodes: []uint32{503, 429},
+			}},
+			"5xx,gateway-error,retriable-4xx,unavailable,cancelled,retriable-headers,retriable-status-codes",
+			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
+		},
+	} {
+		idempotent, other := retry.Policies(c.policy)
+		if idempotent.GetRetryOn() != c.idempotent || other.GetRetryOn() != c.other || idempotent.GetNumRetries().GetValue() != c.attempts {
+			t.Errorf("%s: %v / %v", name, idempotent, other)
+		}
+		if (idempotent == nil) != (c.idempotent == "") || (other == nil) != (c.other == "") {
+			t.Errorf("%s: a policy without retries is not nil", name)
+		}
+		for _, p := range []interface{ ValidateAll() error }{idempotent, other} {
+			if err := p.ValidateAll(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if idempotent != nil && (len(idempotent.GetRetryHostPredicate()) != 1 || idempotent.GetRetriableHeaders()[0].GetName() != retry.RefusedHeader) {
+			t.Errorf("%s: %v", name, idempotent)
+		}
+	}
+	p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{PerTryTimeout: durationpb.New(time.Second), StatusCodes: []uint32{503, 429}}})
+	if p.GetPerTryTimeout().AsDuration() != time.Second || !slices.Equal(p.GetRetriableStatusCodes(), []uint32{429, 503}) {
+		t.Error(p)
+	}
+}
+
+// TestEveryCondition: a condition that is added to the API has a word in Envoy.
+func TestEveryCondition(t *testing.T) {
+	for n := range pb.RetryOn_name {
+		if n == 0 {
+			continue
+		}
+		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}})
+		if p.GetRetryOn() == "" || p.GetRetryOn()[0] == ',' {
+			t.Errorf("%s has no name in Envoy: %q", pb.RetryOn(n), p.GetRetryOn())
+		}
+	}
+}

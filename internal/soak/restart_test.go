@@ -1,0 +1,91 @@
+package soak
+
+import (
+	"fmt"
+	"testing"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// moments are when the control plane is ended while an Apply is under way.
+var moments = []string{"idle", "asked", "committed", "sending"}
+
+// mostSent is what one switch of a backend is: a cluster, its endpoints and one
+// RouteConfiguration.
+const mostSent = 3
+
+// TestRestart ends the control plane in the midst of changes and starts another
+// one on the same store, while clients call: no request fails, no connection is
+// cut, nothing acknowledged is lost, and the proxy is sent what really differs.
+func TestRestart(t *testing.T) {
+	random := seeded(t)
+	w := newWorld(t, sizeOf().every)
+	for round := range 10 {
+		moment := moments[round%len(moments)]
+		m := w.moving[random.IntN(len(w.moving))]
+		committed := w.endDuring(t, m, moment, random.Perm(len(w.ups))[:1+random.IntN(2)])
+		w.load.pass(t, 40) // Envoy goes on alone
+		w.up(t)
+		head := w.core.Snapshot().Revision()
+		var p *pb.Proxy
+		waitFor(t, "the proxy to come back and serve the head", func() bool {
+			p = w.proxy(t)
+			return p.GetState() == "serving" && p.GetRevision() == head
+		})
+		most := int64(0)
+		if committed {
+			most = mostSent
+		}
+		t.Logf("round %d, ended while %s: committed %t, %d resources sent after", round, moment, committed, p.GetResourcesSent())
+		if p.GetResourcesSent() > most {
+			t.Errorf("round %d, ended while %s: %d resources were sent again, want at most %d", round, moment, p.GetResourcesSent(), most)
+		}
+		if !committed && moment != "idle" {
+			w.apply(t, w.backendYAML(m.backend, m.protocol(), m.servers...)+"---\n"+m.route())
+		}
+		m.settle()
+		w.ping(t)
+		w.load.pass(t, 40)
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	w.load.end(t)
+}
+
+// endDuring gives a route a new backend and ends the control plane at a moment of
+// that. It tells whether the change is in the store.
+func (w *world) endDuring(t *testing.T, m *moving, moment string, servers []int) bool {
+	t.Helper()
+	if moment == "idle" {
+		w.down(t)
+		return false
+	}
+	before, sent := w.core.Snapshot().Revision(), w.proxy(t).GetResourcesSent()
+	w.backend++
+	m.backend, m.servers = fmt.Sprintf("b%d", w.backend), servers
+	change := resources(t, w.backendYAML(m.backend, m.protocol(), servers...)+"---\n"+m.route())
+	m.begin(m.answer(m.last().mark))
+	asked, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		close(asked)
+		done <- w.try(t.Context(), change)
+	}()
+	<-asked
+	switch moment {
+	case "committed":
+		waitFor(t, "the change to be committed", func() bool { return w.core.Snapshot().Revision() > before })
+	case "sending":
+		waitFor(t, "the proxy to be sent something", func() bool { return w.proxy(t).GetResourcesSent() > sent })
+	}
+	w.down(t)
+	err := <-done
+	head, headErr := w.store.Head(t.Context())
+	if headErr != nil {
+		t.Fatal(headErr)
+	}
+	if err == nil && head.Number == before {
+		t.Errorf("an Apply that was acknowledged is not in the store: head is %d", head.Number)
+	}
+	return head.Number > before
+}

@@ -1,0 +1,210 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// TestEntriesAreProved takes a good route and spoils it in every way that Envoy
+// would acknowledge and ignore.
+func TestEntriesAreProved(t *testing.T) {
+	c := newHostCompiler("p", nil, nil)
+	good := func() map[string]*anypb.Any { return c.opened() }
+	if err := checkEntries("p", good()); err != nil {
+		t.Fatal(err)
+	}
+	wrong, err := anypb.New(&routev3.FilterConfig{Disabled: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range good() {
+		for spoil, f := range map[string]func(map[string]*anypb.Any){
+			"forgotten":     func(m map[string]*anypb.Any) { delete(m, name) },
+			"misspelt":      func(m map[string]*anypb.Any) { m[name+"x"] = m[name]; delete(m, name) },
+			"also misspelt": func(m map[string]*anypb.Any) { m[strings.ToUpper(name)] = m[name] },
+			"of wrong type": func(m map[string]*anypb.Any) { m[name] = wrong },
+		} {
+			m := good()
+			f(m)
+			if err := checkEntries("p", m); err == nil || !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), strings.ToUpper(name)) {
+				t.Errorf("%s %s: %v", name, spoil, err)
+			}
+		}
+	}
+	if err := checkEntries("other", good()); err == nil {
+		t.Error("entries for the filters of another project were taken")
+	}
+	m := good()
+	upper := map[string]*anypb.Any{filterGuard: m[filterGuard]}
+	delete(m, filterGuard)
+	if err := checkEntries("p", nil, upper, m); err != nil {
+		t.Errorf("an entry of the level above: %v", err)
+	}
+	rc := &routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{{Name: "h", Routes: []*routev3.Route{{Name: "r", TypedPerFilterConfig: m}}}}}
+	if err := checkRoutes("p", rc); err == nil || !strings.Contains(err.Error(), "host h, route r") {
+		t.Error(err)
+	}
+}
+
+// TestChain: the order, and what is on by default, is what the security of the
+// whole rests on.
+func TestChain(t *testing.T) {
+	p := &packer{}
+	var got []string
+	for _, f := range filters(p, "p", layout{kind: LayoutTable}, "p/g/l") {
+		name := f.GetName()
+		if f.GetDisabled() {
+			name = "(" + name + ")"
+		}
+		got = append(got, name)
+	}
+	want := []string{
+		"penstock.v1.trace", "penstock.v1.edge", "(penstock.v1.host-case)", "p/claims", "p/jwt", "penstock.v1.rbac",
+		"(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "penstock.v1.guard", "envoy.filters.http.router",
+	}
+	if !slices.Equal(got, want) || p.err() != nil {
+		t.Errorf("%v (%v), want %v", got, p.err(), want)
+	}
+	types := perRouteTypes("p")
+	for _, f := range filters(p, "p", layout{}, "p/g/l") {
+		if f.GetIsOptional() {
+			t.Errorf("%s is optional: an Envoy without it would serve without it", f.GetName())
+		}
+		for _, name := range []string{filterRBAC, filterGuard} {
+			if f.GetName() != name {
+				continue
+			}
+			m := &rbacv3.RBAC{}
+			if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+				t.Fatal(err)
+			}
+			if m.GetRules() == nil || len(m.GetRules().GetPolicies()) != 0 || m.GetRules().GetAction() != 0 {
+				t.Errorf("%s does not deny by default", name)
+			}
+		}
+		delete(types, f.GetName())
+	}
+	if len(types) != 0 {
+		t.Errorf("entries for filters that are not in the chain: %v", types)
+	}
+	jwt := filters(p, "p", layout{}, "p/g/l")[4].GetConfigDiscovery()
+	if jwt.GetDefaultConfig() == nil || !jwt.GetApplyDefaultConfigWithoutWarming() || len(jwt.GetTypeUrls()) != 1 {
+		t.Errorf("the jwt filter: %v", jwt)
+	}
+}
+
+// TestChainIsFixed: neither policies nor routes are in the listener.
+func TestChainIsFixed(t *testing.T) {
+	one := filters(&packer{}, "p", layoutOf(nil), "p/g/l")
+	two := filters(&packer{}, "p", layoutOf([]*gateway.Host{{Hostname: "a.test"}}), "p/g/l")
+	if !proto.Equal(&hcmv3.HttpConnectionManager{HttpFilters: one}, &hcmv3.HttpConnectionManager{HttpFilters: two}) {
+		t.Error("the chain depends on the hosts")
+	}
+}
+
+func TestAliases(t *testing.T) {
+	for name, want := range map[string][]string{
+		"x-a":           {"x-a", "x.a"},
+		"x-a-b":         {"x-a-b", "x-a.b", "x.a-b", "x.a.b"},
+		"x-a-b-c-d-e-f": nil,
+	} {
+		got := aliases(name)
+		if want == nil {
+			if len(got) != 17 || !slices.Contains(got, name) || !slices.Contains(got, strings.ReplaceAll(name, "-", ".")) {
+				t.Errorf("%s: %v", name, got)
+			}
+			continue
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestLayout(t *testing.T) {
+	hosts := func(names ...string) (out []*gateway.Host) {
+		for _, n := range names {
+			out = append(out, &gateway.Host{Hostname: n})
+		}
+		return out
+	}
+	many := make([]string, maxWildcards+1)
+	for i := range many {
+		many[i] = "*." + strings.Repeat("a", i+1) + ".test"
+	}
+	for _, c := range []struct {
+		hosts     []string
+		kind      string
+		wildcards []string
+		scopes    map[string]string
+	}{
+		{nil, LayoutTable, nil, nil},
+		{[]string{"a.test", "*"}, LayoutTable, nil, nil},
+		{many, LayoutTable, nil, nil},
+		{many[1:], LayoutScopes, nil, nil},
+		{[]string{"a.test", "b.test"}, LayoutScopes, nil, map[string]string{"a.test": "a.test"}},
+		{
+			[]string{"*.a.test", "*.b.a.test", "x.a.test", "a.test"}, LayoutScopes, []string{"*.a.test"},
+			map[string]string{"*.a.test": "*.a.test", "*.b.a.test": "*.a.test", "x.a.test": "*.a.test", "a.test": "a.test", "xa.test": "xa.test"},
+		},
+	} {
+		l := layoutOf(hosts(c.hosts...))
+		if l.kind != c.kind || (c.wildcards != nil && !slices.Equal(l.wildcards, c.wildcards)) {
+			t.Errorf("%v: %+v", c.hosts, l)
+		}
+		for host, want := range c.scopes {
+			if got := l.scopeOf(host); got != want {
+				t.Errorf("%v: scope of %s is %s, want %s", c.hosts, host, got, want)
+			}
+		}
+	}
+}
+
+func TestPathVariants(t *testing.T) {
+	prefix := func(s string) *pb.PathMatch { return &pb.PathMatch{Match: &pb.PathMatch_Prefix{Prefix: s}} }
+	for _, c := range []struct {
+		match   *pb.PathMatch
+		rewrite string
+		want    []string // kind path -> rewrite
+	}{
+		{nil, "", []string{"prefix / -> "}},
+		{nil, "/x", []string{"prefix / -> /x/"}},
+		{prefix("/"), "/x/", []string{"prefix / -> /x/"}},
+		{prefix("/a"), "", []string{"separated /a -> "}},
+		{prefix("/a"), "/b", []string{"separated /a -> /b"}},
+		{prefix("/a"), "/", []string{"path /a -> /", "prefix /a/ -> /"}},
+		{prefix("/a"), "/b/", []string{"path /a -> /b/", "prefix /a/ -> /b/"}},
+		{prefix("/a/"), "/b", []string{"prefix /a/ -> /b/"}},
+		{&pb.PathMatch{Match: &pb.PathMatch_Exact{Exact: "/a"}}, "/b", []string{"path /a -> /b"}},
+		{&pb.PathMatch{Match: &pb.PathMatch_TextPrefix{TextPrefix: "/a"}}, "/b", []string{"prefix /a -> /b"}},
+		{&pb.PathMatch{Match: &pb.PathMatch_Regex{Regex: "/a+"}}, "/b", []string{"regex /a+ -> /b"}},
+	} {
+		var got []string
+		for _, v := range pathVariants(c.match, c.rewrite) {
+			m := v.match
+			switch m.GetPathSpecifier().(type) {
+			case *routev3.RouteMatch_Prefix:
+				got = append(got, "prefix "+m.GetPrefix()+" -> "+v.rewrite)
+			case *routev3.RouteMatch_Path:
+				got = append(got, "path "+m.GetPath()+" -> "+v.rewrite)
+			case *routev3.RouteMatch_PathSeparatedPrefix:
+				got = append(got, "separated "+m.GetPathSeparatedPrefix()+" -> "+v.rewrite)
+			case *routev3.RouteMatch_SafeRegex:
+				got = append(got, "regex "+m.GetSafeRegex().GetRegex()+" -> "+v.rewrite)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%v to %q: %v, want %v", c.match, c.rewrite, got, c.want)
+		}
+	}
+}
