@@ -26,6 +26,22 @@ func (c *checker) route(r *pb.Route) {
 		c.sameMatches(seen, path, rule)
 		c.action(path, r, rule)
 		c.policies(path+".policies", rule.GetPolicies())
+		c.limitedAnswer(path, r, rule)
+	}
+}
+
+// limitedAnswer refuses limits on answers that the proxy gives itself: Envoy's rate
+// limit filter does not ask for redirects and direct responses (seen with 1.40).
+func (c *checker) limitedAnswer(path string, r *pb.Route, rule *pb.RouteRule) {
+	if rule.GetForward() != nil {
+		return
+	}
+	const why = "limits hold for forwarded requests only, and %s answers by itself: put the limits on the rules that forward"
+	switch {
+	case rule.GetPolicies().GetRateLimit() != nil:
+		c.add(path+".policies.rate_limit", why, "this rule")
+	case r.GetPolicies().GetRateLimit() != nil:
+		c.add("policies.rate_limit", why, path)
 	}
 }
 

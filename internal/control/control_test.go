@@ -371,6 +371,11 @@ func TestSecretsAreHidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What was read can be sent back: it means "as it was".
+	back, err := pb.NewSecretServiceClient(p.conn).UpdateSecret(t.Context(), &pb.UpdateSecretRequest{Secret: got.GetSecret()})
+	if err != nil || back.GetResult().GetChanged() {
+		t.Errorf("a secret that is sent back as it was read: %v %v", back, err)
+	}
 	w, err := c.Watch(t.Context(), &pb.WatchRequest{})
 	if err != nil {
 		t.Fatal(err)

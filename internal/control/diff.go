@@ -16,6 +16,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 // Diff implements api.Core.
@@ -25,7 +26,7 @@ func (c *Core) Diff(_ context.Context, w *api.Write) (*pb.DiffResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pb.DiffResponse{Changes: p.report, ProxyChanges: c.proxyChanges(head, p.next)}, nil
+	return &pb.DiffResponse{Changes: p.report, ProxyChanges: c.proxyChanges(head, p.next, (*view).same)}, nil
 }
 
 // DiffRevisions implements api.Core.
@@ -46,7 +47,9 @@ func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffRespo
 		out.Changes = append(out.Changes, changeOf(before.Get(ch.Name), gateway.FromResource(ch.Resource)))
 	}
 	after := gateway.Build(before, to, toChanges(changes))
-	out.ProxyChanges = c.proxyChanges(before, after)
+	// The compilers of the views keep what they made of the head; a state that was
+	// built from the store shares nothing with it and would only empty their caches.
+	out.ProxyChanges = c.proxyChanges(before, after, func(*view) *compile.Compiler { return compile.New(c.settings) })
 	return out, nil
 }
 
@@ -206,15 +209,19 @@ func redact(m protoreflect.Message) {
 	})
 }
 
+// same is the compiler of a view, for states that share most with the head.
+func (v *view) same() *compile.Compiler { return v.compiler }
+
 // proxyChanges says which Envoy resources differ between two states, over all
 // views.
-func (c *Core) proxyChanges(before, after *gateway.Snapshot) []*pb.ProxyChange {
+func (c *Core) proxyChanges(before, after *gateway.Snapshot, with func(*view) *compile.Compiler) []*pb.ProxyChange {
 	c.compiling.Lock()
 	defer c.compiling.Unlock()
 	found := map[xds.Ref]*pb.ProxyChange{}
 	for _, v := range c.views {
-		a, _ := v.compiler.Compile(c.input(before, v))
-		b, _ := v.compiler.Compile(c.input(after, v))
+		compiler := with(v)
+		a, _ := compiler.Compile(c.input(before, v))
+		b, _ := compiler.Compile(c.input(after, v))
 		for _, r := range differing(a, b) {
 			old, now := a.Get(r.Type, r.Name), b.Get(r.Type, r.Name)
 			ch := &pb.ProxyChange{Type: r.Type.Short(), Resource: r.Name, Change: pb.ChangeType_CHANGE_TYPE_UPDATE}

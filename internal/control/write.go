@@ -154,8 +154,8 @@ func (c *Core) plan(w *api.Write) (*plan, error) {
 			p.report = append(p.report, &pb.Change{Name: m.Name, Type: pb.ChangeType_CHANGE_TYPE_DELETE})
 			continue
 		}
-		problems = append(problems, gateway.Validate(m.Object)...)
 		c.stamp(m.Object, old, w)
+		problems = append(problems, gateway.Validate(m.Object)...)
 		if old != nil && old.GetMetadata().GetEtag() == m.Object.GetMetadata().GetEtag() {
 			continue
 		}
@@ -309,6 +309,9 @@ func keepHidden(o, old gateway.Object) {
 	was, _ := old.(*pb.Secret)
 	if !ok || was == nil {
 		return
+	}
+	if s.GetValue() == nil && was.GetJwks() != "" {
+		s.Value = &pb.Secret_Jwks{Jwks: was.GetJwks()}
 	}
 	if s.GetCertificate() != nil && s.GetCertificate().GetPrivateKey() == "" && was.GetCertificate().GetChain() == s.GetCertificate().GetChain() {
 		s.GetCertificate().PrivateKey = was.GetCertificate().GetPrivateKey()

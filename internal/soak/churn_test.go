@@ -88,6 +88,7 @@ func TestChurn(t *testing.T) {
 	}{
 		{"route added", 4, c.addRoute}, {"route changed", 4, c.changeRoute}, {"route removed", 3, c.removeRoute},
 		{"backend switched", 5, c.switchBackend}, {"several at once", 2, c.burst}, {"endpoints changed", 3, c.changeEndpoints}, {"policy changed", 4, c.changePolicy},
+		{"gateway policy changed", 2, c.changeGateway},
 		{"keys changed", 2, c.changeKeys}, {"certificate changed", 1, c.changeCertificate}, {"listener added or removed", 1, c.changeListener},
 	}
 	total := 0
@@ -156,7 +157,7 @@ func (c *churn) addRoute(t *testing.T) {
 // decide chooses backend and policies of a temporary route.
 func (c *churn) decide(r *temporary) {
 	r.backend, r.servers = c.anyTarget()
-	r.mark, r.kind = "", []string{"open", "marked", "jwt", "limit"}[c.rand.IntN(4)]
+	r.mark, r.kind = "", []string{"open", "marked", "jwt", "limit", "member", "stranger"}[c.rand.IntN(6)]
 	switch r.kind {
 	case "open":
 		r.policies = fmt.Sprintf("timeout: {request: %ds}, retry: {idempotent: {attempts: %d}}", 1+c.rand.IntN(20), 1+c.rand.IntN(5))
@@ -164,7 +165,11 @@ func (c *churn) decide(r *temporary) {
 		r.mark = fmt.Sprintf("t%d", c.number)
 		r.policies = fmt.Sprintf("headers: {request: {set: [{name: x-some, value: thing}]}, response: {set: [{name: x-mark, value: %s}]}}", r.mark)
 	case "jwt":
-		r.policies = jwtPolicy(c.rand.IntN(3))
+		r.policies = jwtPolicy(c.rand.IntN(3), "")
+	case "member":
+		r.policies = jwtPolicy(c.rand.IntN(3), "consumers: [alice]")
+	case "stranger":
+		r.policies = jwtPolicy(c.rand.IntN(3), "consumers: [bob]")
 	case "limit":
 		r.policies = fmt.Sprintf("rate_limit: {limits: [{name: l%d, requests: 1, window: 3600s, key: SHARED}]}", c.number)
 	}
@@ -174,7 +179,10 @@ func (c *churn) decide(r *temporary) {
 func (c *churn) check(t *testing.T, r *temporary) {
 	t.Helper()
 	switch r.kind {
-	case "jwt":
+	case "stranger":
+		c.expect(t, r, "", 401)
+		c.expect(t, r, c.token(t, 0), 403)
+	case "jwt", "member":
 		c.expect(t, r, "", 401)
 		c.expect(t, r, c.token(t, 0), 200)
 		c.expect(t, r, c.token(t, c.valid), 200)
@@ -336,6 +344,16 @@ func (c *churn) changeCertificate(t *testing.T) {
 	serial := conn.ConnectionState().PeerCertificates[0].SerialNumber
 	if want := serialOf(t, yaml); serial.Cmp(want) != 0 {
 		t.Errorf("change %d: the listener shows certificate %x, want %x", c.number, serial, want)
+	}
+}
+
+// changeGateway changes a policy of all routes of a gateway, which is no change of
+// its listeners.
+func (c *churn) changeGateway(t *testing.T) {
+	c.apply(t, c.gateway("wide", fmt.Sprintf("{headers: {response: {set: [{name: x-gateway, value: g%d}]}}}", c.number)))
+	got, err := c.probes["wide"].do("nobody.test", "/fixed", "")
+	if want := fmt.Sprintf("g%d", c.number); err != nil || got.status != 200 || got.header.Get("X-Gateway") != want {
+		t.Errorf("change %d: %d with x-gateway %q, want 200 with %q: %v", c.number, got.status, got.header.Get("X-Gateway"), want, err)
 	}
 }
 

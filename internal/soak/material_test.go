@@ -50,12 +50,24 @@ func (m material) ed() ed25519.PrivateKey {
 // cert is a self-signed certificate for a name and a time, as PEM.
 func (m material) cert(key crypto.Signer, from, to time.Duration) string {
 	m.t.Helper()
+	return m.sign(key.Public(), key, from, to)
+}
+
+// small is a certificate for an RSA key of 1024 bits, which Go does not make, and
+// which nobody can use.
+func (m material) small(like *rsa.PrivateKey, signer crypto.Signer) string {
+	n := new(big.Int).SetBit(new(big.Int).Rsh(like.N, 1024), 0, 1)
+	return m.sign(&rsa.PublicKey{N: n, E: like.E}, signer, -time.Hour, time.Hour)
+}
+
+func (m material) sign(public crypto.PublicKey, signer crypto.Signer, from, to time.Duration) string {
+	m.t.Helper()
 	now := time.Now()
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "bad.test"}, DNSNames: []string{"bad.test"},
 		NotBefore: now.Add(from), NotAfter: now.Add(to), BasicConstraintsValid: true, IsCA: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, c, c, public, signer)
 	m.check(err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
@@ -120,7 +132,7 @@ func policy(p string) string {
 	return bad("forward: {backends: [{backend: still}]}", "policies: {"+p+"}")
 }
 
-// target is a route to a backend that is given.
+// backendOf is a backend with a route to it.
 func backendOf(b string) string {
 	return "kind: Backend\nname: bad\n" + b + "\n---\n" + bad("forward: {backends: [{backend: bad}]}")
 }

@@ -74,7 +74,7 @@ func (w *world) one(t *testing.T, probe *client, in input) {
 	case in.fate == refused:
 		t.Errorf("was taken, want it refused at %s; serving: %v", in.field, serving)
 	case in.fate == nacked && !slices.ContainsFunc(serving.GetProblems(), func(p *pb.ProxyProblem) bool {
-		return strings.HasSuffix(p.GetObject(), "/bad") && p.GetDetail() != ""
+		return strings.HasSuffix(p.GetObject(), "bad") && p.GetDetail() != ""
 	}):
 		t.Errorf("the answer does not name the object: %v", serving)
 	case in.fate != nacked && (len(serving.GetProblems()) > 0 || !serving.GetComplete() || serving.GetServing() != 1):
@@ -111,7 +111,7 @@ func (w *world) wasRefused(t *testing.T, in input, err error, before int64) {
 	object := false
 	for _, d := range status.Convert(err).Details() {
 		p, ok := d.(*pb.ObjectProblem)
-		object = object || ok && strings.HasSuffix(p.GetObject(), "/bad") && strings.Contains(p.GetField(), in.field) && p.GetMessage() != ""
+		object = object || ok && strings.HasSuffix(p.GetObject(), "bad") && strings.Contains(p.GetField(), in.field) && p.GetMessage() != ""
 	}
 	if !object {
 		t.Errorf("the error names no object bad with field %q: %s", in.field, text)
@@ -133,7 +133,7 @@ func badRoutes() []input {
 	return []input{
 		{"regex that is none", regex("/a(b"), refused, "rules[0].matches[0].path.regex"},
 		{"regex with look-ahead", regex("/a(?=b)"), refused, "path.regex"},
-		{"regex with a back reference", regex(`/(a)\\1`), refused, "path.regex"},
+		{"regex with a back reference", regex(`/(a)\1`), refused, "path.regex"},
 		{"regex of 1000 steps", regex("/(a|b|c|d){250}"), refused, "path.regex"},
 		{"regex with too many repeats", regex("/a{1001}"), refused, "path.regex"},
 		{"regex at the bound", regex("/" + strings.Repeat("a", 90)), either, "path.regex"},
@@ -252,8 +252,8 @@ func badListeners() []input {
 	return []input{
 		{"an address of another machine", gw("{name: http, address: 192.0.2.1, port: PORT}"), nacked, ""},
 		{"a host name to listen on", gw("{name: http, address: localhost, port: PORT}"), refused, "listeners[0].address"},
-		{"the port of another listener", gw("{name: http, address: 127.0.0.1, port: TAKEN}"), refused, "listeners[0]"},
-		{"the port of another listener in other words", gw("{name: http, address: '::ffff:127.0.0.1', port: TAKEN}"), either, "listeners[0]"},
+		{"the port of another listener", strings.NewReplacer("name: bad", "name: z-bad", "[bad]", "[z-bad]").Replace(gw("{name: http, address: 127.0.0.1, port: TAKEN}")), refused, "listeners[0]"},
+		{"the port of another listener on every address", gw("{name: http, port: TAKEN}"), either, "listeners[0]"},
 		{"a port twice", gw("{name: a, address: 127.0.0.1, port: PORT}, {name: b, address: 127.0.0.1, port: PORT}"), refused, "listeners[1]"},
 		{"every address with one of them", gw("{name: a, address: 127.0.0.1, port: PORT}, {name: b, port: PORT}"), either, "listeners[1]"},
 		{"every address in both families", gw("{name: a, address: 0.0.0.0, port: PORT}, {name: b, address: '::', port: PORT}"), either, "listeners[1]"},
@@ -284,7 +284,7 @@ func badCertificates(m material) []input {
 		{"line ends of another system", m.https(strings.ReplaceAll(chain, "\n", "\r\n"), strings.ReplaceAll(m.pkcs8(p256), "\n", "\r\n")), either, "certificate"},
 		{"a chain of strangers", m.https(chain+m.good(rsa2048), m.pkcs8(p256)), refused, at},
 		{"a leaf twice", m.https(chain+chain, m.pkcs8(p256)), either, at},
-		{"a small RSA key", m.https(m.good(m.rsa(1024)), m.pkcs8(p256)), refused, at},
+		{"a small RSA key", m.https(m.small(rsa2048, p256), m.pkcs8(p256)), refused, at},
 		{"Ed25519", func() string { k := m.ed(); return m.https(m.good(k), m.pkcs8(k)) }(), refused, at},
 		{"P-224", func() string { k := m.ec(elliptic.P224()); return m.https(m.good(k), m.pkcs8(k)) }(), refused, at},
 		{"P-384", m.https(m.good(p384), m.pkcs8(p384)), served, ""},
@@ -302,7 +302,7 @@ func badKeys(m material) []input {
 	const at = "jwks"
 	good := m.rsa(2048)
 	e := big.NewInt(65537)
-	even := new(big.Int).SetBit(new(big.Int).Set(good.N), 0, 0)
+	small := new(big.Int).SetBit(new(big.Int).Rsh(good.N, 1024), 0, 1)
 	huge := new(big.Int).SetBit(new(big.Int).Lsh(good.N, 16384), 0, 1)
 	p256 := m.ec(elliptic.P256())
 	x, y := b64(p256.X.FillBytes(make([]byte, 32))), b64(p256.Y.FillBytes(make([]byte, 32)))
@@ -310,13 +310,10 @@ func badKeys(m material) []input {
 		return fmt.Sprintf(`{"kty":"EC","kid":"e","crv":"%s","alg":"%s","x":"%s","y":"%s"}`, crv, alg, x, y)
 	}
 	return []input{
-		{"RSA with an even modulus", m.keys(rsaKey(even, e)), either, at},
 		{"RSA of 18432 bits", m.keys(rsaKey(huge, e)), either, at},
 		{"RSA with exponent 3", m.keys(rsaKey(good.N, big.NewInt(3))), either, at},
 		{"RSA with exponent 1", m.keys(rsaKey(good.N, big.NewInt(1))), refused, at},
-		{"RSA with exponent 2^31-1", m.keys(rsaKey(good.N, big.NewInt(1<<31-1))), either, at},
-		{"RSA with an exponent of 5 bytes", m.keys(rsaKey(good.N, big.NewInt(1<<36+1))), either, at},
-		{"RSA of 1024 bits", m.keys(rsaKey(m.rsa(1024).N, e)), refused, at},
+		{"RSA of 1024 bits", m.keys(rsaKey(small, e)), refused, at},
 		{"an algorithm for other keys", m.keys(strings.Replace(rsaKey(good.N, e), "RS256", "ES256", 1)), refused, at},
 		{"the algorithm none", m.keys(strings.Replace(rsaKey(good.N, e), "RS256", "none", 1)), refused, at},
 		{"a number for a kid", m.keys(strings.Replace(rsaKey(good.N, e), `"r"`, "7", 1)), either, at},

@@ -30,6 +30,7 @@ type world struct {
 	// edge has exact hosts only: a RouteConfiguration per host. wide serves any
 	// host: one table, in the clear and over TLS.
 	edge, wide, wideTLS string
+	ports               []int // of these three
 	// fixed never change. moving change their backend and their policies.
 	fixed, moving []*moving
 	longs         []*long
@@ -62,13 +63,13 @@ func newWorld(t *testing.T, every time.Duration) *world {
 		}
 		w.keys = append(w.keys, k)
 	}
-	ports := []int{envoytest.FreePort(t), envoytest.FreePort(t), envoytest.FreePort(t)}
-	at := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])) }
+	w.ports = []int{envoytest.FreePort(t), envoytest.FreePort(t), envoytest.FreePort(t)}
+	at := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(w.ports[i])) }
 	w.edge, w.wide, w.wideTLS = at(0), at(1), at(2)
 	docs := []string{
-		fmt.Sprintf("kind: Gateway\nname: edge\nlisteners: [{name: http, address: 127.0.0.1, port: %d}]", ports[0]),
-		fmt.Sprintf("kind: Gateway\nname: wide\nlisteners:\n- {name: http, address: 127.0.0.1, port: %d}\n- {name: https, address: 127.0.0.1, port: %d, protocol: HTTPS, tls: {certificates: [cert]}}", ports[1], ports[2]),
-		w.certificate(t), w.keySet(t, 0, 1), w.backendYAML("still", "", 0),
+		w.gateway("edge", "{}"), w.gateway("wide", "{}"), w.certificate(t), w.keySet(t, 0, 1), w.backendYAML("still", "", 0),
+		"kind: Consumer\nname: alice\njwt: {issuer: \"https://issuer.test\", subject: alice}",
+		"kind: Consumer\nname: bob\njwt: {issuer: \"https://issuer.test\", subject: bob}",
 	}
 	add := func(list *[]*moving, m *moving, host string) {
 		m.target.name, m.host, m.path = m.id, host, m.paths[0]
@@ -93,7 +94,7 @@ func newWorld(t *testing.T, every time.Duration) *world {
 	// One that asks for a token all the time, while keys come and go.
 	for i, gw := range []string{"edge", "wide"} {
 		host := []string{"s0.test", "locked.test"}[i]
-		add(&w.fixed, &moving{id: "locked-" + gw, gateway: gw, hosts: host, paths: []string{"/locked"}, backend: "still", policies: jwtPolicy(0)}, host)
+		add(&w.fixed, &moving{id: "locked-" + gw, gateway: gw, hosts: host, paths: []string{"/locked"}, backend: "still", policies: jwtPolicy(0, "")}, host)
 		w.fixed[len(w.fixed)-1].token = w.token(t, 0)
 	}
 	w.apply(t, strings.Join(docs, "\n---\n"))
@@ -117,6 +118,15 @@ func newWorld(t *testing.T, every time.Duration) *world {
 	})
 	w.longs = append(w.longs, openWebSocket(t, w.edge, "s0.test", "/ws"), openWebSocket(t, w.wide, "any.test", "/ws"), openStream(t, w.edge, "s1.test", "/grpc"))
 	return w
+}
+
+// gateway is one of the two gateways, with policies.
+func (w *world) gateway(id, policies string) string {
+	if id == "edge" {
+		return fmt.Sprintf("kind: Gateway\nname: edge\nlisteners: [{name: http, address: 127.0.0.1, port: %d}]\npolicies: %s", w.ports[0], policies)
+	}
+	return fmt.Sprintf("kind: Gateway\nname: wide\nlisteners:\n- {name: http, address: 127.0.0.1, port: %d}\n"+
+		"- {name: https, address: 127.0.0.1, port: %d, protocol: HTTPS, tls: {certificates: [cert]}}\npolicies: %s", w.ports[1], w.ports[2], policies)
 }
 
 func (w *world) ping(t *testing.T) {
@@ -172,8 +182,9 @@ func (w *world) backendYAML(id, protocol string, servers ...int) string {
 	return out
 }
 
-func jwtPolicy(n int) string {
-	return fmt.Sprintf(`authentication: {jwt: {issuer: "https://issuer.test", audiences: [app, "app-%d"], jwks_secret: keys, claim_headers: [{claim: sub, header: x-user}]}}`, n)
+// jwtPolicy asks for a token. Policies with another n are another provider.
+func jwtPolicy(n int, more string) string {
+	return fmt.Sprintf(`authentication: {jwt: {issuer: "https://issuer.test", audiences: [app, "app-%d"], jwks_secret: keys, claim_headers: [{claim: sub, header: x-user}], %s}}`, n, more)
 }
 
 // keySet is the secret with some of the keys.

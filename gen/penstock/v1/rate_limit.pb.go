@@ -188,6 +188,8 @@ func (RateLimitFailure) EnumDescriptor() ([]byte, []int) {
 
 // RateLimitPolicy bounds how often something is called. All limits of a request
 // (gateway, route and rule together) are decided at once: all take, or none.
+// Redirects and direct responses are answered without a limit: refused on a route
+// or rule, and not counted under a gateway's limits.
 type RateLimitPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limits.
