@@ -18,16 +18,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	ratelimitv3common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
-	"github.com/penstock-gateway/penstock/ratelimit"
+	limiterbench "github.com/penstock-gateway/penstock/ratelimit/bench"
 )
 
 const (
@@ -198,61 +194,28 @@ func newToken() (token, jwks string, err error) {
 	return token, string(set), err
 }
 
-// decisions measures the limiter alone: one connection as Envoy has, 64 calls in
-// flight, 1,000 keys.
+// decisions measures the limiter alone.
 func (b *bench) decisions(ctx context.Context) error {
-	conn, err := grpc.NewClient("passthrough:///"+b.limiter, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	c := ratelimitv3.NewRateLimitServiceClient(conn)
-	length := 3 * time.Second
-	if b.short {
-		length = 200 * time.Millisecond
-	}
 	pid, err := b.pid("limiter")
 	if err != nil {
 		return err
 	}
-	spec := ratelimit.Spec{ID: "bench#all", Name: "all", Requests: 1_000_000, Window: time.Second, Burst: 1_000_000}.String()
-	before, err := cpuTime(pid)
-	if err != nil {
-		return err
+	length := 3 * time.Second
+	if b.short {
+		length = 200 * time.Millisecond
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, length, errDone)
-	defer cancel()
-	var done atomic.Int64
-	var wg sync.WaitGroup
-	errs := make(chan error, 64)
-	start := time.Now()
-	for w := range 64 {
-		wg.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				r := &ratelimitv3.RateLimitRequest{Domain: "penstock", Descriptors: []*ratelimitv3common.RateLimitDescriptor{{
-					Entries: []*ratelimitv3common.RateLimitDescriptor_Entry{
-						{Key: "limit", Value: spec}, {Key: "address", Value: fmt.Sprintf("10.0.%d.%d", w, i%16)},
-					},
-				}}}
-				if _, err := c.ShouldRateLimit(ctx, r); err != nil {
-					if ctx.Err() == nil {
-						errs <- err
-					}
-					return
-				}
-				done.Add(1)
-			}
-		})
+	for _, descriptors := range []int{1, 4} {
+		r, err := limiterbench.Run(ctx, limiterbench.Config{Address: b.limiter, Pid: pid, Descriptors: descriptors, Duration: length})
+		if err != nil {
+			return fmt.Errorf("limiter: %w", err)
+		}
+		if r.Errors > 0 {
+			return fmt.Errorf("limiter: %d of %d decisions failed", r.Errors, r.Decisions)
+		}
+		what := fmt.Sprintf("limiter, memory, 64 in flight, %d limits: ", descriptors)
+		b.report.Add(what+"decisions/s", "1/s", r.PerSecond)
+		b.report.Add(what+"p99", "ms", milliseconds(r.P99))
+		b.report.Add(what+"CPU per decision", "us", float64(r.CPU.Nanoseconds())/1000)
 	}
-	wg.Wait()
-	select {
-	case err := <-errs:
-		return fmt.Errorf("limiter: %w", err)
-	default:
-	}
-	after, err := cpuTime(pid)
-	n := float64(done.Load())
-	b.report.Add("limiter decisions/s, memory, 64 in flight", "1/s", n/time.Since(start).Seconds())
-	b.report.Add("limiter CPU per decision", "us", float64((after-before).Microseconds())/n)
-	return err
+	return nil
 }
