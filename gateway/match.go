@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -109,6 +110,53 @@ func headerMismatch(h *pb.HeaderMatch, r *Request) string {
 		return ""
 	}
 	return describeMiss("header "+h.GetName(), values, h.GetValue(), h.GetInvert())
+}
+
+// HostRegex is the expression that a match of the header "host" by value becomes
+// in Envoy, where the header may end with a port: matches are written without one.
+// It is "" for every other match, and for a text too long for an expression, which
+// then matches requests without a port only.
+func HostRegex(h *pb.HeaderMatch) string {
+	if h.GetName() != "host" {
+		return ""
+	}
+	var pattern string
+	switch k := h.GetValue().GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		pattern = regexp.QuoteMeta(k.Exact)
+	case *pb.StringMatch_Prefix:
+		pattern = regexp.QuoteMeta(k.Prefix) + ".*"
+	case *pb.StringMatch_Suffix:
+		pattern = ".*" + regexp.QuoteMeta(k.Suffix)
+	case *pb.StringMatch_Regex:
+		pattern = "(?:" + k.Regex + ")"
+	default:
+		return ""
+	}
+	if pattern += "(?::[0-9]+)?"; checkRegex(pattern) != nil {
+		return ""
+	}
+	return pattern
+}
+
+// SchemePort is the port that a URL of a scheme has when it names none.
+func SchemePort(scheme string) uint32 {
+	if scheme == "https" {
+		return 443
+	}
+	return 80
+}
+
+// RedirectPort is the port that a redirect of a listener has to name; 0: none.
+// Envoy keeps the port of the request. A redirect to another scheme without a port
+// means the port of that scheme, so it names it where requests come with a port:
+// on listeners of other ports than 80 and 443.
+func RedirectPort(r *pb.Redirect, l *pb.Listener) uint32 {
+	own := l.GetPort() == SchemePort("http") || l.GetPort() == SchemePort("https")
+	if r.GetPort() == 0 && r.GetScheme() != "" && r.GetHost() == "" && !own {
+		return SchemePort(r.GetScheme())
+	}
+	return r.GetPort()
 }
 
 func queryMismatch(q *pb.QueryMatch, r *Request) string {

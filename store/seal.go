@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
 // SealKeyBytes is the size of a seal key: AES-256.
@@ -80,6 +82,9 @@ func (s *sealer) unseal(name string, sealed []byte) ([]byte, error) {
 // a random one there, readable by its owner only, when there is no such file. Of
 // several processes that create it at once all get the same key.
 func LoadOrCreateSealKey(file string) ([]byte, error) {
+	if err := keyfile.Check(file); err != nil {
+		return nil, fmt.Errorf("store: seal key: %w", err)
+	}
 	key, err := loadSealKey(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err

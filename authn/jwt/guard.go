@@ -6,6 +6,7 @@ import (
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -16,9 +17,7 @@ import (
 func Guard(providers []*Provider, consumer func(name string) *pb.Consumer) *rbacv3.RBACPerRoute {
 	var all []*rbacconfigv3.Permission
 	for _, p := range providers {
-		if proof := p.proof(consumer); proof != nil {
-			all = append(all, proof)
-		}
+		all = append(all, p.proof(consumer))
 	}
 	if len(all) == 0 {
 		return &rbacv3.RBACPerRoute{}
@@ -32,14 +31,14 @@ func Guard(providers []*Provider, consumer func(name string) *pb.Consumer) *rbac
 	}}}
 }
 
-// proof is what must hold of a request that passed the provider; nil: anything.
+// maxExpiry is the year 2096 in seconds. Envoy's computation of the lifetime that a
+// token has left overflows at 2^63, and takes the token for a short-lived one.
+const maxExpiry = 4e9
+
+// proof is what must hold of a request that passed the provider.
 func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permission {
-	named := len(p.Policy.GetConsumers()) > 0
-	if p.Policy.GetOptional() && !named {
-		return nil
-	}
-	good := p.claim("iss", exact(p.Policy.GetIssuer()))
-	if named {
+	good := and(p.claim("iss", exact(p.Policy.GetIssuer())), p.claim("exp", below(maxExpiry)))
+	if len(p.Policy.GetConsumers()) > 0 {
 		subjects := p.subjects(consumer)
 		if subjects == nil {
 			// None of them can bring a token of this issuer.
@@ -49,7 +48,7 @@ func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permi
 		}
 	}
 	if p.Policy.GetOptional() {
-		// Nobody may pass, somebody only when listed.
+		// Nobody may pass, somebody only with a good token, and when listed.
 		return or(not(p.claim("iss", present())), good)
 	}
 	return good
@@ -95,6 +94,12 @@ func exact(s string) *matcherv3.ValueMatcher {
 	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{
 		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}},
 	}}
+}
+
+func below(limit float64) *matcherv3.ValueMatcher {
+	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_DoubleMatch{DoubleMatch: &matcherv3.DoubleMatcher{
+		MatchPattern: &matcherv3.DoubleMatcher_Range{Range: &typev3.DoubleRange{Start: 0, End: limit}},
+	}}}
 }
 
 func present() *matcherv3.ValueMatcher {

@@ -23,6 +23,8 @@ type series struct {
 	controlCPU, envoyCPU       float64   // ms in all
 	received                   float64   // bytes in all
 	controlRSS, envoyRSS       float64   // MiB
+	controlAnon, envoyAnon     float64   // MiB
+	rest                       float64   // ms of CPU per second; ours only
 	statsLines                 int
 	blockControl, blockEnvoy   []float64 // ms per change, by block
 	storedOnly                 []float64 // ms; ours only
@@ -183,10 +185,10 @@ func (b *bench) changes(ctx context.Context, n int) error {
 func (s *series) finish(c *contestant) (err error) {
 	slices.Sort(s.served)
 	slices.Sort(s.returned)
-	if s.controlRSS, err = rss(c.control.pid()); err != nil {
+	if s.controlRSS, s.controlAnon, err = memory(c.control.pid()); err != nil {
 		return err
 	}
-	if s.envoyRSS, err = rss(c.envoy.pid()); err != nil {
+	if s.envoyRSS, s.envoyAnon, err = memory(c.envoy.pid()); err != nil {
 		return err
 	}
 	s.statsLines, s.receivedEnd, err = c.envoy.stats()
@@ -194,7 +196,8 @@ func (s *series) finish(c *contestant) (err error) {
 	return err
 }
 
-// stored is how long the API call takes that does not wait for the proxy.
+// stored is how long the API call takes that does not wait for the proxy, and what
+// the control plane uses at rest.
 func (b *bench) stored(ctx context.Context, o *ours, s *series) error {
 	for k := range 20 {
 		begin := time.Now()
@@ -209,7 +212,15 @@ func (b *bench) stored(ctx context.Context, o *ours, s *series) error {
 		time.Sleep(settle)
 	}
 	slices.Sort(s.storedOnly)
-	return nil
+	before, err := cpu(o.control.pid())
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	time.Sleep(time.Second)
+	now, err := cpu(o.control.pid())
+	s.rest = ms(now-before) / time.Since(begin).Seconds()
+	return err
 }
 
 // load applies all routes in one call (of at most 10,000): validated, stored,
@@ -312,6 +323,7 @@ func (b *bench) profileChanges(ctx context.Context, o *ours, n int) error {
 			if err != nil {
 				return err
 			}
+			fmt.Fprintf(os.Stderr, "%s: %d changes\n", file, k)
 			return download(ctx, "http://"+o.http+"/debug/pprof/heap?gc=1", fmt.Sprintf("%s-%d-heap.pprof", b.profile, n))
 		default:
 		}
@@ -342,14 +354,14 @@ func download(ctx context.Context, url, file string) error {
 // printSeries is the table of the changes, one row for each contestant and size.
 func (b *bench) printSeries(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "one route changed\troutes\tchanges\tserved p50 ms\tp99 ms\tx bare\tcall p50 ms\tcontrol CPU ms\tx bare\tEnvoy CPU ms\tx bare\tkB sent\tcontrol MiB\tEnvoy MiB\tstats lines\t")
+	fmt.Fprintln(t, "one route changed\troutes\tchanges\tserved p50 ms\tp99 ms\tx bare\tcall p50 ms\tcontrol CPU ms\tx bare\tEnvoy CPU ms\tx bare\tkB sent\tcontrol MiB\t(anon)\tEnvoy MiB\t(anon)\tstats lines\t")
 	for _, s := range b.series {
 		bare := b.find("bare", s.routes)
 		p50 := report.Quantile(s.served, 0.5)
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.1f\t%.2f\t%.1f\t%.2f\t%.0f\t%.0f\t%d\t\n",
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.1f\t%.2f\t%.1f\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\t\n",
 			s.name, s.routes, s.n(), p50, report.Quantile(s.served, 0.99), p50/report.Quantile(bare.served, 0.5),
 			report.Quantile(s.returned, 0.5), s.controlCPU/s.n(), s.controlCPU/s.n()/(bare.controlCPU/bare.n()),
-			s.envoyCPU/s.n(), s.envoyCPU/s.n()/(bare.envoyCPU/bare.n()), s.received/s.n()/1000, s.controlRSS, s.envoyRSS, s.statsLines)
+			s.envoyCPU/s.n(), s.envoyCPU/s.n()/(bare.envoyCPU/bare.n()), s.received/s.n()/1000, s.controlRSS, s.controlAnon, s.envoyRSS, s.envoyAnon, s.statsLines)
 	}
 	t.Flush()
 }

@@ -113,8 +113,11 @@ type fanoutServer interface {
 	register(grpc.ServiceRegistrar)
 	// change gives the resource i of the table a new content.
 	change(i, version int) error
-	// synced returns once all clients have acknowledged everything.
+	// synced returns once all clients have acknowledged the last change, or the
+	// first state.
 	synced(ctx context.Context, clients int) error
+	// open is how many streams there are.
+	open() int
 }
 
 // errLimit ends a case that takes too long.
@@ -152,19 +155,15 @@ func measureFanout(ctx context.Context, r role) (*fanoutResult, error) {
 	}
 	go func() { _ = server.Serve(lis) }()
 	r.Name, r.ServerAddress = "clients", lis.Addr().String()
+	if err := warmUp(ctx, r, s); err != nil {
+		return nil, err
+	}
 	heap, spent := heapNow(), ownCPU()
-	cmd, err := self(r)
+	stop, err := startClients(r)
 	if err != nil {
 		return nil, err
 	}
-	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil { // held open: the clients end with it
-		return nil, err
-	}
-	if err := launch.Start(cmd); err != nil {
-		return nil, err
-	}
-	defer func() { _ = launch.Signal(cmd, syscall.SIGKILL); _ = cmd.Wait() }()
+	defer stop()
 	if err := s.synced(ctx, r.Clients); err != nil {
 		return nil, err
 	}
@@ -184,6 +183,41 @@ func measureFanout(ctx context.Context, r role) (*fanoutResult, error) {
 	}
 	out.CPUPerPush = ms(ownCPU()-spent) / float64(out.Rounds*r.Clients)
 	return out, nil
+}
+
+// warmUp has a client come and go, so that what a server makes once (marshalled
+// resources, hashes) is counted to no stream.
+func warmUp(ctx context.Context, r role, s fanoutServer) error {
+	r.Clients = 1
+	stop, err := startClients(r)
+	if err != nil {
+		return err
+	}
+	err = s.synced(ctx, 1)
+	stop()
+	for err == nil && s.open() > 0 {
+		err = pause(ctx)
+	}
+	return err
+}
+
+// startClients starts the process of clients and returns what ends it.
+func startClients(r role) (stop func(), err error) {
+	cmd, err := self(r)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = os.Stderr
+	if _, err := cmd.StdinPipe(); err != nil { // held open: the clients end with it
+		return nil, err
+	}
+	if err := launch.Start(cmd); err != nil {
+		return nil, err
+	}
+	return func() {
+		_ = launch.Signal(cmd, syscall.SIGKILL)
+		_ = cmd.Wait()
+	}, nil
 }
 
 // heapNow is what is live after a collection, in bytes.
@@ -249,6 +283,10 @@ type deliveryFanout struct {
 	server *delivery.Server
 	g      *xds.Generation
 	size   int
+	// tables are two states that differ in one resource, in turn: to make them is
+	// the compiler's work, not the delivery's.
+	tables  [2]map[xds.Type]map[string]*xds.Resource
+	changed xds.Ref
 }
 
 const fanoutView = "default/-"
@@ -269,49 +307,42 @@ func newDeliveryFanout(r role) (*deliveryFanout, error) {
 		}
 		f.g.Resources[xds.Cluster][c.Name] = c
 	}
+	changed, err := xds.NewResource(xds.Cluster, clusterNameOf(r.Resources/2), clusterOf(r.Resources/2, 1), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	other := maps.Clone(f.g.Resources[xds.Cluster])
+	other[changed.Name] = changed
+	f.tables = [2]map[xds.Type]map[string]*xds.Resource{f.g.Resources, {xds.Cluster: other}}
+	f.changed = xds.Ref{Type: xds.Cluster, Name: changed.Name}
 	f.server.Update(fanoutView, f.g)
 	return f, nil
 }
 
 func (f *deliveryFanout) register(s grpc.ServiceRegistrar) { f.server.Register(s) }
+func (f *deliveryFanout) open() int                        { return len(f.server.Proxies()) }
 
-func (f *deliveryFanout) change(i, version int) error {
-	c, err := xds.NewResource(xds.Cluster, clusterNameOf(i), clusterOf(i, version), nil, nil)
-	if err != nil {
-		return err
+// change goes to the other table; only one resource ever changes.
+func (f *deliveryFanout) change(_, version int) error {
+	f.g = &xds.Generation{
+		Revision: f.g.Revision + 1, Resources: f.tables[version%2],
+		Base: weak.Make(f.g), Changed: []xds.Ref{f.changed},
 	}
-	next := &xds.Generation{
-		Revision: f.g.Revision + 1, Resources: map[xds.Type]map[string]*xds.Resource{xds.Cluster: maps.Clone(f.g.Resources[xds.Cluster])},
-		Base: weak.Make(f.g), Changed: []xds.Ref{{Type: xds.Cluster, Name: c.Name}},
-	}
-	next.Resources[xds.Cluster][c.Name] = c
-	f.g = next
-	f.server.Update(fanoutView, next)
+	f.server.Update(fanoutView, f.g)
 	return nil
 }
 
 func (f *deliveryFanout) synced(ctx context.Context, clients int) error {
-	for {
-		// Clients that are not connected yet are not waited for.
-		rep, err := f.server.Wait(ctx, f.g.Revision, nil)
-		if err != nil {
-			return err
-		}
-		if rep.Serving == clients {
-			n := 0
-			for _, p := range f.server.Proxies() {
-				if p.Resources[xds.Cluster] == f.size {
-					n++
-				}
-			}
-			if n == clients {
-				return nil
-			}
-		}
+	for f.open() < clients { // a proxy that is not connected is not waited for
 		if err := pause(ctx); err != nil {
 			return err
 		}
 	}
+	rep, err := f.server.Wait(ctx, f.g.Revision, nil)
+	if err == nil && rep.Serving != clients {
+		err = fmt.Errorf("%d of %d clients serve: %+v", rep.Serving, clients, rep)
+	}
+	return err
 }
 
 func pause(ctx context.Context) error {
@@ -329,14 +360,14 @@ type cacheFanout struct {
 	delta  deltav3.Server
 	update func(i, version int) error
 
-	acknowledged atomic.Int64
-	wake         chan struct{}
-	want         int64
+	acknowledged, streams atomic.Int64
+	wake                  chan struct{}
+	want                  int64
 }
 
 func newCacheFanout(c cachev3.ConfigWatcher) *cacheFanout {
 	f := &cacheFanout{wake: make(chan struct{}, 1)}
-	f.delta = deltav3.NewServer(context.Background(), c, &callbacks{acknowledged: func(int64, *discoveryv3.DeltaDiscoveryRequest) {
+	f.delta = deltav3.NewServer(context.Background(), c, &callbacks{streams: &f.streams, acknowledged: func(int64, *discoveryv3.DeltaDiscoveryRequest) {
 		f.acknowledged.Add(1)
 		select {
 		case f.wake <- struct{}{}:
@@ -354,6 +385,8 @@ func (f *cacheFanout) register(s grpc.ServiceRegistrar) {
 func (f *cacheFanout) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	return f.delta.DeltaStreamHandler(s, "")
 }
+
+func (f *cacheFanout) open() int { return int(f.streams.Load()) }
 
 func (f *cacheFanout) change(i, version int) error { return f.update(i, version) }
 

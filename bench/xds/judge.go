@@ -47,10 +47,15 @@ func (b *bench) judge() {
 		if most := map[int]float64{1000: 100, 10_000: 200}[s.routes]; ours && most > 0 {
 			b.report.Judge(fmt.Sprintf("<= %.0f", most), s.controlRSS <= most)
 		}
+		b.report.Add(name("RSS of the control plane without files"), "MiB", s.controlAnon)
+		if ours {
+			b.report.Add(name("CPU of the control plane at rest"), "ms/s", s.rest)
+		}
 		b.report.Add(name("RSS of Envoy"), "MiB", s.envoyRSS)
 		if ours && s.routes >= 100_000 {
 			b.report.Judge("<= 120", s.envoyRSS <= 120)
 		}
+		b.report.Add(name("RSS of Envoy without files"), "MiB", s.envoyAnon)
 		b.report.Add(name("stats lines of Envoy"), "", float64(s.statsLines))
 	}
 	if len(p50s) > 1 {

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,8 +26,8 @@ import (
 )
 
 type options struct {
-	bin, out, profile, only string
-	short, full             bool
+	bin, out, profile, only, routes string
+	short, full                     bool
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "bench/results/xds.json", "where the figures are written")
 	flag.StringVar(&o.profile, "profile", "", "write profiles of the control plane to PROFILE-ROUTES.pprof")
 	flag.StringVar(&o.only, "only", "changes,hosts,fanout", "parts to run")
+	flag.StringVar(&o.routes, "routes", "", "sizes instead of the usual ones, such as 1000,10000")
 	flag.BoolVar(&o.short, "short", false, "few repetitions: shows that it works, the figures mean little")
 	flag.BoolVar(&o.full, "full", false, "also 100,000 routes and 1,000 clients")
 	flag.Parse()
@@ -80,12 +82,9 @@ func run(ctx context.Context, o options) (b *bench, err error) {
 	if err := b.fsync(); err != nil {
 		return nil, err
 	}
-	sizes := []int{100, 1000, 5000, 10_000}
-	if b.short {
-		sizes = []int{100}
-	}
-	if b.full {
-		sizes = append(sizes, 100_000)
+	sizes, err := b.sizes()
+	if err != nil {
+		return nil, err
 	}
 	parts := strings.Split(o.only, ",")
 	if slices.Contains(parts, "changes") {
@@ -108,6 +107,28 @@ func run(ctx context.Context, o options) (b *bench, err error) {
 	}
 	b.printSeries(os.Stdout)
 	return b, b.report.Write(os.Stdout, o.out)
+}
+
+// sizes are the numbers of routes to measure at.
+func (b *bench) sizes() ([]int, error) {
+	if b.routes != "" {
+		var out []int
+		for text := range strings.SplitSeq(b.routes, ",") {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < perHost || n%perHost != 0 {
+				return nil, fmt.Errorf("-routes: %q is not a multiple of %d", text, perHost)
+			}
+			out = append(out, n)
+		}
+		return out, nil
+	}
+	switch {
+	case b.short:
+		return []int{100}, nil
+	case b.full:
+		return []int{100, 1000, 5000, 10_000, 100_000}, nil
+	}
+	return []int{100, 1000, 5000, 10_000}, nil
 }
 
 // upstream is a minimal server: what is measured is the gateway, not it.

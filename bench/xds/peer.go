@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -265,10 +266,22 @@ func (p *snapshotPlane) DeltaAggregatedResources(s discoveryv3.AggregatedDiscove
 // callbacks tell of acknowledgements.
 type callbacks struct {
 	acknowledged func(stream int64, r *discoveryv3.DeltaDiscoveryRequest)
+	streams      *atomic.Int64
 }
 
-func (*callbacks) OnDeltaStreamOpen(context.Context, int64, string) error { return nil }
-func (*callbacks) OnDeltaStreamClosed(int64, *corev3.Node)                {}
+func (c *callbacks) OnDeltaStreamOpen(context.Context, int64, string) error {
+	c.count(1)
+	return nil
+}
+
+func (c *callbacks) OnDeltaStreamClosed(int64, *corev3.Node) { c.count(-1) }
+
+func (c *callbacks) count(n int64) {
+	if c.streams != nil {
+		c.streams.Add(n)
+	}
+}
+
 func (c *callbacks) OnStreamDeltaRequest(id int64, r *discoveryv3.DeltaDiscoveryRequest) error {
 	if e := r.GetErrorDetail(); e != nil {
 		fmt.Fprintln(os.Stderr, "refused:", e.GetMessage())

@@ -123,7 +123,7 @@ func startEnvoy(ctx context.Context, ca *pki.CA, dir, name, xds string) (*envoy,
 	}
 	socket := filepath.Join(dir, name+".sock")
 	conf := bootstrap.Config{
-		NodeID: name, XDSAddress: xds, XDSServerName: "localhost", AdminSocket: socket, AdminAll: true,
+		NodeID: name, XDSAddresses: []string{xds}, XDSServerName: "localhost", AdminSocket: socket, AdminAll: true,
 		CAFile: ca.CertFile(), CertFile: cert, KeyFile: key, SDSDir: filepath.Join(dir, "sds-"+name),
 	}
 	if err := os.MkdirAll(conf.SDSDir, 0o700); err != nil {
@@ -235,20 +235,29 @@ func threadCPU(pid int, tid string) (time.Duration, error) {
 	return time.Duration(ns), err
 }
 
-// rss is the resident memory of a process in MiB.
-func rss(pid int) (float64, error) {
+// memory is what a process holds resident, in MiB: all, and without pages of files
+// (its binary, the store's file).
+func memory(pid int) (all, anonymous float64, err error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	found := 0
 	for line := range strings.Lines(string(raw)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var kb float64
-			_, err := fmt.Sscan(v, &kb)
-			return kb / 1024, err
+		for prefix, to := range map[string]*float64{"VmRSS:": &all, "RssAnon:": &anonymous} {
+			if v, ok := strings.CutPrefix(line, prefix); ok {
+				if _, err := fmt.Sscan(v, to); err != nil {
+					return 0, 0, err
+				}
+				*to /= 1024
+				found++
+			}
 		}
 	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
+	if found != 2 {
+		return 0, 0, fmt.Errorf("process %d has no VmRSS and RssAnon", pid)
+	}
+	return all, anonymous, nil
 }
 
 // freePort is a port of 127.0.0.1 that is free now.

@@ -88,7 +88,7 @@ func (f *writeFlags) options() *pb.WriteOptions {
 }
 
 // errNotServing is returned when a write was stored but is not served everywhere.
-var errNotServing = errors.New("the revision is stored, but not every proxy serves it")
+var errNotServing = errors.New("the revision is stored, but not all of it serves everywhere")
 
 // printResult says what a write did and who serves it.
 func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bool) error {
@@ -109,7 +109,7 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 		return nil
 	}
 	printServing(w, s)
-	if s.GetTotal() > 0 && s.GetServing() < s.GetTotal() {
+	if len(s.GetProblems()) > 0 || s.GetServing() < s.GetTotal() {
 		return errNotServing
 	}
 	return nil
@@ -118,9 +118,9 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 func printServing(w io.Writer, s *pb.ServingReport) {
 	if s.GetTotal() == 0 {
 		fmt.Fprintln(w, "no proxy is connected")
-		return
+	} else {
+		fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
 	}
-	fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
 	for _, p := range s.GetProblems() {
 		fmt.Fprintf(w, "  %s: %s", p.GetProxy(), p.GetState())
 		if p.GetResource() != "" {
@@ -156,7 +156,7 @@ func printChange(w io.Writer, c *pb.Change) {
 // printMessage prints a message as JSON, or as YAML when it is an object.
 func printMessage(w io.Writer, output string, m proto.Message) error {
 	if o, ok := m.(gateway.Object); ok && output != "json" {
-		b, err := file.Encode(o)
+		b, err := file.Encode(o, file.WithStatus())
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ type controlFlags struct {
 	etcdCA, etcdCert, etcdKey string
 	etcdPrefix, sealKey       string
 	logLevel                  string
+	proxyCertLife             time.Duration
 }
 
 func newControlCommand() *cobra.Command {
@@ -60,6 +61,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.etcdKey, "etcd-key", "", "key of that certificate")
 	fl.StringVar(&f.etcdPrefix, "etcd-prefix", "/penstock", "prefix of all keys in etcd")
 	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
+	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -76,7 +78,10 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := f.serverTLS(ctx, log)
+	if f.proxyCertLife < time.Minute || f.proxyCertLife > 90*24*time.Hour {
+		return fmt.Errorf("--proxy-cert-life %s: it must be from 1m to 2160h (90 days)", f.proxyCertLife)
+	}
+	tlsConfig, ca, err := f.serverTLS(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -93,6 +98,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	defer st.Close()
 	core, err := control.New(ctx, control.Options{
 		Store: st, Settings: settings, Logger: log, Version: version(), Authenticate: authenticateProxy,
+		CA: ca, ProxyCertLife: f.proxyCertLife,
 	})
 	if err != nil {
 		return err
@@ -194,11 +200,12 @@ func endpoint(hostport string) (compile.Endpoint, error) {
 }
 
 // serverTLS issues the server's certificate and keeps it fresh; the server reads
-// the files again when they change.
-func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Config, error) {
+// the files again when they change. It lets in clients without a certificate, for
+// the control plane's guard to keep them from all but joining.
+func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Config, *pki.CA, error) {
 	ca, err := pki.OpenCA(f.pkiDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r := pki.Request{
 		SPIFFE: "spiffe://" + pki.TrustDomain + "/control",
@@ -219,10 +226,11 @@ func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Co
 	}
 	cert, key, err := ca.EnsureFiles(f.pkiDir, "control", r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	go ca.KeepFresh(ctx, log, f.pkiDir, "control", r)
-	return pki.ServerTLS(cert, key, filepath.Join(f.pkiDir, "ca.crt"))
+	c, err := pki.JoinServerTLS(cert, key, ca.CertFile())
+	return c, ca, err
 }
 
 // authenticateProxy tells who a proxy is by its certificate alone.

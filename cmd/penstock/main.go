@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -19,7 +20,10 @@ func main() {
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "error: "+describeError(err))
+		// Differences are an answer, not an error; only the exit code tells.
+		if !errors.Is(err, errDiffers) {
+			fmt.Fprintln(os.Stderr, "error: "+describeError(err))
+		}
 		os.Exit(exitCode(err))
 	}
 }
@@ -45,7 +49,8 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand())
+	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand(),
+		newProxyCommand())
 	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
 		newDeleteCommand(), newRouteCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand())

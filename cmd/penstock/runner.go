@@ -14,6 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/penstock-gateway/penstock/functions"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -22,7 +25,8 @@ import (
 
 // runnerFlags are the flags of `penstock runner`.
 type runnerFlags struct {
-	control, serverName   string
+	control               []string
+	serverName            string
 	pkiDir, name          string
 	root, cacheDir        string
 	lambdaPath, python    string
@@ -42,8 +46,8 @@ func newRunnerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRunner(cmd.Context(), f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.control, "control", "127.0.0.1:7401", "host:port of the control plane (mutual TLS)")
-	fl.StringVar(&f.serverName, "control-name", "", "name in the control plane's certificate (default: the host of --control)")
+	fl.StringSliceVar(&f.control, "control", []string{"127.0.0.1:7401"}, "host:port of the control plane (mutual TLS); repeat it for each replica, they are tried in turn")
+	fl.StringVar(&f.serverName, "control-name", "", "name in the control plane's certificate (default: the host of --control that is tried)")
 	fl.StringVar(&f.pkiDir, "pki-dir", "./.penstock/pki", "folder with ca.crt, runner-NAME.crt and runner-NAME.key; made from ca.key when they are absent")
 	fl.StringVar(&f.name, "name", "local", "stable name of this runner")
 	fl.StringVar(&f.root, "root", ".", "folder that the sources of functions are in")
@@ -87,26 +91,48 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 }
 
 // connect makes the connection to the control plane; it is dialled when the
-// first stream is opened, and again for ever.
+// first stream is opened, and again for ever. The replicas are tried in the order
+// of the flags; any of them serves any runner.
 func (f *runnerFlags) connect() (*grpc.ClientConn, error) {
-	host, _, err := net.SplitHostPort(f.control)
+	addresses, err := f.replicas()
 	if err != nil {
-		return nil, fmt.Errorf("--control %q: %w", f.control, err)
-	}
-	if f.serverName == "" {
-		f.serverName = host
+		return nil, err
 	}
 	cert, key, err := f.certificate()
 	if err != nil {
 		return nil, err
 	}
+	// Without a name here, each address brings its own.
 	tlsConfig, err := pki.ClientTLS(cert, key, filepath.Join(f.pkiDir, "ca.crt"), f.serverName)
 	if err != nil {
 		return nil, fmt.Errorf("--pki-dir: %w", err)
 	}
-	return grpc.NewClient(f.control,
+	replicas := manual.NewBuilderWithScheme("penstock")
+	replicas.InitialState(resolver.State{Addresses: addresses})
+	return grpc.NewClient(replicas.Scheme()+":///control",
+		grpc.WithResolvers(replicas),
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
-		grpc.WithConnectParams(telemetry.Reconnect()))
+		grpc.WithConnectParams(telemetry.Reconnect()),
+		// A replica that is gone without a word is left within 15 s.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}))
+}
+
+// replicas are the addresses of --control.
+func (f *runnerFlags) replicas() (out []resolver.Address, err error) {
+	for _, a := range f.control {
+		if err := telemetry.CheckAddress(a); err != nil {
+			return nil, fmt.Errorf("--control %q: %w", a, err)
+		}
+		host, _, err := net.SplitHostPort(a)
+		if err != nil {
+			return nil, fmt.Errorf("--control %q: %w", a, err)
+		}
+		out = append(out, resolver.Address{Addr: a, ServerName: host})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("--control: no address of the control plane is given")
+	}
+	return out, nil
 }
 
 // certificate returns this runner's certificate: the one that is there, else one

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
 const (
@@ -47,6 +48,9 @@ type devIssuer struct {
 func openDevIssuer(dataDir string) (*devIssuer, error) {
 	dir := filepath.Join(dataDir, "dev-issuer")
 	file := filepath.Join(dir, "key.pem")
+	if err := errors.Join(keyfile.Check(dir), keyfile.Check(file)); err != nil {
+		return nil, fmt.Errorf("development issuer: %w", err)
+	}
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		b, err = createDevKey(dir, file)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -190,6 +191,10 @@ func (f *upFlags) checkPorts(ctx context.Context) error {
 		}
 		taken[port] = w.flag
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", w.address)
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			errs = append(errs, fmt.Errorf("--%s %s: no interface of this machine has that address", w.flag, w.address))
+			continue
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("port %s is not free (%w): stop what uses it, or choose another with --%s", port, cause(err), w.flag))
 			continue

@@ -57,6 +57,20 @@ func (c *configFiles) changed(dataDir string) bool {
 	return err != nil || string(bytes.TrimSpace(old)) != c.hash
 }
 
+// path is one that the configuration routes, for trying out: "/" when it names none.
+func (c *configFiles) path() string {
+	for _, r := range c.request.GetResources() {
+		for _, rule := range r.GetRoute().GetRules() {
+			for _, m := range rule.GetMatches() {
+				if p := m.GetPath().GetPrefix() + m.GetPath().GetExact(); p != "" && r.GetRoute().GetPolicies().GetAuthentication() == nil {
+					return p
+				}
+			}
+		}
+	}
+	return "/"
+}
+
 // configure applies what `up` itself gives (the gateway's listener, the keys of
 // the development issuer) and the files of --config.
 func (u *up) configure(ctx context.Context, issuer *devIssuer) error {

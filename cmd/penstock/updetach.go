@@ -24,7 +24,9 @@ func (u *up) detach(ctx context.Context) error {
 		return err
 	}
 	reapLeftovers(u.f.dataDir)
-	err = errors.Join(u.f.checkPorts(ctx), u.install(ctx))
+	if err = u.f.checkPorts(ctx); err == nil {
+		err = u.install(ctx)
+	}
 	_ = os.Remove(stateFile(u.f.dataDir))
 	unlock()
 	if err != nil {
@@ -149,10 +151,11 @@ func (u *up) welcome() string {
 	lines := [][2]string{
 		{p + " status" + server + u.dataDirFlag(), "what is served by whom, functions, processes"},
 		{p + " list routes" + server, "what the gateway routes"},
-		{p + " explain GET http://" + loopback(u.f.gateway) + "/" + server, "which route answers, with which policies"},
+		{"curl -i http://" + loopback(u.f.gateway) + u.config.path(), "a request; its trace id is in the header x-trace-id"},
+		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + server, "which route answers, with which policies"},
 		{p + " apply -f FILE" + server, "change it; returns when the change is served"},
 		{p + " token --subject alice" + u.dataDirFlag(), "a token for routes that ask for one"},
-		{p + " trace ID" + jaeger, "the way of one request; the id is in its x-trace-id header"},
+		{p + " trace ID" + jaeger, "the way of one request"},
 	}
 	width := 0
 	for _, l := range lines {

@@ -57,7 +57,8 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	u := &up{f: f, self: self, out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr()}
+	logFile := filepath.Join(f.dataDir, "up.log")
+	u := &up{f: f, self: self, out: cmd.OutOrStdout(), errOut: boundLog(cmd.ErrOrStderr(), logFile, maxUpLog)}
 	u.log = slog.New(slog.NewTextHandler(u.errOut, &slog.HandlerOptions{ReplaceAttr: dropTime})).With("part", "up")
 	// Files with errors are told before anything is started or installed.
 	if u.config, err = loadConfig(f.config); err != nil {
@@ -76,6 +77,9 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 		return err
 	}
 	if err := u.install(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // a wish to stop, not an error
+		}
 		return err
 	}
 	return u.run(ctx)
@@ -284,7 +288,7 @@ func (u *up) proxy() (supervise.Process, error) {
 	base := filepath.Join(u.pkiDir(), "proxy-"+upProxy)
 	project, gateway, _ := strings.Cut(strings.TrimPrefix(upGateway, "projects/"), "/gateways/")
 	err = bootstrap.WriteFiles(file, bootstrap.Config{
-		NodeID: upProxy, Cluster: project + "/" + gateway, XDSAddress: loopback(u.f.xds),
+		NodeID: upProxy, Cluster: project + "/" + gateway, XDSAddresses: []string{loopback(u.f.xds)},
 		CAFile: filepath.Join(u.pkiDir(), "ca.crt"), CertFile: base + ".crt", KeyFile: base + ".key", SDSDir: runDir(u.f.dataDir),
 		AdminSocket: socket, FastTraces: true, Listeners: []string{project + "/" + gateway + "/http"},
 	})

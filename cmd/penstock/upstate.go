@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/keyfile"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 )
@@ -126,6 +127,9 @@ func replaceFile(path string, content []byte, mode fs.FileMode) error {
 // gives back when this process ends.
 func lockDataDir(dataDir string) (unlock func(), err error) {
 	if err := os.MkdirAll(runDir(dataDir), 0o700); err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	if err := keyfile.Check(dataDir); err != nil {
 		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(runDir(dataDir), "lock"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -32,11 +32,16 @@ func (x *explainer) action(e *gateway.Entry) {
 	}
 }
 
-// location is the target of a redirect. The edge has taken the port from the Host.
+// location is the target of a redirect. A client names the port in the Host when
+// the scheme has another.
 func (x *explainer) location(d *pb.Redirect) string {
 	host := cmp.Or(d.GetHost(), x.request.Host)
-	if p := d.GetPort(); p != 0 {
-		host = fmt.Sprintf("%s:%d", host, p)
+	port := gateway.RedirectPort(d, &pb.Listener{Port: x.port})
+	if port == 0 && d.GetHost() == "" && x.port != gateway.SchemePort(x.scheme) {
+		port = x.port
+	}
+	if port != 0 {
+		host = fmt.Sprintf("%s:%d", host, port)
 	}
 	path := cmp.Or(d.GetPath(), x.request.Path)
 	if x.request.Query != "" && !strings.Contains(path, "?") {

@@ -61,7 +61,7 @@ func (x *explainer) parse(req *pb.ExplainRequest) error {
 	if x.scheme != "http" && x.scheme != "https" || u.Hostname() == "" {
 		return fmt.Errorf("%q is no absolute URL: write it as http://host:port/path", req.GetUrl())
 	}
-	x.port = map[string]uint32{"http": 80, "https": 443}[x.scheme]
+	x.port = gateway.SchemePort(x.scheme)
 	if p := u.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
@@ -137,6 +137,8 @@ func (x *explainer) edge() string {
 	}
 	if m := x.request.Method; m == http.MethodTrace || m == http.MethodConnect {
 		return "405 Method Not Allowed: the edge refuses " + m
+	} else if strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
+		return fmt.Sprintf("405 Method Not Allowed: the edge refuses the method %q, for methods are written in capital letters", m)
 	}
 	if strings.Contains(x.request.Host, ",") {
 		return "400 Bad Request: the edge refuses a host with a comma"

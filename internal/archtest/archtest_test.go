@@ -42,7 +42,7 @@ var rules = []rule{
 	{tree: "xds/delivery", may: []string{"xds", "xds/ledger"}, never: kubernetes, why: "delivery knows resources by type and name, not routes"},
 	{tree: "xds/bootstrap", may: []string{"xds"}, never: kubernetes, why: "the bootstrap is one function"},
 	{tree: "authn", may: []string{"gateway", "xds"}, never: kubernetes, why: "an authentication method is a policy"},
-	{tree: "store", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
+	{tree: "store", may: []string{"internal/keyfile"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
 	{tree: "ratelimit", may: []string{"telemetry"}, never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},

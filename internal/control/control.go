@@ -3,9 +3,10 @@
 //
 // The way of a change: Write validates and builds the next gateway.Snapshot,
 // compiles it, commits it to the store as one revision (compare-and-swap on the
-// head), publishes the compiled generation and waits for the proxies. Revisions
-// of other replicas come in through the store's watch (follow.go). Instances of
-// functions come from runners (runners.go) and only make new generations.
+// head), publishes the compiled generation and waits for the proxies, those of
+// other replicas included (fleet.go). Revisions of other replicas come in through
+// the store's watch (follow). Instances of functions come from runners
+// (runners.go) and only make new generations.
 package control
 
 import (
@@ -19,6 +20,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -39,6 +41,11 @@ type Options struct {
 	// Default 15 s: a restarted control plane must not empty the endpoints before
 	// the runners have come back.
 	RunnerGrace time.Duration
+	// CA signs the certificates of proxies that join; all replicas must have the
+	// same. nil: proxies cannot join here, nor renew.
+	CA *pki.CA
+	// ProxyCertLife is the life of those certificates. Default 30 days.
+	ProxyCertLife time.Duration
 }
 
 // Core is one replica of the control plane.
@@ -49,11 +56,14 @@ type Core struct {
 	settings compile.Settings
 	delivery *delivery.Server
 	runners  *runners
+	fleet    *fleet
+	guard    *guard
+	joins    *joins
 	now      func() time.Time
 
 	// writing serialises writes and the taking over of foreign revisions, so that
 	// snapshot only moves forward.
-	writing  sync.Mutex
+	writing  turn
 	snapshot atomic.Pointer[gateway.Snapshot]
 	// heads wakes Watch calls; replaced and closed at each new snapshot.
 	heads atomic.Pointer[chan struct{}]
@@ -84,7 +94,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	}
 	c := &Core{
 		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
-		now: time.Now, views: map[string]*view{}, unsettled: make(chan struct{}, 1),
+		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: make(chan struct{}, 1),
 	}
 	wake := make(chan struct{})
 	c.heads.Store(&wake)
@@ -95,6 +105,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		},
 	})
 	c.runners = newRunners(c, o.RunnerGrace)
+	c.fleet = newFleet(c)
+	c.guard = newGuard(o.Logger)
+	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 
 	head, err := c.store.Head(ctx)
 	if err != nil {
@@ -114,6 +127,12 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if _, err := c.runners.load(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.joins.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.fleet.load(ctx); err != nil {
+		return nil, err
+	}
 	// The default view is compiled even with no proxy connected, so that a write
 	// is always checked by the compiler.
 	c.addView(compile.View{Project: "default", Gateway: "-"}.String())
@@ -123,6 +142,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
+	c.done.Go(func() { c.joins.follow(run) })
+	c.done.Go(func() { c.fleet.run(run) })
+	c.done.Go(func() { c.fleet.follow(run) })
 	c.done.Go(func() { c.settle(run) })
 	return c, nil
 }
@@ -131,6 +153,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 func (c *Core) Close() {
 	c.stop()
 	c.done.Wait()
+	c.fleet.leave()
 	c.delivery.Close()
 }
 
@@ -241,9 +264,11 @@ func (c *Core) install(s *gateway.Snapshot) {
 func (c *Core) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		for rev := range c.store.Watch(ctx, c.Snapshot().Revision()) {
-			c.writing.Lock()
-			err := c.catchUp(ctx, rev.Number)
-			c.writing.Unlock()
+			err := c.writing.take(ctx)
+			if err == nil {
+				err = c.catchUp(ctx, rev.Number)
+				c.writing.pass()
+			}
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("cannot take over a revision; will try again", "revision", rev.Number, "error", err)
 				break
@@ -301,7 +326,7 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_, err := c.delivery.Wait(ctx, revision, func(r ledger.Report) {
+	_, err := c.waitFleet(ctx, revision, func(r ledger.Report) {
 		if err := send(c.report(r)); err != nil {
 			cancel(err)
 		}
@@ -312,15 +337,17 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	return err
 }
 
-// wait returns who serves a revision once everybody does, or at the timeout.
-func (c *Core) wait(ctx context.Context, revision int64, o *pb.WriteOptions) *pb.ServingReport {
-	timeout := 15 * time.Second
+// waitTimeout is how long a write waits to be served.
+func waitTimeout(o *pb.WriteOptions) time.Duration {
 	if t := o.GetWaitTimeout(); t != nil {
-		timeout = t.AsDuration()
+		return t.AsDuration()
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	rep, err := c.delivery.Wait(ctx, revision, func(ledger.Report) {})
+	return 15 * time.Second
+}
+
+// wait returns who serves a revision once everybody does, or when ctx ends.
+func (c *Core) wait(ctx context.Context, revision int64) *pb.ServingReport {
+	rep, err := c.waitFleet(ctx, revision, func(ledger.Report) {})
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		c.log.Warn("waiting for the proxies failed", "revision", revision, "error", err)
 	}

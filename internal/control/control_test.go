@@ -48,16 +48,21 @@ func start(t *testing.T, dir string) *plane {
 func serve(t *testing.T, st store.Store, dir string) *plane {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	core, err := New(t.Context(), Options{
-		Store: st, Logger: log, Version: "test",
-		Authenticate: func(context.Context) (delivery.Identity, error) {
-			return delivery.Identity{}, fmt.Errorf("no proxies here")
-		},
-	})
+	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
+	core, err := New(t.Context(), Options{
+		Store: st, Logger: log, Version: "test", CA: ca,
+		Authenticate: func(ctx context.Context) (delivery.Identity, error) {
+			id, err := pki.PeerSPIFFE(ctx)
+			if err != nil {
+				return delivery.Identity{}, err
+			}
+			project, gateway, name, err := pki.ParseProxyID(id)
+			return delivery.Identity{Proxy: name, SPIFFE: id, View: project + "/" + gateway}, err
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +72,7 @@ func serve(t *testing.T, st store.Store, dir string) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tlsConfig, err := pki.ServerTLS(cert, key, filepath.Join(dir, "pki", "ca.crt"))
+	tlsConfig, err := pki.JoinServerTLS(cert, key, filepath.Join(dir, "pki", "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,8 +199,12 @@ func checkPages(t *testing.T, c pb.RouteServiceClient, parent string) {
 	if got := strings.Join(names, " "); got != "a page-0 page-1 page-2 page-3 page-4" {
 		t.Errorf("pages: %s", got)
 	}
-	_, err := c.ListRoutes(t.Context(), &pb.ListRoutesRequest{Parent: parent, PageToken: "!"})
-	wantCode(t, "a page token of somebody else", err, codes.InvalidArgument, "page_token")
+	for _, token := range []string{"!", "zzz"} {
+		_, err := c.ListRoutes(t.Context(), &pb.ListRoutesRequest{Parent: parent, PageToken: token})
+		wantCode(t, "a page token of somebody else", err, codes.InvalidArgument, "page_token")
+	}
+	_, err := c.ListRoutes(t.Context(), &pb.ListRoutesRequest{Parent: "projects/.."})
+	wantCode(t, "no project", err, codes.InvalidArgument, "parent")
 }
 
 // TestTwoWriters: two writers with the same etag, one wins; the other gets
@@ -449,6 +458,8 @@ func TestREST(t *testing.T) {
 		"unknown field":            {"POST", "/v1/projects/default/routes?route_id=b", `{"rulez":[]}`, nil, 400, "rulez"},
 		"wrong type":               {"POST", "/v1/projects/default/routes?route_id=b", `{"rules":7}`, nil, 400, "line 1:10"},
 		"truncated":                {"POST", "/v1/projects/default/routes?route_id=b", `{"rules":[`, nil, 400, ""},
+		"an unknown parameter":     {"POST", "/v1/projects/default/routes?route_id=b&options.validate_onl=true", route, nil, 400, "options.validate_onl"},
+		"another site":             {"GET", "/v1/status", "", []string{"Sec-Fetch-Site", "cross-site"}, 403, "site"},
 		"not there":                {"GET", "/v1/projects/default/routes/b", "", nil, 404, "routes/b"},
 		"a page of another origin": {"POST", "/v1/projects/default/routes?route_id=b", route, []string{"Origin", "https://evil.example"}, 403, "origin"},
 		"a name of somebody's DNS": {"GET", "/v1/status", "", []string{"Host", "evil.example"}, 403, "Host"},

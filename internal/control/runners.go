@@ -38,6 +38,8 @@ type runners struct {
 	known map[string]*runner
 	// changed is closed and replaced when the functions to run change.
 	changed chan struct{}
+	// reported is closed and replaced when a runner reports.
+	reported chan struct{}
 	// check wakes expire.
 	check chan struct{}
 }
@@ -60,7 +62,7 @@ const heartbeat = 5 * time.Second
 func newRunners(c *Core, grace time.Duration) *runners {
 	return &runners{
 		core: c, grace: grace, known: map[string]*runner{},
-		changed: make(chan struct{}), check: make(chan struct{}, 1),
+		changed: make(chan struct{}), reported: make(chan struct{}), check: make(chan struct{}, 1),
 	}
 }
 
@@ -138,7 +140,10 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 		return status.Errorf(codes.PermissionDenied, "the certificate is of %s, but the hello names runner %q", id, name)
 	}
 	me := &struct{}{}
-	r.join(name, me)
+	if !r.join(name, me) {
+		// Taking over would leave the one that runs the functions unheard.
+		return status.Errorf(codes.AlreadyExists, "a runner named %q is connected: give this one another --name, or stop the other", name)
+	}
 	defer r.leave(name, me)
 	r.core.log.Info("runner connected", "runner", name)
 
@@ -194,15 +199,20 @@ func (r *runners) functionsChanged() {
 	r.changed = make(chan struct{})
 }
 
-func (r *runners) join(name string, me *struct{}) {
+// join tells whether the runner may connect: none of its name is.
+func (r *runners) join(name string, me *struct{}) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.known[name]
+	if k != nil && k.stream != nil {
+		return false
+	}
 	if k == nil {
 		k = &runner{state: &pb.RunnerState{}}
 		r.known[name] = k
 	}
 	k.stream = me
+	return true
 }
 
 func (r *runners) leave(name string, me *struct{}) {
@@ -228,6 +238,8 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 	}
 	before := k.state
 	k.state = st
+	close(r.reported)
+	r.reported = make(chan struct{})
 	r.mu.Unlock()
 	if !sameEndpoints(before, st) {
 		r.core.publish(r.core.Snapshot())
@@ -407,4 +419,33 @@ func (r *runners) condition(f *pb.Function) *pb.Condition {
 		c.Reason = "InstancesStarting"
 	}
 	return c
+}
+
+// waitReady waits until functions have their instances, or cannot have them, and
+// returns what is in the way. Without a runner there is nothing to wait for.
+func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb.ProxyProblem {
+	// What stood in the way of the version before may be mended by this one.
+	for fresh := false; ; fresh = true {
+		r.mu.Lock()
+		reported := r.reported
+		r.mu.Unlock()
+		var out []*pb.ProxyProblem
+		pending := false
+		for _, f := range functions {
+			c := r.condition(f)
+			if c.GetOk() {
+				continue
+			}
+			out = append(out, &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()})
+			pending = pending || c.GetReason() == "InstancesStarting" || (!fresh && c.GetReason() == "InstancesFailing")
+		}
+		if !pending {
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			return out
+		case <-reported:
+		}
+	}
 }

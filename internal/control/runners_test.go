@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,6 +85,77 @@ func TestRunnerIdentity(t *testing.T) {
 			t.Errorf("%s: %v, want PermissionDenied", what, err)
 		}
 		cancel()
+	}
+}
+
+// TestRunnerTwice: a second runner of a name is refused, and the first one's
+// instances stay.
+func TestRunnerTwice(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	const id = "spiffe://penstock.local/runner/a"
+	first, _ := connectRunner(t, p, filepath.Join(dir, "pki"), id, "a")
+	report(t, first, 7001)
+	until(t, "the endpoint to be known", func() bool { return len(p.core.runners.endpoints(testFunction)) == 1 })
+	second, cancel := connectRunner(t, p, filepath.Join(dir, "pki"), id, "a")
+	if _, err := second.Recv(); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("the second runner: %v, want AlreadyExists", err)
+	}
+	cancel()
+	report(t, first, 7001, 7002)
+	until(t, "the first runner to be heard", func() bool { return len(p.core.runners.endpoints(testFunction)) == 2 })
+}
+
+// TestApplyWaitsForFunctions: a write of a function returns when its instances are
+// ready, or says why they are not.
+func TestApplyWaitsForFunctions(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	c := pb.NewConfigServiceClient(p.conn)
+	function := func(env string) *pb.ApplyRequest {
+		return &pb.ApplyRequest{Resources: []*pb.Resource{{Kind: &pb.Resource_Function{Function: &pb.Function{
+			Name: testFunction, Source: "f", Env: map[string]string{"V": env},
+			Contract: &pb.Function_Server{Server: &pb.ServerContract{Command: []string{"./f"}}},
+		}}}}}
+	}
+	alone, err := c.Apply(t.Context(), function("1"))
+	if err != nil || len(alone.GetResult().GetServing().GetProblems()) != 1 || alone.GetResult().GetServing().GetProblems()[0].GetState() != "norunner" {
+		t.Fatalf("without a runner: %v %v", alone, err)
+	}
+	s, _ := connectRunner(t, p, filepath.Join(dir, "pki"), "spiffe://penstock.local/runner/a", "a")
+	until(t, "the runner to be connected", func() bool { return len(p.core.runners.connected()) == 1 })
+	for _, m := range []*pb.RunnerState{
+		{Problems: map[string]string{testFunction: "the source is missing"}},
+		{Instances: []*pb.Instance{{Function: testFunction, Id: "i", Address: "127.0.0.1", Port: 1, State: pb.InstanceState_INSTANCE_STATE_READY}}},
+	} {
+		applied := make(chan *pb.ApplyResponse, 1)
+		go func() {
+			resp, err := c.Apply(t.Context(), function(m.String()))
+			if err != nil {
+				t.Error(err)
+			}
+			applied <- resp
+		}()
+		// The runner hears of the new version before it reports.
+		for {
+			resp, err := s.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(resp.GetFunctions()) == 1 && resp.GetFunctions()[0].GetEnv()["V"] == m.String() {
+				break
+			}
+		}
+		if err := s.Send(&pb.ConnectRequest{Message: &pb.ConnectRequest_State{State: m}}); err != nil {
+			t.Fatal(err)
+		}
+		problems := (<-applied).GetResult().GetServing().GetProblems()
+		switch {
+		case len(m.GetProblems()) > 0 && (len(problems) != 1 || !strings.Contains(problems[0].GetDetail(), "source is missing")):
+			t.Errorf("a function that cannot run: %v", problems)
+		case len(m.GetInstances()) > 0 && len(problems) != 0:
+			t.Errorf("a function that is ready: %v", problems)
+		}
 	}
 }
 

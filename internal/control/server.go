@@ -15,20 +15,25 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/penstock-gateway/penstock/gateway/source/api"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 )
 
 // maxMessage bounds one request or answer of the configuration API: 10,000
 // resources with room to spare.
 const maxMessage = 64 << 20
+
+// maxStreams bounds the calls on one connection to the xDS port: a proxy has one
+// stream and now and then a renewal.
+const maxStreams = 100
 
 // ServeOptions say where a Core is served.
 type ServeOptions struct {
@@ -38,6 +43,8 @@ type ServeOptions struct {
 	// HTTP is the address of REST, health, metrics and debug pages: loopback only.
 	HTTP string
 	// XDS is the address for proxies and runners, mutually authenticated by TLS.
+	// Whatever TLS lets in, only the Join method is open to clients without a
+	// verified certificate; pki.JoinServerTLS is for that.
 	XDS string
 	TLS *tls.Config
 	// Metrics, when set, is served at /metrics.
@@ -140,6 +147,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger)),
 	)
 	api.Register(s, c)
+	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)
@@ -148,9 +156,15 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(credentials.NewTLS(o.TLS)))...)
+	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(c.guard.credentials(o.TLS)),
+		// As delivery has it, and no connection stays that does nothing: anybody may
+		// open one, for joining.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second, MaxConnectionIdle: time.Minute}),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.InTapHandle(c.guard.tap),
+		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), c.guard.unary), grpc.ChainStreamInterceptor(c.guard.stream))...)
 	c.delivery.Register(s)
 	c.RegisterRunners(s)
+	pb.RegisterProxyJoinServiceServer(s, c.joins)
 	return s
 }
 

@@ -49,7 +49,7 @@ func (c *Core) conditions(o gateway.Object) []*pb.Condition {
 
 // serving is the condition "serving on 11 of 12" of an object.
 func (c *Core) serving(name string) *pb.Condition {
-	proxies := c.delivery.Proxies()
+	proxies := c.proxies()
 	cond := &pb.Condition{Type: "Serving", Ok: true, Reason: "Acknowledged"}
 	n := 0
 	for _, p := range proxies {
@@ -91,7 +91,7 @@ func (c *Core) problems() []gateway.Problem {
 // Proxies implements api.Core.
 func (c *Core) Proxies() []*pb.Proxy {
 	var out []*pb.Proxy
-	for _, p := range c.delivery.Proxies() {
+	for _, p := range c.proxies() {
 		q := &pb.Proxy{
 			Name: p.Name, Identity: p.Identity, Version: p.Version, Node: p.Node,
 			Revision: p.Revision, State: p.State, Resources: map[string]int32{}, ResourcesSent: p.Sent,
@@ -139,7 +139,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 func (c *Core) reportNow(revision int64) *pb.ServingReport {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
-	rep, _ := c.delivery.Wait(now, revision, nil)
+	rep, _ := c.waitFleet(now, revision, nil)
 	return c.report(rep)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -37,17 +38,64 @@ func (c *Core) Write(ctx context.Context, w *api.Write) (*api.Outcome, error) {
 	if err := checkOptions(w.Options); err != nil {
 		return nil, err
 	}
-	c.writing.Lock()
-	out, err := c.writeLocked(ctx, w)
-	c.writing.Unlock()
+	out, err := c.writeInTurn(ctx, w)
 	if err != nil {
 		return nil, err
 	}
 	if !w.Options.GetValidateOnly() && w.Options.GetWait() != pb.WaitMode_WAIT_MODE_NONE {
-		out.Result.Serving = c.wait(ctx, out.Result.GetRevision(), w.Options)
+		out.Result.Serving = c.waitServed(ctx, out, w.Options)
 	}
 	return out, nil
 }
+
+// waitServed waits for the instances of functions that a write changed, and for
+// the proxies.
+func (c *Core) waitServed(ctx context.Context, out *api.Outcome, o *pb.WriteOptions) *pb.ServingReport {
+	var functions []*pb.Function
+	for _, ch := range out.Changes {
+		if f, ok := out.Snapshot.Get(ch.GetName()).(*pb.Function); ok {
+			functions = append(functions, f)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout(o))
+	defer cancel()
+	problems := c.runners.waitReady(ctx, functions)
+	rep := c.wait(ctx, out.Result.GetRevision())
+	rep.Problems = append(rep.Problems, problems...)
+	return rep
+}
+
+// writeInTurn is writeLocked after the writes before.
+func (c *Core) writeInTurn(ctx context.Context, w *api.Write) (*api.Outcome, error) {
+	queue, cancel := context.WithTimeout(ctx, writeQueue)
+	defer cancel()
+	if err := c.writing.take(queue); err != nil {
+		if ctx.Err() != nil {
+			return nil, storeError(ctx.Err())
+		}
+		return nil, status.Errorf(codes.Unavailable, "writes before this one have waited for the store for %s: nothing was written", writeQueue)
+	}
+	defer c.writing.pass() // even when something panics
+	return c.writeLocked(ctx, w)
+}
+
+// writeQueue bounds the wait for other writes, which are quick unless the store
+// does not answer.
+const writeQueue = 10 * time.Second
+
+// turn is a mutex whose waiters can give up.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) pass() { <-t }
 
 func checkOptions(o *pb.WriteOptions) error {
 	if o == nil {
@@ -87,7 +135,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 			continue
 		}
 		if err != nil {
-			return nil, storeError(err)
+			return nil, commitError(err)
 		}
 		c.install(plan.next)
 		return plan.outcome(rev.Number, true), nil
@@ -397,6 +445,15 @@ func describe(p gateway.Problem) string {
 	return where + ": " + p.Field + ": " + p.Message
 }
 
+// commitError is storeError for a write, which may have reached the store
+// although no answer came back.
+func commitError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return status.Errorf(codes.Unavailable, "%v: the write may have happened all the same; repeat it with the same request_id, or look at the history", err)
+	}
+	return storeError(err)
+}
+
 // storeError maps errors of the store to gRPC statuses.
 func storeError(err error) error {
 	switch {
@@ -404,8 +461,8 @@ func storeError(err error) error {
 		return status.Error(codes.NotFound, err.Error())
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.DeadlineExceeded, err.Error())
 	}
+	// A deadline, too: it is the one that we give the store. When the caller's own
+	// is over, the caller hears nothing of what is said here.
 	return status.Errorf(codes.Unavailable, "store: %v", err)
 }

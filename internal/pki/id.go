@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -56,19 +57,26 @@ func parseSPIFFE(spiffe string) (*url.URL, error) {
 // PeerSPIFFE is the identity of the caller of an RPC, from its verified client
 // certificate. The error is a gRPC status Unauthenticated.
 func PeerSPIFFE(ctx context.Context) (string, error) {
+	id, _, err := PeerCertificate(ctx)
+	return id, err
+}
+
+// PeerCertificate is the identity of the caller of an RPC with its verified
+// client certificate. The error is a gRPC status Unauthenticated.
+func PeerCertificate(ctx context.Context) (spiffe string, cert *x509.Certificate, err error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return "", status.Error(codes.Unauthenticated, "no peer")
+		return "", nil, status.Error(codes.Unauthenticated, "no peer")
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok {
-		return "", status.Error(codes.Unauthenticated, "the connection is not TLS")
+		return "", nil, status.Error(codes.Unauthenticated, "the connection is not TLS")
 	}
 	id, err := spiffeOf(info.State)
 	if err != nil {
-		return "", status.Error(codes.Unauthenticated, err.Error())
+		return "", nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	return id, nil
+	return id, info.State.VerifiedChains[0][0], nil
 }
 
 func spiffeOf(s tls.ConnectionState) (string, error) {

@@ -33,6 +33,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
 // TrustDomain is the SPIFFE trust domain of every identity.
@@ -75,6 +77,9 @@ func OpenCA(dir string) (*CA, error) {
 		return nil, fmt.Errorf("make the directory of the CA: %w", err)
 	}
 	keyFile, certFile := filepath.Join(dir, caKeyFile), filepath.Join(dir, caCertFile)
+	if err := errors.Join(keyfile.Check(dir), keyfile.Check(keyFile)); err != nil {
+		return nil, err
+	}
 	if err := createOnce(keyFile, 0o600, newKeyPEM); err != nil {
 		return nil, err
 	}
@@ -115,16 +120,6 @@ func (ca *CA) CertPEM() []byte {
 
 // Issue makes a new key and a certificate for it.
 func (ca *CA) Issue(r Request) (certPEM, keyPEM []byte, err error) {
-	id, err := parseSPIFFE(r.SPIFFE)
-	if err != nil {
-		return nil, nil, err
-	}
-	if r.TTL == 0 {
-		r.TTL = defaultTTL
-	}
-	if r.TTL < 0 {
-		return nil, nil, fmt.Errorf("certificate for %s: the life %s is negative", r.SPIFFE, r.TTL)
-	}
 	keyPEM, err = newKeyPEM()
 	if err != nil {
 		return nil, nil, err
@@ -133,9 +128,28 @@ func (ca *CA) Issue(r Request) (certPEM, keyPEM []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	serial, err := newSerial()
+	certPEM, err = ca.sign(key.Public(), r)
 	if err != nil {
 		return nil, nil, err
+	}
+	return certPEM, keyPEM, nil
+}
+
+// sign makes a certificate for a key.
+func (ca *CA) sign(key crypto.PublicKey, r Request) (certPEM []byte, err error) {
+	id, err := parseSPIFFE(r.SPIFFE)
+	if err != nil {
+		return nil, err
+	}
+	if r.TTL == 0 {
+		r.TTL = defaultTTL
+	}
+	if r.TTL < 0 {
+		return nil, fmt.Errorf("certificate for %s: the life %s is negative", r.SPIFFE, r.TTL)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
 	}
 	now := ca.now()
 	notAfter := now.Add(r.TTL)
@@ -154,11 +168,11 @@ func (ca *CA) Issue(r Request) (certPEM, keyPEM []byte, err error) {
 		IPAddresses: r.IPs,
 		// No subject: the names are all that counts (RFC 5280, 4.1.2.6).
 		BasicConstraintsValid: true,
-	}, ca.cert, key.Public(), ca.key)
+	}, ca.cert, key, ca.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sign the certificate for %s: %w", r.SPIFFE, err)
+		return nil, fmt.Errorf("sign the certificate for %s: %w", r.SPIFFE, err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: pemTypeCert, Bytes: der}), keyPEM, nil
+	return pem.EncodeToMemory(&pem.Block{Type: pemTypeCert, Bytes: der}), nil
 }
 
 // EnsureFiles makes dir/base.crt and dir/base.key unless they are there, were

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -33,6 +34,36 @@ func ServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
 		c.GetConfigForClient = nil
 		c.Certificates = []tls.Certificate{*cert}
 		c.ClientCAs = pool
+		return c, nil
+	}
+	return base, nil
+}
+
+// JoinServerTLS is ServerTLS for a server that also lets in clients without a
+// certificate, so that they can get one: whoever uses it must check each call. A
+// certificate that is given must be of the CA. The CA is part of the chain that
+// the server shows, for clients that know it by its hash only.
+func JoinServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
+	strict, err := ServerTLS(certFile, keyFile, caFile)
+	if err != nil {
+		return nil, err
+	}
+	forClient := strict.GetConfigForClient
+	base := strict.Clone()
+	base.ClientAuth = tls.VerifyClientCertIfGiven
+	base.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, err := forClient(h)
+		if err != nil {
+			return nil, err
+		}
+		ca, err := readPEM(caFile, pemTypeCert)
+		if err != nil {
+			return nil, err
+		}
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+		leaf := c.Certificates[0]
+		leaf.Certificate = append(slices.Clone(leaf.Certificate), ca)
+		c.Certificates = []tls.Certificate{leaf}
 		return c, nil
 	}
 	return base, nil

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 )
 
@@ -22,13 +23,14 @@ type size struct {
 	changes  int
 	every    time.Duration // pace of each of the 8 connections
 	requests int64         // at least between two changes
+	restarts int
 }
 
 func sizeOf() size {
 	if os.Getenv("PENSTOCK_SOAK") == "1" {
-		return size{changes: 1000, every: 8 * time.Millisecond, requests: 50}
+		return size{changes: 1000, every: 8 * time.Millisecond, requests: 50, restarts: 50}
 	}
-	return size{changes: 150, every: 20 * time.Millisecond, requests: 20}
+	return size{changes: 150, every: 20 * time.Millisecond, requests: 20, restarts: 10}
 }
 
 // seeded returns the source of a run's choices and prints its seed.
@@ -87,7 +89,8 @@ func TestChurn(t *testing.T) {
 		change func(*testing.T)
 	}{
 		{"route added", 4, c.addRoute}, {"route changed", 4, c.changeRoute}, {"route removed", 3, c.removeRoute},
-		{"backend switched", 5, c.switchBackend}, {"several at once", 2, c.burst}, {"endpoints changed", 3, c.changeEndpoints}, {"policy changed", 4, c.changePolicy},
+		{"backend switched", 5, c.switchBackend}, {"several at once", 2, c.burst}, {"several in a row", 2, c.hurry},
+		{"host overridden", 2, c.overrideHost}, {"authentication changed", 3, c.changeAuthentication}, {"endpoints changed", 3, c.changeEndpoints}, {"policy changed", 4, c.changePolicy},
 		{"gateway policy changed", 2, c.changeGateway},
 		{"keys changed", 2, c.changeKeys}, {"certificate changed", 1, c.changeCertificate}, {"listener added or removed", 1, c.changeListener},
 	}
@@ -114,11 +117,14 @@ func TestChurn(t *testing.T) {
 		c.load.pass(t, size.requests)
 	}
 	c.load.end(t)
+	var used []string
+	for _, r := range c.routes {
+		used = append(used, r.backend)
+	}
+	c.noLeaks(t, used...)
 	t.Logf("%d changes: %v", c.number-1, c.count)
 	for gw, p := range c.probes {
-		if n := p.dials.Load(); n != 1 {
-			t.Errorf("the connection of the probes to %s was opened %d times, want once", gw, n)
-		}
+		p.kept(t, "the probes of "+gw)
 	}
 	if n := c.envoy.Stat(t, "listener_manager.listener_modified"); n != 0 {
 		t.Errorf("%d listeners were modified, want none", n)
@@ -133,12 +139,15 @@ func (c *churn) anyTarget() (string, []string) {
 
 func (c *churn) addRoute(t *testing.T) {
 	r := &temporary{id: fmt.Sprintf("temp-%d", c.number), path: fmt.Sprintf("/temp-%d", c.number)}
-	switch c.rand.IntN(5) {
+	switch c.rand.IntN(6) {
 	case 0: // on a host that clients call
 		r.gateway, r.host = "edge", fmt.Sprintf("s%d.test", c.rand.IntN(hostsOfEdge))
 		r.hosts = r.host
 	case 1: // a host is added
 		r.gateway, r.host = "edge", fmt.Sprintf("h%d.test", c.number)
+		r.hosts = r.host
+	case 5: // under a wildcard
+		r.gateway, r.host = "edge", fmt.Sprintf("x%d.apps.test", c.number)
 		r.hosts = r.host
 	case 2:
 		r.gateway, r.hosts, r.host = "wide", "'*'", "nobody.test"
@@ -292,6 +301,56 @@ func (c *churn) burst(t *testing.T) {
 	}
 }
 
+// hurry switches the backend of a route several times without waiting, so that
+// the proxy may never be sent what is between, and waits for the last one only.
+func (c *churn) hurry(t *testing.T) {
+	m := c.moving[c.rand.IntN(len(c.moving))]
+	var deletes []string
+	for range 1 + c.rand.IntN(5) {
+		c.backend++
+		m.backend, m.servers = fmt.Sprintf("b%d", c.backend), c.someServers()
+		m.begin(m.answer(m.last().mark))
+		if _, err := c.config.Apply(t.Context(), &pb.ApplyRequest{
+			Resources: resources(t, c.backendYAML(m.backend, m.protocol(), m.servers...)+"---\n"+m.route()), Deletes: deletes,
+			Options: &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE},
+		}); err != nil {
+			t.Fatalf("change %d: %v", c.number, err)
+		}
+		deletes = []string{"projects/default/backends/" + m.backend}
+	}
+	old := m.backend
+	c.backend++
+	m.backend, m.servers = fmt.Sprintf("b%d", c.backend), c.someServers()
+	m.begin(m.answer(m.last().mark))
+	c.apply(t, c.backendYAML(m.backend, m.protocol(), m.servers...)+"---\n"+m.route(), "backends/"+old)
+	m.settle()
+}
+
+// overrideHost gives a host under a wildcard a route of its own for a while.
+func (c *churn) overrideHost(t *testing.T) {
+	m, was := c.apps, c.apps.last()
+	server := c.rand.IntN(len(c.ups))
+	c.backend++
+	id := fmt.Sprintf("b%d", c.backend)
+	m.begin(answer{servers: []string{fmt.Sprintf("u%d", server)}})
+	c.apply(t, c.backendYAML(id, "", server)+"---\n"+routeYAML("override", "edge", m.host, m.paths, id, ""))
+	m.settle()
+	c.load.pass(t, 20)
+	m.begin(was)
+	c.apply(t, "", "routes/override", "backends/"+id)
+	m.settle()
+}
+
+// changeAuthentication asks for a token in other ways, or not at all, while
+// callers that have one call.
+func (c *churn) changeAuthentication(t *testing.T) {
+	c.guarded.policies = ""
+	if n := c.rand.IntN(4); n > 0 {
+		c.guarded.policies = jwtPolicy(n, []string{"", "consumers: [alice]", "optional: true"}[c.rand.IntN(3)])
+	}
+	c.apply(t, c.guarded.route())
+}
+
 // someServers are one to three upstreams.
 func (c *churn) someServers() []int {
 	return c.rand.Perm(len(c.ups))[:1+c.rand.IntN(3)]
@@ -315,8 +374,12 @@ func (c *churn) changeEndpoints(t *testing.T) {
 func (c *churn) changePolicy(t *testing.T) {
 	m := c.moving[c.rand.IntN(len(c.moving))]
 	mark := fmt.Sprintf("m%d", c.number)
-	m.policies = fmt.Sprintf("timeout: {request: %ds, idle: %ds}, retry: {idempotent: {attempts: %d}}, headers: {request: {set: [{name: x-some, value: thing}]}, response: {set: [{name: x-mark, value: %s}]}}",
-		5+c.rand.IntN(20), 60+c.rand.IntN(60), 1+c.rand.IntN(5), mark)
+	limit := ""
+	if c.rand.IntN(2) == 0 {
+		limit = fmt.Sprintf(", rate_limit: {limits: [{name: l%d, requests: 1000000000, window: 1s, key: SHARED, on_failure: CLOSED}]}", c.number)
+	}
+	m.policies = fmt.Sprintf("timeout: {request: %ds, idle: %ds}, retry: {idempotent: {attempts: %d}}, headers: {request: {set: [{name: x-some, value: thing}]}, response: {set: [{name: x-mark, value: %s}]}}%s",
+		5+c.rand.IntN(20), 60+c.rand.IntN(60), 1+c.rand.IntN(5), mark, limit)
 	m.begin(m.answer(mark))
 	c.apply(t, m.route())
 	m.settle()

@@ -68,8 +68,9 @@ func newPlane(t *testing.T) *plane {
 	t.Cleanup(func() { p.down(t) })
 	cert, key := p.issue(t, "proxy", "spiffe://"+pki.TrustDomain+"/proxy/default/-/soak")
 	p.envoy = envoytest.Start(t, envoytest.Options{Concurrency: 2, Config: bootstrap.Config{
-		NodeID: "soak", XDSAddress: p.xds, XDSServerName: "localhost", CAFile: p.file("ca.crt"), CertFile: cert, KeyFile: key,
+		NodeID: "soak", XDSAddresses: []string{p.xds}, XDSServerName: "localhost", CAFile: p.file("ca.crt"), CertFile: cert, KeyFile: key,
 	}})
+	waitFor(t, "the proxy to connect", func() bool { return p.proxy(t) != nil })
 	return p
 }
 
@@ -198,7 +199,7 @@ func (p *plane) try(ctx context.Context, resources []*pb.Resource, deletes ...st
 	if err != nil {
 		return err
 	}
-	if s := r.GetResult().GetServing(); !s.GetComplete() || s.GetServing() != s.GetTotal() || len(s.GetProblems()) > 0 {
+	if s := r.GetResult().GetServing(); !s.GetComplete() || s.GetServing() != 1 || s.GetTotal() != 1 || len(s.GetProblems()) > 0 {
 		return fmt.Errorf("revision %d is not served: %v", r.GetResult().GetRevision(), s)
 	}
 	return nil

@@ -256,7 +256,6 @@ func badListeners() []input {
 		{"the port of another listener on every address", gw("{name: http, port: TAKEN}"), either, "listeners[0]"},
 		{"a port twice", gw("{name: a, address: 127.0.0.1, port: PORT}, {name: b, address: 127.0.0.1, port: PORT}"), refused, "listeners[1]"},
 		{"every address with one of them", gw("{name: a, address: 127.0.0.1, port: PORT}, {name: b, port: PORT}"), either, "listeners[1]"},
-		{"every address in both families", gw("{name: a, address: 0.0.0.0, port: PORT}, {name: b, address: '::', port: PORT}"), either, "listeners[1]"},
 		{"names twice", gw("{name: a, address: 127.0.0.1, port: PORT}, {name: a, address: 127.0.0.2, port: PORT}"), refused, "listeners[1].name"},
 		{"no certificate", gw("{name: a, address: 127.0.0.1, port: PORT, protocol: HTTPS}"), refused, "listeners[0].tls"},
 		{"a certificate that is not there", gw("{name: a, address: 127.0.0.1, port: PORT, protocol: HTTPS, tls: {certificates: [nobody]}}"), refused, "listeners[0].tls.certificates[0]"},

@@ -2,6 +2,7 @@ package soak
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -18,19 +19,22 @@ const mostSent = 3
 // one on the same store, while clients call: no request fails, no connection is
 // cut, nothing acknowledged is lost, and the proxy is sent what really differs.
 func TestRestart(t *testing.T) {
-	random := seeded(t)
-	w := newWorld(t, sizeOf().every)
-	for round := range 10 {
+	random, size := seeded(t), sizeOf()
+	w := newWorld(t, size.every)
+	for round := range size.restarts {
 		moment := moments[round%len(moments)]
 		m := w.moving[random.IntN(len(w.moving))]
-		committed := w.endDuring(t, m, moment, random.Perm(len(w.ups))[:1+random.IntN(2)])
+		committed := w.endDuring(t, m, moment, random.Int64N(6), random.Perm(len(w.ups))[:1+random.IntN(2)])
 		w.load.pass(t, 40) // Envoy goes on alone
 		w.up(t)
 		head := w.core.Snapshot().Revision()
 		var p *pb.Proxy
 		waitFor(t, "the proxy to come back and serve the head", func() bool {
 			p = w.proxy(t)
-			return p.GetState() == "serving" && p.GetRevision() == head
+			// The routes are looked at, too: a proxy that comes back may count as serving
+			// before it has asked for its routes on the new stream.
+			return p.GetState() == "serving" && p.GetRevision() == head &&
+				(!committed || strings.Contains(w.envoy.Admin(t, "/config_dump?resource=dynamic_route_configs"), "/backends/"+m.backend+`"`))
 		})
 		most := int64(0)
 		if committed {
@@ -50,12 +54,14 @@ func TestRestart(t *testing.T) {
 			t.FailNow()
 		}
 	}
+	w.noLeaks(t)
 	w.load.end(t)
 }
 
 // endDuring gives a route a new backend and ends the control plane at a moment of
-// that. It tells whether the change is in the store.
-func (w *world) endDuring(t *testing.T, m *moving, moment string, servers []int) bool {
+// that; "asked" is so many requests after. It tells whether the change is in the
+// store.
+func (w *world) endDuring(t *testing.T, m *moving, moment string, after int64, servers []int) bool {
 	t.Helper()
 	if moment == "idle" {
 		w.down(t)
@@ -73,6 +79,8 @@ func (w *world) endDuring(t *testing.T, m *moving, moment string, servers []int)
 	}()
 	<-asked
 	switch moment {
+	case "asked":
+		w.load.pass(t, after)
 	case "committed":
 		waitFor(t, "the change to be committed", func() bool { return w.core.Snapshot().Revision() > before })
 	case "sending":

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,6 +35,7 @@ type world struct {
 	ports               []int // of these three
 	// fixed never change. moving change their backend and their policies.
 	fixed, moving []*moving
+	apps, guarded *moving // of these
 	longs         []*long
 
 	keys    []*ecdsa.PrivateKey // signing keys that there may be; keys[0] is always valid
@@ -91,6 +94,14 @@ func newWorld(t *testing.T, every time.Duration) *world {
 	add(&w.moving, &moving{id: "grpc", gateway: "edge", hosts: "s1.test", paths: []string{"/grpc"}, h2: true}, "s1.test")
 	add(&w.fixed, &moving{id: "fixed-any", gateway: "wide", hosts: "'*'", paths: []string{"/fixed"}, backend: "still"}, "whoever.test")
 	add(&w.moving, &moving{id: "moving-any", gateway: "wide", hosts: "'*'", paths: []string{"/moving", "/ws"}}, "whoever.test")
+	// A wildcard with exact hosts under it, and a host that is called in capitals.
+	w.apps = &moving{id: "apps", gateway: "edge", hosts: "'*.apps.test'", paths: []string{"/moving"}}
+	add(&w.moving, w.apps, "a.apps.test")
+	add(&w.fixed, &moving{id: "capitals", gateway: "edge", hosts: "c.test", paths: []string{"/capitals"}, backend: "still"}, "C.Test")
+	// One whose callers have a token, whether it asks for it or not.
+	w.guarded = &moving{id: "guarded", gateway: "edge", hosts: "s2.test", paths: []string{"/guarded"}, backend: "still"}
+	add(&w.fixed, w.guarded, "s2.test")
+	w.guarded.token = w.token(t, 0)
 	// One that asks for a token all the time, while keys come and go.
 	for i, gw := range []string{"edge", "wide"} {
 		host := []string{"s0.test", "locked.test"}[i]
@@ -99,6 +110,14 @@ func newWorld(t *testing.T, every time.Duration) *world {
 	}
 	w.apply(t, strings.Join(docs, "\n---\n"))
 	w.envoy.WaitLive(t)
+	w.startLoad(t, every)
+	w.longs = append(w.longs, openWebSocket(t, w.edge, "s0.test", "/ws"), openWebSocket(t, w.wide, "any.test", "/ws"), openStream(t, w.edge, "s1.test", "/grpc"))
+	return w
+}
+
+// startLoad opens 8 connections and calls the routes of their gateways.
+func (w *world) startLoad(t *testing.T, every time.Duration) {
+	t.Helper()
 	for range 3 {
 		w.load.clients = append(w.load.clients, newClient("http", w.edge, false))
 	}
@@ -116,8 +135,21 @@ func newWorld(t *testing.T, every time.Duration) *world {
 		}
 		return out
 	})
-	w.longs = append(w.longs, openWebSocket(t, w.edge, "s0.test", "/ws"), openWebSocket(t, w.wide, "any.test", "/ws"), openStream(t, w.edge, "s1.test", "/grpc"))
-	return w
+}
+
+// noLeaks waits until Envoy has the clusters of the backends in use and no others.
+func (w *world) noLeaks(t *testing.T, more ...string) {
+	t.Helper()
+	want := map[string]bool{"limiter": true, "the control plane": true, "the local cluster": true}
+	for _, b := range more {
+		want[b] = true
+	}
+	for _, m := range append(append([]*moving{}, w.fixed...), w.moving...) {
+		want[m.backend] = true
+	}
+	waitFor(t, fmt.Sprintf("Envoy to have the %d clusters in use: %v", len(want), slices.Sorted(maps.Keys(want))), func() bool {
+		return w.envoy.Stat(t, "cluster_manager.active_clusters") == uint64(len(want))
+	})
 }
 
 // gateway is one of the two gateways, with policies.

@@ -11,11 +11,14 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	collectortracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
+	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -136,6 +139,9 @@ func (r *Relay) Export(_ context.Context, req *collectortracev1.ExportTraceServi
 	for _, rs := range req.GetResourceSpans() {
 		for _, ss := range rs.GetScopeSpans() {
 			spans += len(ss.GetSpans())
+			for _, s := range ss.GetSpans() {
+				cutQueries(s)
+			}
 		}
 	}
 	if spans == 0 {
@@ -152,6 +158,21 @@ func (r *Relay) Export(_ context.Context, req *collectortracev1.ExportTraceServi
 		}
 	}
 	return &collectortracev1.ExportTraceServiceResponse{}, nil
+}
+
+// cutQueries takes the query out of URLs: tokens and other secrets stand there, and
+// Envoy's tracer records the URL whole.
+func cutQueries(s *tracev1.Span) {
+	for _, a := range s.GetAttributes() {
+		switch a.GetKey() {
+		case "http.url", "url.full", "http.target":
+			if v, ok := a.GetValue().GetValue().(*commonv1.AnyValue_StringValue); ok {
+				v.StringValue, _, _ = strings.Cut(v.StringValue, "?")
+			}
+		case "url.query":
+			a.Value = &commonv1.AnyValue{Value: &commonv1.AnyValue_StringValue{}}
+		}
+	}
 }
 
 // Status returns what the relay did so far.

@@ -54,9 +54,10 @@ type Config struct {
 	// Region and Zone, when set, are the locality of this proxy.
 	Region, Zone string
 
-	// XDSAddress is host:port of the control plane. Empty: no dynamic resources;
-	// the caller puts static ones into the result of New.
-	XDSAddress string
+	// XDSAddresses are host:port of each replica of the control plane. Any replica serves any proxy; when the one
+	// that a proxy is connected to goes, it takes the next that answers. Empty: no
+	// dynamic resources; the caller puts static ones into the result of New.
+	XDSAddresses []string
 	// XDSServerName is sent as SNI; empty: none.
 	XDSServerName string
 	// XDSSPIFFE is the URI SAN that the control plane must have; empty:
@@ -123,11 +124,13 @@ func (c Config) check() error {
 	if c.MaxConnections < 0 {
 		errs = append(errs, fmt.Errorf("MaxConnections is %d: it must be positive", c.MaxConnections))
 	}
-	if c.XDSAddress == "" {
+	if len(c.XDSAddresses) == 0 {
 		return errors.Join(errs...)
 	}
-	if _, _, err := splitAddress(c.XDSAddress); err != nil {
-		errs = append(errs, fmt.Errorf("XDSAddress: %w", err))
+	for _, a := range c.XDSAddresses {
+		if _, _, err := splitAddress(a); err != nil {
+			errs = append(errs, fmt.Errorf("XDSAddresses: %w", err))
+		}
 	}
 	for _, f := range []struct{ name, path string }{{"CAFile", c.CAFile}, {"CertFile", c.CertFile}, {"KeyFile", c.KeyFile}} {
 		switch {
@@ -184,7 +187,7 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 	if c.Region != "" || c.Zone != "" {
 		b.Node.Locality = &corev3.Locality{Region: c.Region, Zone: c.Zone}
 	}
-	if c.XDSAddress != "" {
+	if len(c.XDSAddresses) > 0 {
 		cluster, err := xdsCluster(c)
 		if err != nil {
 			return nil, err
@@ -234,7 +237,7 @@ func WriteFiles(file string, c Config) error {
 	if err != nil {
 		return err
 	}
-	if c.XDSAddress != "" {
+	if len(c.XDSAddresses) > 0 {
 		for name, m := range sdsResponses(c) {
 			content, err := Marshal(m)
 			if err != nil {
@@ -290,10 +293,13 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 	}
 }
 
-// endpointType returns how Envoy finds the address of host.
-func endpointType(host string) clusterv3.Cluster_DiscoveryType {
-	if _, err := netip.ParseAddr(host); err == nil {
-		return clusterv3.Cluster_STATIC
+// endpointType returns how Envoy finds the addresses of hosts: a STATIC cluster
+// takes IP addresses only, a STRICT_DNS one takes both.
+func endpointType(hosts []string) clusterv3.Cluster_DiscoveryType {
+	for _, host := range hosts {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return clusterv3.Cluster_STRICT_DNS
+		}
 	}
-	return clusterv3.Cluster_STRICT_DNS
+	return clusterv3.Cluster_STATIC
 }

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func example() bootstrap.Config {
 	return bootstrap.Config{
 		NodeID: "edge-1", Cluster: "edge", Region: "eu", Zone: "eu-1",
-		XDSAddress: "127.0.0.1:7401", XDSServerName: "control.example",
+		XDSAddresses: []string{"127.0.0.1:7401"}, XDSServerName: "control.example",
 		CAFile: "/pki/ca.crt", CertFile: "/pki/edge-1.crt", KeyFile: "/pki/edge-1.key", SDSDir: "/run/penstock",
 		AdminSocket: "/run/penstock/admin.sock",
 		Listeners:   []string{"default/edge/http"},
@@ -58,10 +58,11 @@ func TestBadConfig(t *testing.T) {
 	}{
 		{"no node", func(c *bootstrap.Config) { c.NodeID = "" }, []string{"NodeID is empty"}},
 		{"long socket", func(c *bootstrap.Config) { c.AdminSocket = "/" + strings.Repeat("a", 107) }, []string{"108 bytes long", "shorter directory"}},
-		{"address without port", func(c *bootstrap.Config) { c.XDSAddress = "control" }, []string{`"control" is not host:port`}},
-		{"port 0", func(c *bootstrap.Config) { c.XDSAddress = "control:0" }, []string{"no port from 1 to 65535"}},
-		{"port too large", func(c *bootstrap.Config) { c.XDSAddress = "control:65536" }, []string{"no port from 1 to 65535"}},
-		{"no host", func(c *bootstrap.Config) { c.XDSAddress = ":7401" }, []string{"no host"}},
+		{"address without port", func(c *bootstrap.Config) { c.XDSAddresses = []string{"control"} }, []string{`"control" is not host:port`}},
+		{"port 0", func(c *bootstrap.Config) { c.XDSAddresses = []string{"control:0"} }, []string{"no port from 1 to 65535"}},
+		{"second address bad", func(c *bootstrap.Config) { c.XDSAddresses = []string{"control:1", "other"} }, []string{`"other" is not host:port`}},
+		{"port too large", func(c *bootstrap.Config) { c.XDSAddresses = []string{"control:65536"} }, []string{"no port from 1 to 65535"}},
+		{"no host", func(c *bootstrap.Config) { c.XDSAddresses = []string{":7401"} }, []string{"no host"}},
 		{"no certificate", func(c *bootstrap.Config) { c.CertFile = "" }, []string{"CertFile is empty", "mTLS only"}},
 		{"relative path", func(c *bootstrap.Config) { c.KeyFile = "edge.key" }, []string{`KeyFile "edge.key" must be an absolute path`}},
 		{"small heap", func(c *bootstrap.Config) { c.MaxHeapBytes = 1 }, []string{"at least 16 MiB"}},
@@ -95,9 +96,11 @@ func TestEnvoyAccepts(t *testing.T) {
 		t.Fatal(err)
 	}
 	dns := c
-	dns.XDSAddress = "localhost:7401"
+	dns.XDSAddresses = []string{"localhost:7401"}
+	several := c
+	several.XDSAddresses = []string{"127.0.0.1:7401", "localhost:7401", "[::1]:7401"}
 	static := bootstrap.Config{NodeID: "static"}
-	for name, c := range map[string]bootstrap.Config{"control plane by address": c, "control plane by name": dns, "static": static} {
+	for name, c := range map[string]bootstrap.Config{"control plane by address": c, "control plane by name": dns, "several replicas": several, "static": static} {
 		t.Run(name, func(t *testing.T) {
 			b, err := bootstrap.New(c)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -31,17 +32,21 @@ const (
 	// keepaliveInterval + keepaliveTimeout.
 	keepaliveInterval = 10 * time.Second
 	keepaliveTimeout  = 5 * time.Second
+
+	// A replica that cannot be connected to is passed over for ejectionTime, then
+	// twice that, up to ejectionMax.
+	ejectionTime = 2 * time.Second
+	ejectionMax  = 10 * time.Second
 )
 
-func endpoint(cluster, host string, port uint32) *endpointv3.ClusterLoadAssignment {
-	return &endpointv3.ClusterLoadAssignment{
-		ClusterName: cluster,
-		Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{
-				HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, port)}},
-			}},
-		}},
+func assignment(cluster string, addresses ...*corev3.Address) *endpointv3.ClusterLoadAssignment {
+	e := &endpointv3.LocalityLbEndpoints{}
+	for _, a := range addresses {
+		e.LbEndpoints = append(e.LbEndpoints, &endpointv3.LbEndpoint{
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: a}},
+		})
 	}
+	return &endpointv3.ClusterLoadAssignment{ClusterName: cluster, Endpoints: []*endpointv3.LocalityLbEndpoints{e}}
 }
 
 func socketAddress(host string, port uint32) *corev3.Address {
@@ -53,7 +58,7 @@ func socketAddress(host string, port uint32) *corev3.Address {
 // localCluster has this proxy as its one member. Nothing is ever sent there:
 // port 9 is the discard service.
 func localCluster(c Config) *clusterv3.Cluster {
-	a := endpoint(LocalCluster, "127.0.0.1", 9)
+	a := assignment(LocalCluster, socketAddress("127.0.0.1", 9))
 	if c.Region != "" || c.Zone != "" {
 		a.Endpoints[0].Locality = &corev3.Locality{Region: c.Region, Zone: c.Zone}
 	}
@@ -66,9 +71,14 @@ func localCluster(c Config) *clusterv3.Cluster {
 }
 
 func xdsCluster(c Config) (*clusterv3.Cluster, error) {
-	host, port, err := splitAddress(c.XDSAddress)
-	if err != nil {
-		return nil, err
+	var hosts []string
+	var addresses []*corev3.Address
+	for _, a := range c.XDSAddresses {
+		host, port, err := splitAddress(a)
+		if err != nil {
+			return nil, err
+		}
+		hosts, addresses = append(hosts, host), append(addresses, socketAddress(host, port))
 	}
 	socket, err := anypb.New(&tlsv3.UpstreamTlsContext{
 		Sni: c.XDSServerName,
@@ -95,9 +105,14 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 	}
 	return &clusterv3.Cluster{
 		Name:                 XDSCluster,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: endpointType(host)},
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: endpointType(hosts)},
 		ConnectTimeout:       durationpb.New(time.Second),
-		LoadAssignment:       endpoint(XDSCluster, host, port),
+		LoadAssignment:       assignment(XDSCluster, addresses...),
+		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
+		OutlierDetection:     replicaHealth(),
+		// The default, 50 %, would try dead replicas again as long as they are the
+		// most. At 0 % healthy all are tried, which is what is left to do.
+		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 1}},
 		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: wrapperspb.UInt32(3), KeepaliveTime: wrapperspb.UInt32(30), KeepaliveInterval: wrapperspb.UInt32(5),
 		}},
@@ -107,6 +122,27 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: socket},
 		},
 	}, nil
+}
+
+// replicaHealth passes over a replica as soon as one connection to it failed.
+// What it answers does not count: an answer that closes the stream is for this
+// proxy, and another replica would give the same.
+func replicaHealth() *clusterv3.OutlierDetection {
+	return &clusterv3.OutlierDetection{
+		SplitExternalLocalOriginErrors:         true,
+		ConsecutiveLocalOriginFailure:          wrapperspb.UInt32(1),
+		EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
+		EnforcingConsecutive_5Xx:               wrapperspb.UInt32(0),
+		EnforcingConsecutiveGatewayFailure:     wrapperspb.UInt32(0),
+		EnforcingSuccessRate:                   wrapperspb.UInt32(0),
+		EnforcingLocalOriginSuccessRate:        wrapperspb.UInt32(0),
+		EnforcingFailurePercentage:             wrapperspb.UInt32(0),
+		EnforcingFailurePercentageLocalOrigin:  wrapperspb.UInt32(0),
+		MaxEjectionPercent:                     wrapperspb.UInt32(100),
+		Interval:                               durationpb.New(time.Second),
+		BaseEjectionTime:                       durationpb.New(ejectionTime),
+		MaxEjectionTime:                        durationpb.New(ejectionMax),
+	}
 }
 
 // sdsConfig refers to a file. Certificates that are named in the bootstrap itself

@@ -104,7 +104,7 @@ func (a *authority) issue(t *testing.T, base, spiffe string) tls.Certificate {
 func (a *authority) config(t *testing.T, address string) bootstrap.Config {
 	a.issue(t, "proxy", "spiffe://penstock.local/proxy/default/-/one")
 	return bootstrap.Config{
-		NodeID: "one", XDSAddress: address, SDSDir: a.dir, FastTraces: true,
+		NodeID: "one", XDSAddresses: []string{address}, SDSDir: a.dir, FastTraces: true,
 		CAFile: filepath.Join(a.dir, "ca.crt"), CertFile: filepath.Join(a.dir, "proxy.crt"), KeyFile: filepath.Join(a.dir, "proxy.key"),
 	}
 }

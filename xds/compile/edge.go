@@ -37,8 +37,9 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 		NormalizePath:                wrapperspb.Bool(true),
 		MergeSlashes:                 true,
 		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
-		StripPortMode:                &hcmv3.HttpConnectionManager_StripAnyHostPort{StripAnyHostPort: true},
-		StripTrailingHostDot:         true,
+		// The port of the Host stays, for redirects and backends need it; hosts are
+		// found without it.
+		StripTrailingHostDot: true,
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
 			IdleTimeout:                  durationpb.New(time.Hour),
 			MaxHeadersCount:              u32(100),
@@ -70,7 +71,8 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 // that was authorised. X-Forwarded-For and -Proto are Envoy's business.
 var clientHeaders = []string{
 	"forwarded", "x-forwarded-host", "x-forwarded-uri", "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-method",
-	"x-forwarded-server", "x-forwarded-port", "x-real-ip",
+	"x-forwarded-server", "x-forwarded-port", "x-forwarded-scheme", "x-forwarded-ssl", "x-original-forwarded-for", "front-end-https",
+	"x-real-ip", "true-client-ip", "x-client-ip", "cf-connecting-ip", "x-cluster-client-ip", "x-host",
 	"x-http-method-override", "x-http-method", "x-method-override",
 	"x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
 }
@@ -103,23 +105,34 @@ func earlyMutation(lay layout, listener string) *earlyv3.HeaderMutation {
 	return &earlyv3.HeaderMutation{Mutations: m}
 }
 
-// localReplies gives the refusals of the edge filter their status and a reason.
+// denied is the CEL condition of what a policy of the edge filter refused.
+func denied(policy string) string {
+	return "response.code_details == 'rbac_access_denied_matched_policy[" + policy + "]'"
+}
+
+// noScope is the CEL condition of a request that the jwt filter refused by its
+// default because there is no scope for its host, so no route either.
+const noScope = "response.code_details.startsWith('jwt_authn_access_denied') && (!has(xds.route_name) || xds.route_name == '')"
+
+// localReplies gives the refusals of the edge filter, and those for want of a
+// scope, their status and a reason.
 func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{}
 	for _, r := range []struct {
-		policy string
-		status uint32
-		body   string
+		condition string
+		status    uint32
+		body      string
 	}{
-		{badMethod, 405, "this method is not served\n"},
-		{badHost, 400, "a request has one host\n"},
-		{badPath, 400, "the path holds ';' or a '%' that is no escape\n"},
+		{denied(badMethod), 405, "this method is not served\n"},
+		{denied(badHost), 400, "a request has one host\n"},
+		{denied(badPath), 400, "the path holds ';' or a '%' that is no escape\n"},
+		{noScope, 404, "no route\n"},
 	} {
 		c.Mappers = append(c.Mappers, &hcmv3.ResponseMapper{
 			Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
 				Name: "envoy.access_loggers.extension_filters.cel",
 				ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.pack(&celfilterv3.ExpressionFilter{
-					Expression: "response.code_details == 'rbac_access_denied_matched_policy[" + r.policy + "]'",
+					Expression: r.condition,
 				})},
 			}}},
 			StatusCode: wrapperspb.UInt32(r.status),

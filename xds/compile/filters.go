@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
+	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 )
 
@@ -71,11 +72,14 @@ func ads() *corev3.ConfigSource {
 	}
 }
 
-// traceHeader tells every client, also of local replies, the trace of its request.
+// traceHeader tells every client, also of local replies, the trace of its request,
+// and takes away the response headers that are between Envoy and backends.
 // It is the first filter, so it is the last to see a response.
 func traceHeader() *headermutationv3.HeaderMutation {
 	return &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{
-		ResponseMutations: []*mutationv3.HeaderMutation{set("x-trace-id", "%TRACE_ID%")},
+		// The router and Envoy itself have read what they want of x-envoy-* by now; a
+		// client must not believe that what a backend wrote there is ours.
+		ResponseMutations: []*mutationv3.HeaderMutation{removePrefix("x-envoy-"), set("x-trace-id", "%TRACE_ID%")},
 	}}
 }
 
@@ -89,15 +93,23 @@ const (
 // brokenEscape is a % that no two hexadecimal digits follow.
 const brokenEscape = `.*%([^0-9a-fA-F].*|[0-9a-fA-F]([^0-9a-fA-F].*)?)?`
 
+// goodMethod is every method that is served, but for TRACE and CONNECT. Methods
+// are case-sensitive (RFC 9110, section 9.1) and HTTP/2 carries them as they are,
+// but backends were seen to take "delete" for DELETE: so no rule may see it.
+const goodMethod = `[A-Z_-]+`
+
 // edge refuses what Envoy would let pass and backends read differently: ';' path
-// parameters, broken escapes, several Host values, TRACE and CONNECT. No route has
-// an entry for it.
+// parameters, broken escapes, several Host values, TRACE and CONNECT, and methods
+// that are not in capital letters. No route has an entry for it.
 func edge() *rbacv3.RBAC {
 	policy := func(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
 		return &rbacconfigv3.Policy{Permissions: rules, Principals: []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}}
 	}
 	path := func(m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
 		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_UrlPath{UrlPath: &matcherv3.PathMatcher{Rule: &matcherv3.PathMatcher_Path{Path: m}}}}
+	}
+	not := func(p *rbacconfigv3.Permission) *rbacconfigv3.Permission {
+		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_NotRule{NotRule: p}}
 	}
 	header := func(name string, m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
 		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Header{Header: &routev3.HeaderMatcher{
@@ -107,7 +119,7 @@ func edge() *rbacv3.RBAC {
 	return &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
 		Action: rbacconfigv3.RBAC_DENY,
 		Policies: map[string]*rbacconfigv3.Policy{
-			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT"))),
+			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
 			badHost:   policy(header(":authority", contains(","))),
 			badPath:   policy(path(contains(";")), path(regex(brokenEscape))),
 		},
@@ -134,37 +146,41 @@ func hostCase(l layout, listener string) *luav3.Lua {
 func stripClaims(names []string) *headermutationv3.HeaderMutation {
 	m := &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{}}
 	for _, name := range names {
-		for _, alias := range aliases(name) {
-			m.Mutations.RequestMutations = append(m.Mutations.RequestMutations, remove(alias))
-		}
+		m.Mutations.RequestMutations = append(m.Mutations.RequestMutations, removeMatching(regex(aliases(name))))
 	}
 	return m
 }
 
-// maxAliasDashes bounds the names that aliases makes: 2 to this power.
-const maxAliasDashes = 4
-
-// aliases are the names that some servers take for the same header: they turn
-// dashes, and some also dots, into underscores. (Names with underscores are
-// refused by the listener.) Of a name with many dashes only the first ones vary,
-// and all together.
-func aliases(name string) []string {
-	parts := strings.Split(name, "-")
-	out := []string{parts[0]}
-	for i, part := range parts[1:] {
-		n := len(out)
-		for j := range n {
-			if i < maxAliasDashes {
-				out = append(out, out[j]+"."+part)
-			}
-			out[j] += "-" + part
+// aliases matches the names that some server may take for the same header: CGI and
+// what came of it turn every character that is no letter or digit into one and the
+// same. (Names with underscores are refused by the listener, but belong to them.)
+// Of a name that is too long for Envoy's expressions the end is left open.
+func aliases(name string) string {
+	const (
+		// other is a character of a header name that is neither, in ranges: letters
+		// are lower case here.
+		other      = "[!-/^-`{-~]"
+		otherSteps = 3
+		// fixed is what an expression costs beside its characters, with ".*".
+		fixed = 16
+	)
+	var b strings.Builder
+	steps := fixed
+	for _, c := range []byte(name) {
+		letter := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if letter {
+			steps++
+			b.WriteByte(c)
+		} else {
+			steps += otherSteps
+			b.WriteString(other)
+		}
+		if steps > gateway.MaxRegexSize-otherSteps {
+			b.WriteString(".*")
+			break
 		}
 	}
-	if len(parts)-1 > maxAliasDashes {
-		out = append(out, strings.ReplaceAll(name, "-", "."))
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return b.String()
 }
 
 func set(name, value string) *mutationv3.HeaderMutation {
@@ -179,10 +195,12 @@ func remove(name string) *mutationv3.HeaderMutation {
 }
 
 func removePrefix(prefix string) *mutationv3.HeaderMutation {
+	return removeMatching(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
+}
+
+func removeMatching(name *matcherv3.StringMatcher) *mutationv3.HeaderMutation {
 	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
-		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: &matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix},
-		}},
+		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: name},
 	}}
 }
 

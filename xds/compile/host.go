@@ -255,7 +255,7 @@ func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, err
 	}
 	switch a := e.Rule.GetAction().(type) {
 	case *pb.RouteRule_Redirect:
-		r, err := redirect(a.Redirect)
+		r, err := redirect(a.Redirect, c.host.Listener)
 		return simple(e, r), err
 	case *pb.RouteRule_DirectResponse:
 		return simple(e, directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
@@ -290,12 +290,12 @@ var redirectCodes = map[uint32]routev3.RedirectAction_RedirectResponseCode{
 	308: routev3.RedirectAction_PERMANENT_REDIRECT,
 }
 
-func redirect(r *pb.Redirect) (*routev3.Route_Redirect, error) {
+func redirect(r *pb.Redirect, l *pb.Listener) (*routev3.Route_Redirect, error) {
 	code, ok := redirectCodes[cmp.Or(r.GetStatus(), gateway.DefaultRedirectStatus)]
 	if !ok {
 		return nil, fmt.Errorf("redirect.status %d is none of 301, 302, 303, 307, 308", r.GetStatus())
 	}
-	a := &routev3.RedirectAction{HostRedirect: r.GetHost(), PortRedirect: r.GetPort(), ResponseCode: code}
+	a := &routev3.RedirectAction{HostRedirect: r.GetHost(), PortRedirect: gateway.RedirectPort(r, l), ResponseCode: code}
 	if s := r.GetScheme(); s != "" {
 		a.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: s}
 	}
@@ -311,7 +311,9 @@ func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error)
 	if err != nil {
 		return nil, err
 	}
-	idempotent, other := retry.Policies(e.Policies.Retry)
+	// A header of anybody else's is no promise that nothing was done.
+	functions := !slices.ContainsFunc(p.targets, func(t gateway.Target) bool { return t.Function == nil })
+	idempotent, other := retry.Policies(e.Policies.Retry, functions)
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string

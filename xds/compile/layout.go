@@ -81,12 +81,14 @@ func (l layout) scopeOf(hostname string) string {
 
 // scopeValue is the format string that puts the scope key of a request together
 // (the early header mutation knows CEL, but not its string functions). Scopes of
-// all listeners come in one subscription, so the key begins with the listener.
+// all listeners come in one subscription, so the key begins with the listener. A
+// port may follow, which the listener cuts off. What only looks like a host under a
+// wildcard finds no host in its RouteConfiguration.
 func (l layout) scopeValue(listener string) string {
 	var b strings.Builder
 	b.WriteString("request.host.matches('[A-Z]') ? '" + mixedCase + "' : ")
 	for _, w := range l.wildcards {
-		b.WriteString("request.host.endsWith('" + w[1:] + "') ? '" + w + "' : ")
+		b.WriteString("request.host.endsWith('" + w[1:] + "') || request.host.contains('" + w[1:] + ":') ? '" + w + "' : ")
 	}
 	b.WriteString("request.host")
 	return listener + "/%CEL(" + b.String() + ")%"
@@ -106,9 +108,10 @@ func (l layout) hostCaseScript(listener string) string {
 	return `function envoy_on_request(handle)
   local headers = handle:headers()
   local host = string.lower(headers:get(":authority"))
-  local scope = host
+  local name = host:gsub(":%d+$", "")
+  local scope = name
   for _, suffix in ipairs({` + suffixes.String() + `}) do
-    if #host > #suffix and host:sub(-#suffix) == suffix then scope = "*" .. suffix end
+    if #name > #suffix and name:sub(-#suffix) == suffix then scope = "*" .. suffix end
   end
   headers:replace(":authority", host)
   headers:replace("` + scopeHeader + `", "` + listener + `/" .. scope)

@@ -125,7 +125,9 @@ func scopedRoutes(name string) *hcmv3.ScopedRoutes {
 			Type: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
 				HeaderValueExtractor: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
 					Name:        scopeHeader,
-					ExtractType: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{},
+					// The key is what stands before the port: no name has a colon.
+					ElementSeparator: ":",
+					ExtractType:      &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{},
 				},
 			},
 		}}},

@@ -106,7 +106,11 @@ func methodMatcher(methods []string) *routev3.HeaderMatcher {
 
 func headerMatcher(h *pb.HeaderMatch) *routev3.HeaderMatcher {
 	out := &routev3.HeaderMatcher{Name: h.GetName(), InvertMatch: h.GetInvert()}
-	if s := stringMatcher(h.GetValue()); s != nil {
+	s := stringMatcher(h.GetValue())
+	if pattern := gateway.HostRegex(h); pattern != "" {
+		s = regex(pattern)
+	}
+	if s != nil {
 		out.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: s}
 		// Envoy never matches a header that is not there, inverted or not.
 		out.TreatMissingHeaderAsEmpty = h.GetInvert()

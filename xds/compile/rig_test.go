@@ -95,7 +95,7 @@ func newRig(t *testing.T) *rig {
 	cert, key = issue("proxy", "spiffe://penstock.local/proxy/default/-/one")
 	r.envoy = envoytest.Start(t, envoytest.Options{
 		LogLevel: "warning", Config: bootstrap.Config{
-			NodeID: "one", XDSAddress: address, XDSServerName: "localhost", FastTraces: true,
+			NodeID: "one", XDSAddresses: []string{address}, XDSServerName: "localhost", FastTraces: true,
 			CAFile: filepath.Join(dir, "ca.crt"), CertFile: cert, KeyFile: key,
 		},
 	})

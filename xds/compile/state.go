@@ -258,6 +258,7 @@ func routeConfiguration(name string) *routev3.RouteConfiguration {
 		RequestHeadersToRemove:         []string{scopeHeader},
 		ResponseHeadersToRemove:        []string{retry.RefusedHeader},
 		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(maxDirectResponse),
+		IgnorePortInHostMatching:       true,
 	}
 }
 

@@ -112,7 +112,7 @@ func (p *plane) files(gateway, name string) (cert, key string) {
 func (p *plane) config(gateway, name string) bootstrap.Config {
 	cert, key := p.files(gateway, name)
 	return bootstrap.Config{
-		NodeID: name, XDSAddress: p.addr, XDSServerName: "localhost",
+		NodeID: name, XDSAddresses: []string{p.addr}, XDSServerName: "localhost",
 		CAFile: p.ca.CertFile(), CertFile: cert, KeyFile: key,
 	}
 }

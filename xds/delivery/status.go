@@ -22,13 +22,7 @@ func (s *Server) Proxies() []ledger.ProxyStatus {
 	for _, v := range s.all() {
 		v.mu.Lock()
 		for st := range v.streams {
-			p := st.proxy.Status(now)
-			p.Name, p.Identity, p.View = st.id.Proxy, st.id.SPIFFE, v.name
-			p.Node, p.Version = st.node, st.version
-			for i := range p.Problems {
-				p.Problems[i].Proxy = st.id.Proxy
-			}
-			out = append(out, p)
+			out = append(out, st.status(now))
 		}
 		v.mu.Unlock()
 	}
@@ -36,6 +30,17 @@ func (s *Server) Proxies() []ledger.ProxyStatus {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Identity, b.Identity))
 	})
 	return out
+}
+
+// status is the proxy's state and who it is. The caller holds the view's mu.
+func (st *stream) status(now time.Time) ledger.ProxyStatus {
+	p := st.proxy.Status(now)
+	p.Name, p.Identity, p.View = st.id.Proxy, st.id.SPIFFE, st.v.name
+	p.Node, p.Version = st.node, st.version
+	for i := range p.Problems {
+		p.Problems[i].Proxy = st.id.Proxy
+	}
+	return p
 }
 
 // Wait returns when no connected proxy is pending for a revision: each one serves

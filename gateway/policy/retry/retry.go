@@ -47,9 +47,10 @@ var names = map[pb.RetryOn]string{
 }
 
 // Policies are those for idempotent methods and for all others; nil: no retries.
-// p may be nil.
-func Policies(p *pb.RetryPolicy) (idempotent, other *routev3.RetryPolicy) {
-	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn()), rule(p.GetOther(), gateway.DefaultOtherRetryOn())
+// p may be nil. functions tells that nothing but functions can answer: only then
+// is RefusedHeader believed.
+func Policies(p *pb.RetryPolicy, functions bool) (idempotent, other *routev3.RetryPolicy) {
+	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), functions), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), functions)
 }
 
 // Attempts is the number of retries of a rule, which may be nil.
@@ -60,7 +61,7 @@ func Attempts(r *pb.RetryRule) uint32 {
 	return gateway.DefaultRetryAttempts
 }
 
-func rule(r *pb.RetryRule, defaults []pb.RetryOn) *routev3.RetryPolicy {
+func rule(r *pb.RetryRule, defaults []pb.RetryOn, functions bool) *routev3.RetryPolicy {
 	attempts := Attempts(r)
 	if attempts == 0 {
 		return nil
@@ -78,11 +79,13 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn) *routev3.RetryPolicy {
 		RetryHostPredicate:            []*routev3.RetryPolicy_RetryHostPredicate{previousHosts()},
 		HostSelectionRetryMaxAttempts: hostAttempts,
 		RetryBackOff:                  &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(backOffBase), MaxInterval: durationpb.New(backOffMax)},
-		RetriableHeaders: []*routev3.HeaderMatcher{{
-			Name: RefusedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
-		}},
 	}
-	on = append(on, "retriable-headers")
+	if functions {
+		on = append(on, "retriable-headers")
+		out.RetriableHeaders = []*routev3.HeaderMatcher{{
+			Name: RefusedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+		}}
+	}
 	if codes := r.GetStatusCodes(); len(codes) > 0 {
 		on = append(on, "retriable-status-codes")
 		out.RetriableStatusCodes = slices.Sorted(slices.Values(codes))

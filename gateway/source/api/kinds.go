@@ -122,7 +122,7 @@ func (k *kind) find(name string) (gateway.Object, error) {
 	}
 	o := k.core.Snapshot().Get(name)
 	if o == nil {
-		return nil, status.Errorf(codes.NotFound, "%s does not exist", name)
+		return nil, status.Errorf(codes.NotFound, "%.256s does not exist", name)
 	}
 	return o, nil
 }
@@ -134,7 +134,7 @@ func (k *kind) own(name string) error {
 		return status.Errorf(codes.InvalidArgument, "name: %v", err)
 	}
 	if collection != string(k.plural) {
-		return status.Errorf(codes.InvalidArgument, "name: %q is of %s, not of %s", name, collection, k.plural)
+		return status.Errorf(codes.InvalidArgument, "name: %.256q is of %s, not of %s", name, collection, k.plural)
 	}
 	return nil
 }
@@ -162,7 +162,7 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 	}
 	size = min(size, 1000)
 	after, err := base64.RawURLEncoding.DecodeString(text(in, "page_token"))
-	if err != nil {
+	if err != nil || (len(after) > 0 && !strings.HasPrefix(string(after), "projects/")) {
 		return status.Error(codes.InvalidArgument, "page_token: is not one that this server gave")
 	}
 	list := out.Mutable(field(out, k.plural)).List()
@@ -185,11 +185,11 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 
 func parent(p string) (string, error) {
 	project, ok := strings.CutPrefix(p, "projects/")
-	if !ok || project == "" || strings.Contains(project, "/") {
-		return "", status.Errorf(codes.InvalidArgument, "parent: %q must look like projects/default", p)
-	}
 	if project == "-" {
 		return "", nil
+	}
+	if _, _, _, err := gateway.KindOf("projects/" + project + "/routes/x"); !ok || err != nil {
+		return "", status.Errorf(codes.InvalidArgument, "parent: %.128q must look like projects/default", p)
 	}
 	return project, nil
 }

@@ -3,15 +3,21 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -20,6 +26,7 @@ import (
 // that its interceptors run for REST calls too.
 func REST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	mux := runtime.NewServeMux(
+		runtime.SetQueryParameterParser(strictQuery{}),
 		// Strict as the YAML format is: a misspelt field is an error, not a no-op.
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
@@ -45,6 +52,34 @@ func REST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	return mux, nil
 }
 
+// strictQuery refuses query parameters that a request does not have; grpc-gateway
+// leaves them out, so a misspelt options.validate_only would write.
+type strictQuery struct{ runtime.DefaultQueryParser }
+
+// Parse implements runtime.QueryParameterParser.
+func (p strictQuery) Parse(m proto.Message, values url.Values, filter *utilities.DoubleArray) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if !hasField(m.ProtoReflect().Descriptor(), name) {
+			return fmt.Errorf("the query parameter %.128q is unknown here", name)
+		}
+	}
+	return p.DefaultQueryParser.Parse(m, values, filter)
+}
+
+// hasField tells whether a path such as options.validate_only leads to a field.
+func hasField(d protoreflect.MessageDescriptor, path string) bool {
+	name, rest, more := strings.Cut(path, ".")
+	name, _, _ = strings.Cut(name, "[")
+	f := d.Fields().ByName(protoreflect.Name(name))
+	if f == nil {
+		f = d.Fields().ByJSONName(name)
+	}
+	if f == nil || !more {
+		return f != nil
+	}
+	return f.Message() != nil && hasField(f.Message(), rest)
+}
+
 // LocalOnly refuses requests that a web page in the user's browser could have
 // made: a Host that is no address and not localhost (DNS rebinding), or an Origin
 // other than the server's own (cross-site request).
@@ -57,6 +92,11 @@ func LocalOnly(next http.Handler) http.Handler {
 		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
 			http.Error(w, "the Host header must be an IP address or localhost: "+
 				"a name could be pointed here by somebody else's DNS", http.StatusForbidden)
+			return
+		}
+		// Browsers say where a request comes from even where they send no Origin.
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+			http.Error(w, "requests from pages of another site are refused", http.StatusForbidden)
 			return
 		}
 		if o := r.Header.Get("Origin"); o != "" {

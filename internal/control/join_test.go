@@ -1,0 +1,477 @@
+package control
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/pki"
+)
+
+const controlID = "spiffe://" + pki.TrustDomain + "/control"
+
+// dialXDS connects to the xDS port.
+func dialXDS(t *testing.T, p *plane, config *tls.Config) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+p.addr.XDS.String(), grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// newToken asks for a token of the proxy default/-/name.
+func newToken(t *testing.T, p *plane, name string, ttl time.Duration) pki.JoinToken {
+	t.Helper()
+	resp, err := pb.NewProxyAdmissionServiceClient(p.conn).CreateJoinToken(t.Context(), &pb.CreateJoinTokenRequest{Gateway: "-", Name: name, Ttl: durationpb.New(ttl)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := pki.ParseJoinToken(resp.GetToken())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func newCSR(t *testing.T, spiffe string) (csr, key []byte) {
+	t.Helper()
+	csr, key, err := pki.NewRequest(spiffe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csr, key
+}
+
+// joined is a proxy that joined: the files of its identity.
+func joined(t *testing.T, p *plane, name string) (conn *grpc.ClientConn, cert *x509.Certificate) {
+	t.Helper()
+	token := newToken(t, p, name, time.Minute)
+	csr, key := newCSR(t, "")
+	resp, err := pb.NewProxyJoinServiceClient(dialXDS(t, p, pki.JoinTLS(token, controlID))).Join(t.Context(), &pb.JoinRequest{Secret: token.Secret[:], CertificateRequest: csr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := pki.ParsePair(resp.GetCertificate(), key, resp.GetCa(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := pki.ProxyID("default", "-", name); resp.GetIdentity() != want || len(leaf.URIs) != 1 || leaf.URIs[0].String() != want {
+		t.Fatalf("joined as %s with a certificate of %v, want %s", resp.GetIdentity(), leaf.URIs, want)
+	}
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); life < 29*24*time.Hour || life > 31*24*time.Hour {
+		t.Errorf("life of the certificate: %s, want 30 days", life)
+	}
+	return dialPair(t, p, resp.GetCertificate(), key, resp.GetCa()), leaf
+}
+
+func dialPair(t *testing.T, p *plane, cert, key, ca []byte) *grpc.ClientConn {
+	t.Helper()
+	dir := t.TempDir()
+	if err := pki.ReplaceSet(dir, map[string][]byte{"p.crt": cert, "p.key": key, "ca.crt": ca}); err != nil {
+		t.Fatal(err)
+	}
+	config, err := pki.ProxyTLS(filepath.Join(dir, "p.crt"), filepath.Join(dir, "p.key"), filepath.Join(dir, "ca.crt"), controlID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dialXDS(t, p, config)
+}
+
+// ads opens a stream and returns its first answer.
+func ads(t *testing.T, conn *grpc.ClientConn) (discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, error) {
+	t.Helper()
+	s, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context())
+	if err != nil {
+		return nil, err
+	}
+	// An error here comes again, with its reason, from Recv.
+	_ = s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
+	_, err = s.Recv()
+	return s, err
+}
+
+// TestGuardAllMethods: of all methods that the xDS port has, whoever registered
+// them, only Join answers a client without a certificate. A client with one of
+// another authority does not get that far.
+func TestGuardAllMethods(t *testing.T) {
+	p := start(t, t.TempDir())
+	server := p.core.xdsServer(ServeOptions{TLS: &tls.Config{}, Logger: p.core.log})
+	token := newToken(t, p, "a", time.Minute)
+	conn := dialXDS(t, p, pki.JoinTLS(token, controlID))
+	methods := 0
+	for service, info := range server.GetServiceInfo() {
+		for _, m := range info.Methods {
+			methods++
+			name := "/" + service + "/" + m.Name
+			s, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = s.SendMsg(&pb.JoinRequest{})
+			_ = s.CloseSend()
+			err = s.RecvMsg(&pb.JoinResponse{})
+			want := codes.Unauthenticated
+			if name == pb.ProxyJoinService_Join_FullMethodName {
+				want = codes.InvalidArgument
+			}
+			if status.Code(err) != want {
+				t.Errorf("%s without a certificate: %v, want %s", name, err, want)
+			}
+		}
+	}
+	if methods < 5 {
+		t.Errorf("looked at %d methods only", methods)
+	}
+	// The interceptors hold without the tap, too.
+	for _, m := range []string{"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources", "/any.Service/Any", pb.ProxyJoinService_Renew_FullMethodName, ""} {
+		err := p.core.guard.stream(nil, &guarded{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: m}, func(any, grpc.ServerStream) error {
+			t.Errorf("%s: reached", m)
+			return nil
+		})
+		wantCode(t, "stream "+m, err, codes.Unauthenticated, "client certificate")
+		_, err = p.core.guard.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: m}, func(context.Context, any) (any, error) {
+			t.Errorf("%s: reached", m)
+			return nil, nil
+		})
+		wantCode(t, "unary "+m, err, codes.Unauthenticated, "client certificate")
+	}
+
+	other, err := pki.OpenCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := other.Issue(pki.Request{SPIFFE: pki.ProxyID("default", "-", "a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := pki.JoinTLS(token, controlID)
+	config.Certificates = []tls.Certificate{pair}
+	foreign := dialXDS(t, p, config)
+	if _, err := ads(t, foreign); status.Code(err) != codes.Unavailable {
+		t.Errorf("a certificate of another authority: %v, want a failed handshake", err)
+	}
+}
+
+func TestJoinToken(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	q := serve(t, p.core.store, dir)
+	token := newToken(t, p, "edge-2", time.Minute)
+	join := func(at *plane, token pki.JoinToken, csr []byte, name string) error {
+		_, err := pb.NewProxyJoinServiceClient(dialXDS(t, at, pki.JoinTLS(token, controlID))).Join(t.Context(), &pb.JoinRequest{
+			Secret: token.Secret[:], CertificateRequest: csr, Name: name,
+		})
+		return err
+	}
+	csr, _ := newCSR(t, "")
+	named, _ := newCSR(t, pki.ProxyID("default", "-", "edge-3"))
+	wantCode(t, "another name", join(p, token, csr, "edge-3"), codes.PermissionDenied, `for the proxy "edge-2"`)
+	wantCode(t, "another identity", join(p, token, named, ""), codes.InvalidArgument, "it asks for spiffe://penstock.local/proxy/default/-/edge-3")
+	for what, bad := range badRequests(t) {
+		wantCode(t, what, join(p, token, bad.der, ""), codes.InvalidArgument, bad.want)
+	}
+	unknown := token
+	unknown.Secret[3] ^= 1
+	wantCode(t, "unknown", join(p, unknown, csr, ""), codes.Unauthenticated, "not known")
+
+	// None of that used the token up. It works at the other replica, once.
+	if err := join(q, token, csr, "edge-2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := join(p, token, csr, ""); err != nil {
+		t.Errorf("the same key again, as after a lost answer: %v", err)
+	}
+	second, _ := newCSR(t, "")
+	wantCode(t, "twice", join(p, token, second, ""), codes.Unauthenticated, "used before")
+	wantCode(t, "twice, at the other", join(q, token, second, ""), codes.Unauthenticated, "used before")
+
+	late := newToken(t, p, "late", time.Minute)
+	p.core.now = func() time.Time { return time.Now().Add(time.Minute) }
+	wantCode(t, "expired", join(p, late, csr, ""), codes.Unauthenticated, "expired at")
+	p.core.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	newToken(t, p, "next", time.Minute) // sweeps
+	wantCode(t, "forgotten", join(p, token, second, ""), codes.Unauthenticated, "not known")
+	state, err := p.core.store.State(t.Context(), joinPrefix)
+	if err != nil || len(state) != 1 {
+		t.Errorf("left in the store: %d values, want the newest token only; %v", len(state), err)
+	}
+	for key, value := range state {
+		if strings.Contains(key+string(value), string(token.Secret[:])) {
+			t.Error("a secret is in the store")
+		}
+	}
+}
+
+// TestJoinTokenRace: of many users of one token at two replicas, at most one joins.
+func TestJoinTokenRace(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	q := serve(t, p.core.store, dir)
+	for round := range 10 {
+		token := newToken(t, p, fmt.Sprintf("p%d", round), time.Minute)
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for i := range errs {
+			csr, _ := newCSR(t, "")
+			wg.Go(func() {
+				core := []*Core{p.core, q.core}[i%2]
+				_, errs[i] = core.joins.Join(t.Context(), &pb.JoinRequest{Secret: token.Secret[:], CertificateRequest: csr})
+			})
+		}
+		wg.Wait()
+		won := 0
+		for _, err := range errs {
+			if err == nil {
+				won++
+			} else {
+				wantCode(t, "a loser", err, codes.Unauthenticated, "used before")
+			}
+		}
+		if won > 1 {
+			t.Fatalf("round %d: %d joined with one token", round, won)
+		}
+	}
+}
+
+type badRequest struct {
+	der  []byte
+	want string
+}
+
+func badRequests(t *testing.T) map[string]badRequest {
+	t.Helper()
+	good, _ := newCSR(t, "")
+	torn := append([]byte{}, good...)
+	torn[len(torn)-1] ^= 1
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edwards, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]badRequest{
+		"no request":        {nil, "certificate_request"},
+		"garbage":           {[]byte("hello"), "not PKCS #10"},
+		"a torn signature":  {torn, "signed by its own key"},
+		"another algorithm": {edwards, "ECDSA on P-256"},
+		"too long":          {make([]byte, 5000), "certificate_request"},
+	}
+}
+
+func TestAdmissionBadInput(t *testing.T) {
+	p := start(t, t.TempDir())
+	c := pb.NewProxyAdmissionServiceClient(p.conn)
+	for what, r := range map[string]*pb.CreateJoinTokenRequest{
+		"name":         {Gateway: "-"},
+		"name ":        {Gateway: "-", Name: "Edge"},
+		"name  ":       {Gateway: "-", Name: "a/b"},
+		"gateway":      {Name: "a"},
+		"gateway ":     {Name: "a", Gateway: "../x"},
+		"project":      {Name: "a", Gateway: "-", Project: "A"},
+		"ttl":          {Name: "a", Gateway: "-", Ttl: durationpb.New(25 * time.Hour)},
+		"ttl ":         {Name: "a", Gateway: "-", Ttl: durationpb.New(-time.Second)},
+		"is not there": {Name: "a", Gateway: "nobody"},
+	} {
+		_, err := c.CreateJoinToken(t.Context(), r)
+		wantCode(t, fmt.Sprint(r), err, codes.InvalidArgument, strings.TrimSpace(what))
+	}
+	for what, r := range map[string]*pb.RevokeProxyRequest{
+		"exactly one":   {},
+		"want spiffe":   {Subject: &pb.RevokeProxyRequest_Identity{Identity: "edge"}},
+		"not the id":    {Subject: &pb.RevokeProxyRequest_Identity{Identity: controlID}},
+		"hexadecimal":   {Subject: &pb.RevokeProxyRequest_Serial{Serial: "xyz"}},
+		"positive":      {Subject: &pb.RevokeProxyRequest_Serial{Serial: "0:0"}},
+		"1 to 21 bytes": {Subject: &pb.RevokeProxyRequest_Serial{Serial: strings.Repeat("a", 100)}},
+	} {
+		_, err := c.RevokeProxy(t.Context(), r)
+		wantCode(t, fmt.Sprint(r), err, codes.InvalidArgument, what)
+	}
+	_, err := c.AllowProxy(t.Context(), &pb.AllowProxyRequest{})
+	wantCode(t, "allow nobody", err, codes.InvalidArgument, "subject")
+
+	// A control plane without an authority.
+	p.core.joins.ca = nil
+	_, err = c.CreateJoinToken(t.Context(), &pb.CreateJoinTokenRequest{Gateway: "-", Name: "a"})
+	wantCode(t, "no CA", err, codes.FailedPrecondition, "no certificate authority")
+}
+
+// TestRevoke: what one replica revokes ends the streams at the other; the others
+// stay; allow undoes it.
+func TestRevoke(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	q := serve(t, p.core.store, dir)
+	conn, cert := joined(t, q, "bad")
+	good, _ := joined(t, q, "good")
+	bad, err := ads(t, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := ads(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := pb.NewProxyAdmissionServiceClient(p.conn)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-penstock-caller", "ann")
+	id := pki.ProxyID("default", "-", "bad")
+	if _, err := admin.RevokeProxy(ctx, &pb.RevokeProxyRequest{Reason: "stolen", Subject: &pb.RevokeProxyRequest_Identity{Identity: id}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = bad.Recv()
+	wantCode(t, "the open stream", err, codes.PermissionDenied, "revoked")
+	_, err = ads(t, conn)
+	wantCode(t, "a new stream", err, codes.PermissionDenied, "revoked")
+	csr, _ := newCSR(t, "")
+	_, err = pb.NewProxyJoinServiceClient(conn).Renew(t.Context(), &pb.RenewRequest{CertificateRequest: csr})
+	wantCode(t, "a renewal", err, codes.PermissionDenied, "revoked")
+	_, err = admin.CreateJoinToken(ctx, &pb.CreateJoinTokenRequest{Gateway: "-", Name: "bad"})
+	wantCode(t, "a new token", err, codes.PermissionDenied, "revoked")
+	list, err := admin.ListRevocations(ctx, &pb.ListRevocationsRequest{})
+	if r := list.GetRevocations(); err != nil || len(r) != 1 || r[0].GetIdentity() != id || r[0].GetAuthor() != "ann" || r[0].GetReason() != "stolen" {
+		t.Errorf("list: %v %v", list, err)
+	}
+
+	// The other stream goes on: it still gets an answer.
+	if err := kept.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/envoy.config.listener.v3.Listener"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := kept.Recv(); err != nil {
+		t.Errorf("the stream of another proxy: %v", err)
+	}
+
+	// A replica that starts later knows it, too.
+	r := serve(t, p.core.store, dir)
+	if got := r.core.guard.list(); len(got) != 1 {
+		t.Errorf("a replica that starts knows of %d revocations", len(got))
+	}
+
+	allowed, err := admin.AllowProxy(ctx, &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}})
+	if err != nil || !allowed.GetWasRevoked() {
+		t.Errorf("allow: %v %v", allowed, err)
+	}
+	until(t, "the other replica to let it in again", func() bool {
+		_, err := ads(t, conn)
+		return err == nil
+	})
+	again, err := admin.AllowProxy(ctx, &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}})
+	if err != nil || again.GetWasRevoked() {
+		t.Errorf("allow again: %v %v", again, err)
+	}
+
+	// One certificate: the next one of the same proxy is good.
+	renewed, key := newCSR(t, "")
+	next, err := pb.NewProxyJoinServiceClient(conn).Renew(t.Context(), &pb.RenewRequest{CertificateRequest: renewed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := strings.ToUpper(pki.Serial(cert))
+	if _, err := admin.RevokeProxy(ctx, &pb.RevokeProxyRequest{Subject: &pb.RevokeProxyRequest_Serial{Serial: serial}}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the certificate to be refused", func() bool {
+		_, err := ads(t, conn)
+		return status.Code(err) == codes.PermissionDenied
+	})
+	if _, err := ads(t, dialPair(t, q, next.GetCertificate(), key, next.GetCa())); err != nil {
+		t.Errorf("the next certificate: %v", err)
+	}
+}
+
+// TestRenewIdentity: a renewal gives the identity of the certificate, and nothing
+// else.
+func TestRenewIdentity(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	conn, _ := joined(t, p, "a")
+	c := pb.NewProxyJoinServiceClient(conn)
+	csr, _ := newCSR(t, pki.ProxyID("default", "-", "b"))
+	_, err := c.Renew(t.Context(), &pb.RenewRequest{CertificateRequest: csr})
+	wantCode(t, "another identity", err, codes.InvalidArgument, "it asks for")
+	_, err = c.Renew(t.Context(), &pb.RenewRequest{})
+	wantCode(t, "nothing", err, codes.InvalidArgument, "certificate_request")
+
+	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := ca.Issue(pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/runner/a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner := dialPair(t, p, cert, key, ca.CertPEM())
+	csr, _ = newCSR(t, "")
+	_, err = pb.NewProxyJoinServiceClient(runner).Renew(t.Context(), &pb.RenewRequest{CertificateRequest: csr})
+	wantCode(t, "a runner", err, codes.PermissionDenied, "not the id of a proxy")
+}
+
+// TestJoinSlots: callers that open a join and say nothing do not take all memory,
+// and hold nobody up for long.
+func TestJoinSlots(t *testing.T) {
+	p := start(t, t.TempDir())
+	token := newToken(t, p, "a", time.Minute)
+	conn := dialXDS(t, p, pki.JoinTLS(token, controlID))
+	var cancels []context.CancelFunc
+	for range maxJoining {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancels = append(cancels, cancel)
+		s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, pb.ProxyJoinService_Join_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s
+	}
+	until(t, "all slots to be taken", func() bool { return len(p.core.guard.joining) == maxJoining })
+	csr, _ := newCSR(t, "")
+	join := func() error {
+		_, err := pb.NewProxyJoinServiceClient(conn).Join(t.Context(), &pb.JoinRequest{Secret: token.Secret[:], CertificateRequest: csr})
+		return err
+	}
+	wantCode(t, "one too many", join(), codes.Unavailable, "try again")
+	for _, c := range cancels {
+		c()
+	}
+	until(t, "the slots to be free", func() bool { return len(p.core.guard.joining) == 0 })
+	if err := join(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDamagedRevocation: what cannot be read stays in force.
+func TestDamagedRevocation(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	conn, _ := joined(t, p, "a")
+	key := revokedPrefix + identitySubject(pki.ProxyID("default", "-", "a"))
+	if err := p.core.store.PutState(t.Context(), key, []byte("\xff\xff")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the proxy to be refused", func() bool {
+		_, err := ads(t, conn)
+		return status.Code(err) == codes.PermissionDenied
+	})
+}
