@@ -1,6 +1,6 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip.
 .DEFAULT_GOAL := build
-.PHONY: build up down test bench vet lint gen clean tools FORCE
+.PHONY: build up down test bench bench-xds soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -40,6 +40,18 @@ test: tools
 # Prints the figures of the main job and writes bench/results/main.json.
 bench: build tools
 	$(GO) run ./bench/desk -bin bin/penstock -out bench/results/main.json
+
+# One change beside the bare limit and a snapshot cache; bench/results/xds.json.
+bench-xds: build tools
+	$(GO) run ./bench/xds -out bench/results/xds.json
+
+# The long forms of what `make test` runs short.
+SEEDS ?= 100000
+soak: tools
+	PENSTOCK_SOAK=1 $(GO) test -count=1 -timeout 60m -v ./internal/soak
+	PENSTOCK_KILL_ROUNDS=500 $(GO) test -count=1 -timeout 60m -run Kill -v ./store
+sim:
+	$(GO) test -count=1 -timeout 60m -run Simulation ./xds/ledger -seeds $(SEEDS)
 
 vet:
 	$(GO) vet ./...
