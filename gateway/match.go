@@ -112,7 +112,7 @@ func headerMismatch(h *pb.HeaderMatch, r *Request) string {
 	return describeMiss("header "+h.GetName(), values, h.GetValue(), h.GetInvert())
 }
 
-// HostRegex is the expression that a match of the header "host" by value becomes
+// HostRegex is the expression that a match of the end of the header "host" becomes
 // in Envoy, where the header may end with a port: matches are written without one.
 // It is "" for every other match, and for a text too long for an expression, which
 // then matches requests without a port only.
@@ -124,8 +124,6 @@ func HostRegex(h *pb.HeaderMatch) string {
 	switch k := h.GetValue().GetMatch().(type) {
 	case *pb.StringMatch_Exact:
 		pattern = regexp.QuoteMeta(k.Exact)
-	case *pb.StringMatch_Prefix:
-		pattern = regexp.QuoteMeta(k.Prefix) + ".*"
 	case *pb.StringMatch_Suffix:
 		pattern = ".*" + regexp.QuoteMeta(k.Suffix)
 	case *pb.StringMatch_Regex:

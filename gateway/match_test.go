@@ -162,3 +162,41 @@ func FuzzMismatch(f *testing.F) {
 		}
 	})
 }
+
+// TestHostRegex: matches of the header "host" are written without a port.
+func TestHostRegex(t *testing.T) {
+	for _, c := range []struct{ match, want string }{
+		{`{'name': 'host', 'value': {'exact': 'a.x'}}`, `a\.x(?::[0-9]+)?`},
+		{`{'name': 'host', 'value': {'suffix': '.x'}}`, `.*\.x(?::[0-9]+)?`},
+		{`{'name': 'host', 'value': {'regex': 'a|b'}}`, `(?:a|b)(?::[0-9]+)?`},
+		{`{'name': 'host', 'value': {'prefix': 'a'}}`, ""},
+		{`{'name': 'host', 'value': {'present': true}}`, ""},
+		{`{'name': 'x-a', 'value': {'exact': 'a.x'}}`, ""},
+		{`{'name': 'host', 'value': {'exact': '` + strings.Repeat("a", 100) + `'}}`, ""},
+	} {
+		h := matchOf(t, `{'headers': [`+c.match+`]}`).GetHeaders()[0]
+		if got := HostRegex(h); got != c.want {
+			t.Errorf("%s: %s, want %s", c.match, got, c.want)
+		}
+	}
+}
+
+func TestRedirectPort(t *testing.T) {
+	for _, c := range []struct {
+		redirect *pb.Redirect
+		listener uint32
+		want     uint32
+	}{
+		{&pb.Redirect{Path: "/z"}, 8080, 0},
+		{&pb.Redirect{Scheme: "https"}, 8080, 443},
+		{&pb.Redirect{Scheme: "http"}, 8443, 80},
+		{&pb.Redirect{Scheme: "https"}, 80, 0},
+		{&pb.Redirect{Scheme: "http"}, 443, 0},
+		{&pb.Redirect{Scheme: "https", Host: "a.test"}, 8080, 0},
+		{&pb.Redirect{Scheme: "https", Port: 8443}, 8080, 8443},
+	} {
+		if got := RedirectPort(c.redirect, &pb.Listener{Port: c.listener}); got != c.want {
+			t.Errorf("%v on %d: %d, want %d", c.redirect, c.listener, got, c.want)
+		}
+	}
+}

@@ -113,8 +113,17 @@ func labelText(labels map[string]string) string {
 	return strings.Join(out, ", ")
 }
 
-// reservedEnv is set by the runner itself.
-var reservedEnv = []string{"AWS_LAMBDA_RUNTIME_API", "PORT", "_HANDLER", "LAMBDA_TASK_ROOT"}
+// reservedEnv is set by the runner itself, as is all that begins with one of
+// reservedEnvPrefixes.
+var (
+	reservedEnv         = []string{"PORT", "_HANDLER", "LAMBDA_TASK_ROOT", "_X_AMZN_TRACE_ID"}
+	reservedEnvPrefixes = []string{"PENSTOCK_", "AWS_LAMBDA_"}
+)
+
+func isReservedEnv(name string) bool {
+	return slices.Contains(reservedEnv, name) ||
+		slices.ContainsFunc(reservedEnvPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
 
 func (c *checker) function(f *pb.Function) {
 	source := f.GetSource()
@@ -127,7 +136,7 @@ func (c *checker) function(f *pb.Function) {
 	}
 	for _, k := range slices.Sorted(maps.Keys(f.GetEnv())) {
 		field := fmt.Sprintf("env[%q]", k)
-		if slices.Contains(reservedEnv, k) {
+		if isReservedEnv(k) {
 			c.add(field, "is set by the runner for each instance; take it away")
 		}
 		if strings.ContainsRune(f.GetEnv()[k], 0) {

@@ -193,6 +193,10 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"function", `{'server': {'command': ['a']}, 'source': '..'}`, "source", "leaves the functions root"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'PORT': '1'}}`, `env["PORT"]`, "set by the runner"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'AWS_LAMBDA_RUNTIME_API': '1'}}`, `env["AWS_LAMBDA_RUNTIME_API"]`, "set by the runner"},
+	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'AWS_LAMBDA_FUNCTION_NAME': '1'}}`, `env["AWS_LAMBDA_FUNCTION_NAME"]`, "set by the runner"},
+	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'PENSTOCK_INSTANCE': '1'}}`, `env["PENSTOCK_INSTANCE"]`, "set by the runner"},
+	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'PENSTOCK_ANYTHING': '1'}}`, `env["PENSTOCK_ANYTHING"]`, "set by the runner"},
+	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'_X_AMZN_TRACE_ID': '1'}}`, `env["_X_AMZN_TRACE_ID"]`, "set by the runner"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'a-b': '1'}}`, `env["a-b"]`, "letters, digits and _"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'timeout': '1000s'}`, "timeout", "900s"},
 	// Consumers and secrets.

@@ -206,8 +206,8 @@ func TestGuard(t *testing.T) {
 		want     []string // texts in the rule, in order; nil: opted out
 	}{
 		"none":                 {nil, nil},
-		"optional":             {[]*pb.JwtAuthentication{listed(true)}, nil},
-		"required":             {[]*pb.JwtAuthentication{listed(false)}, []string{`"iss"`, `"https://issuer.test"`}},
+		"optional":             {[]*pb.JwtAuthentication{listed(true)}, []string{"or_rules", "not_rule", `"iss"`, "present_match", `"https://issuer.test"`, `"exp"`}},
+		"required":             {[]*pb.JwtAuthentication{listed(false)}, []string{`"iss"`, `"https://issuer.test"`, `"exp"`, "double_match", "4000000000"}},
 		"both":                 {[]*pb.JwtAuthentication{listed(false), policy(func(p *pb.JwtAuthentication) { p.Issuer = "two" })}, []string{"and_rules", `"https://issuer.test"`, `"two"`}},
 		"listed":               {[]*pb.JwtAuthentication{listed(false, "alice")}, []string{"and_rules", `"iss"`, `"sub"`, `"alice"`}},
 		"several":              {[]*pb.JwtAuthentication{listed(false, "bob", "alice", "foreign", "gone")}, []string{`"sub"`, "or_match", `"alice"`, `"bob"`}},

@@ -138,7 +138,7 @@ func (x *explainer) edge() string {
 	if m := x.request.Method; m == http.MethodTrace || m == http.MethodConnect {
 		return "405 Method Not Allowed: the edge refuses " + m
 	} else if strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
-		return fmt.Sprintf("405 Method Not Allowed: the edge refuses the method %q, for methods are written in capital letters", m)
+		return fmt.Sprintf("405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method %q; methods are written in capital letters", m)
 	}
 	if strings.Contains(x.request.Host, ",") {
 		return "400 Bad Request: the edge refuses a host with a comma"

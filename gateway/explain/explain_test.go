@@ -196,3 +196,37 @@ func FuzzExplain(f *testing.F) {
 		}
 	})
 }
+
+// TestEdgeForms: methods that the edge refuses, and the port in a redirect.
+func TestEdgeForms(t *testing.T) {
+	redirect := func(path string, d *pb.Redirect) *pb.RouteRule {
+		return &pb.RouteRule{
+			Matches: []*pb.RouteMatch{{Path: &pb.PathMatch{Match: &pb.PathMatch_Exact{Exact: path}}}},
+			Action:  &pb.RouteRule_Redirect{Redirect: d},
+		}
+	}
+	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "a", Port: 80}, {Name: "b", Port: 8080}}},
+		&pb.Route{Name: "projects/default/routes/r", Rules: []*pb.RouteRule{
+			redirect("/move", &pb.Redirect{Path: "/z"}), redirect("/secure", &pb.Redirect{Scheme: "https"}),
+			redirect("/away", &pb.Redirect{Host: "other.test"}), redirect("/port", &pb.Redirect{Port: 81}),
+		}},
+	}})
+	for _, c := range []struct{ method, url, want string }{
+		{"GET", "http://x.test/move", "302 http://x.test/z"},
+		{"GET", "http://x.test:8080/move", "302 http://x.test:8080/z"},
+		{"GET", "http://[::1]:8080/move", "302 http://[::1]:8080/z"},
+		{"GET", "http://x.test/secure", "302 https://x.test/secure"},
+		{"GET", "http://x.test:8080/secure", "302 https://x.test:443/secure"},
+		{"GET", "http://x.test:8080/away", "302 http://other.test/away"},
+		{"GET", "http://x.test:8080/port", "302 http://x.test:81/port"},
+		{"delete", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "delete"; methods are written in capital letters`},
+		{"trace", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "trace"; methods are written in capital letters`},
+		{"TRACE", "http://x.test/move", "405 Method Not Allowed: the edge refuses TRACE"},
+		{"M-SEARCH", "http://x.test/move", "302 http://x.test/z"},
+	} {
+		if got := Explain(s, &pb.ExplainRequest{Method: c.method, Url: c.url}, nil).GetOutcome(); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.method, c.url, got, c.want)
+		}
+	}
+}

@@ -111,7 +111,8 @@ func denied(policy string) string {
 }
 
 // noScope is the CEL condition of a request that the jwt filter refused by its
-// default because there is no scope for its host, so no route either.
+// default because there is no scope for its host, so no route either. (The header
+// WWW-Authenticate of that refusal stays: a mapping cannot take it away.)
 const noScope = "response.code_details.startsWith('jwt_authn_access_denied') && (!has(xds.route_name) || xds.route_name == '')"
 
 // localReplies gives the refusals of the edge filter, and those for want of a
@@ -124,7 +125,7 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		body      string
 	}{
 		{denied(badMethod), 405, "this method is not served\n"},
-		{denied(badHost), 400, "a request has one host\n"},
+		{denied(badHost), 400, "a request has one host, and no more than a port behind it\n"},
 		{denied(badPath), 400, "the path holds ';' or a '%' that is no escape\n"},
 		{noScope, 404, "no route\n"},
 	} {

@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func TestEnvoy(t *testing.T) {
 		{"Empty", testEmpty},
 		{"Routing", testRouting},
 		{"Edge", testEdge},
+		{"Ports", testPorts},
 		{"Tracing", testTracing},
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
@@ -238,6 +240,7 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 		{"underscore header", "GET /x HTTP/1.1\r\nHost: a\r\nx_user: 1\r\n\r\n", 400, ""},
 		{"TRACE", "TRACE /x HTTP/1.1\r\nHost: a\r\n\r\n", 405, ""},
 		{"CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 405, ""},
+		{"lower-case method", "delete /x HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
 		{"HTTP/1.0", "GET /x HTTP/1.0\r\nHost: a\r\n\r\n", 426, ""},
 		{"length and chunks", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, ""},
 		{"two lengths", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n", 400, ""},
@@ -257,6 +260,8 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 		"x-penstock-scope: evil", "X-Penstock-Foo: 1", "x-envoy-retry-on: 5xx", "x-envoy-original-path: /y", "x-envoy-upstream-rq-timeout-ms: 1",
 		"forwarded: for=1.2.3.4", "x-forwarded-host: evil", "x-forwarded-prefix: /evil", "x-forwarded-uri: /evil", "x-real-ip: 1.2.3.4",
 		"x-http-method-override: DELETE", "x-original-url: /evil", "x-rewrite-url: /evil", "x-forwarded-client-cert: evil",
+		"true-client-ip: 1.2.3.4", "x-client-ip: 1.2.3.4", "cf-connecting-ip: 1.2.3.4", "x-cluster-client-ip: 1.2.3.4", "x-host: evil",
+		"x-forwarded-scheme: https", "x-forwarded-ssl: on", "front-end-https: on", "x-original-forwarded-for: 1.2.3.4",
 		"x-forwarded-proto: https", "x-request-id: mine", "x-keep: yes")
 	want := []string{"Traceparent", "Tracestate", "X-Envoy-External-Address", "X-Forwarded-For", "X-Forwarded-Proto", "X-Keep", "X-Request-Id"}
 	var names []string
@@ -275,10 +280,112 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 			t.Errorf("response header %s", name)
 		}
 	}
+	if len(a.header.Values("x-from-upstream")) != 1 {
+		t.Errorf("response headers: %v", a.header)
+	}
+	for _, method := range []string{"delete", "Delete", "get", "trace", "connect", "options", "G3T"} {
+		before := r.upstream.count()
+		if got := r.send2(t, port, method, "a", "/x"); got != 405 || r.upstream.count() != before {
+			t.Errorf("method %s by HTTP/2: %d, upstream %v", method, got, r.upstream.count() != before)
+		}
+	}
+	for _, method := range []string{"DELETE", "PROPFIND", "M-SEARCH", "X_Y"} {
+		if got := r.send2(t, port, method, "a", "/x"); got != 200 {
+			t.Errorf("method %s by HTTP/2: %d", method, got)
+		}
+	}
 	// A WebSocket goes through.
 	a = r.do(t, port, "GET", "a/x", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 	if a.got == nil || a.got.Header.Get("upgrade") != "websocket" {
 		t.Errorf("WebSocket: %+v", a)
+	}
+}
+
+// send2 sends a request without a body by HTTP/2 and returns the status.
+func (r *rig) send2(t *testing.T, port int, method, host, path string) int {
+	t.Helper()
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: p}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), method, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+// testPorts: the port of the Host chooses nothing, and reaches backends and
+// redirects.
+func testPorts(t *testing.T, r *rig) {
+	const rules = `
+---
+kind: Route
+name: all
+HOSTS
+rules:
+- {name: up, matches: [{path: {prefix: /up}}], forward: {backends: [{backend: up}]}}
+- {name: move, matches: [{path: {exact: /move}}], redirect: {path: /z}}
+- {name: secure, matches: [{path: {exact: /secure}}], redirect: {scheme: https}}
+- {name: away, matches: [{path: {exact: /away}}], redirect: {host: other.test}}
+- {name: port, matches: [{path: {exact: /port}}], redirect: {port: 81}}
+- {name: exact, matches: [{path: {exact: /exact}, headers: [{name: host, value: {exact: a.x.test}}]}], direct_response: {status: 200}}
+- {name: suffix, matches: [{path: {exact: /suffix}, headers: [{name: host, value: {suffix: .test}}]}], direct_response: {status: 200}}
+- {name: regex, matches: [{path: {exact: /regex}, headers: [{name: host, value: {regex: "a[.]x|A[.]X[.]TEST|a[.]x[.]test"}}]}], direct_response: {status: 200}}
+- {name: not, matches: [{path: {exact: /not}, headers: [{name: host, value: {exact: b.x.test}, invert: true}]}], direct_response: {status: 200}}
+`
+	for layout, names := range map[string][]string{"table": nil, "scopes": {"a.x.test", "127.0.0.1"}, "wildcard": {"*.x.test", "127.0.0.1"}} {
+		port := r.serve(t, gatewayOn+hosts(rules, names...))
+		self := fmt.Sprintf("127.0.0.1:%d", port)
+		for _, host := range []string{"a.x.test", "a.x.test:8080", "a.x.test:80", "a.x.test:65535", self} {
+			if a := r.do(t, port, "GET", host+"/up"); a.status != 200 || a.got.Host != host {
+				t.Errorf("%s: Host %s: %d %+v", layout, host, a.status, a.got)
+			}
+			name, _, _ := strings.Cut(host, ":")
+			for path, want := range map[string]string{
+				"/move": "http://" + host + "/z", "/secure": "https://" + name + ":443/secure", "/away": "http://other.test/away", "/port": "http://" + name + ":81/port",
+			} {
+				if a := r.do(t, port, "GET", host+path); a.status != 302 || a.header.Get("location") != want {
+					t.Errorf("%s: Host %s %s: %d %s, want %s", layout, host, path, a.status, a.header.Get("location"), want)
+				}
+			}
+		}
+		for _, host := range []string{"A.X.TEST:8080", "a.x.test.:8080", "A.x.test."} {
+			if a := r.do(t, port, "GET", host+"/up"); a.status != 200 {
+				t.Errorf("%s: Host %s: %d", layout, host, a.status)
+			}
+		}
+		for _, host := range []string{"a.x.test", "a.x.test:8080"} {
+			for path, want := range map[string]int{"/exact": 200, "/suffix": 200, "/regex": 200, "/not": 200} {
+				if a := r.do(t, port, "GET", host+path); a.status != want {
+					t.Errorf("%s: Host %s %s: %d", layout, host, path, a.status)
+				}
+			}
+		}
+		for _, host := range []string{"", ":8080", "a.x.test:", "a.x.test:80a", "a.x.test:1:2", "a.x.test:123456", "a.x.test:80.y.test", "a.x.test:80.x.test:", "me@a.x.test", "::1", "[::1", "[::1]80", "[a.x.test]", "a,b"} {
+			if a := r.do(t, port, "GET", host+"/up"); a.status != 400 || a.got != nil {
+				t.Errorf("%s: Host %s: %d %+v", layout, host, a.status, a.got)
+			}
+		}
+		if layout == "table" {
+			for _, host := range []string{"[::1]:8080", "[::1]"} {
+				if a := r.do(t, port, "GET", host+"/up"); a.status != 200 || a.got.Host != host {
+					t.Errorf("%s: Host %s: %d %+v", layout, host, a.status, a.got)
+				}
+			}
+			continue
+		}
+		for _, host := range []string{"[::1]:8080", "[::1]", "y.test:8080", "x.test:8080", ".x.test:8080"} {
+			if a := r.do(t, port, "GET", host+"/up"); a.status != 404 || a.got != nil {
+				t.Errorf("%s: Host %s: %d %+v", layout, host, a.status, a.got)
+			}
+		}
 	}
 }
 

@@ -141,9 +141,9 @@ listeners: [{name: http, address: 127.0.0.1, port: TWO}]
 		want string
 	}{
 		{one, "a.test", "edge-a"}, {one, "A.TEST", "edge-a"}, {one, "x.a.test", "edge-wild"}, {one, "x.y.A.test", "edge-wild"},
-		{one, "b.a.test", "edge-b"}, {one, "B.a.test:81", "edge-b"}, {one, "x.c.a.test", "edge-deep"}, {one, "c.a.test", "edge-wild"},
-		{one, "default", "edge-default"}, {one, "c.test", "401"}, {one, "-", "404"}, {one, "a.testx", "401"}, {one, "NOBODY.test", "401"}, {one, ".a.test", "401"},
-		{two, "a.test", "inner-a"}, {two, "c.test", "inner-c"}, {two, "x.a.test", "401"},
+		{one, "b.a.test", "edge-b"}, {one, "B.a.test:81", "edge-b"}, {one, "b.a.test:81", "edge-b"}, {one, "x.a.test:81", "edge-wild"}, {one, "X.y.a.test:81", "edge-wild"}, {one, "default:81", "edge-default"}, {one, "c.test:81", "404"}, {one, "*.a.test", "edge-wild"}, {one, "x.c.a.test", "edge-deep"}, {one, "c.a.test", "edge-wild"},
+		{one, "default", "edge-default"}, {one, "c.test", "404"}, {one, "-", "404"}, {one, "a.testx", "404"}, {one, "NOBODY.test", "404"}, {one, ".a.test", "404"},
+		{two, "a.test", "inner-a"}, {two, "c.test", "inner-c"}, {two, "x.a.test", "404"},
 	} {
 		a := r.do(t, c.port, "GET", c.host+"/")
 		got := a.body
@@ -152,6 +152,9 @@ listeners: [{name: http, address: 127.0.0.1, port: TWO}]
 		}
 		if got != c.want {
 			t.Errorf("port %d host %s: %s, want %s", c.port, c.host, got, c.want)
+		}
+		if got == "404" && a.body != "no route\n" {
+			t.Errorf("port %d host %s: %q %v", c.port, c.host, a.body, a.header)
 		}
 	}
 	if l := compile.Layout(r.snapshot, "projects/default/gateways/edge", "http"); l != compile.LayoutScopes {
@@ -192,7 +195,27 @@ func testRetries(t *testing.T, r *rig) {
 		fmt.Fprint(w, "served")
 	})
 	kind := func(e, k string) string { return strings.Replace(e, "KIND", k, 1) }
+	instance := func(e string) (out compile.Endpoint) {
+		if _, err := fmt.Sscanf(e, "{address: 127.0.0.1, port: %d,", &out.Port); err != nil {
+			t.Fatal(err)
+		}
+		out.Address = "127.0.0.1"
+		return out
+	}
+	const refusing, idle = "projects/default/functions/refusing", "projects/default/functions/idle"
+	r.instances[refusing], r.instances[idle] = []compile.Endpoint{instance(refuse), instance(good)}, []compile.Endpoint{instance(refuse)}
+	defer func() { delete(r.instances, refusing); delete(r.instances, idle) }()
 	port := r.serve(t, gatewayOn+`
+---
+kind: Function
+name: refusing
+server: {command: [./f]}
+source: f
+---
+kind: Function
+name: idle
+server: {command: [./f]}
+source: f
 ---
 kind: Backend
 name: resetting
@@ -209,7 +232,9 @@ kind: Route
 name: all
 rules:
 - {name: reset, matches: [{path: {prefix: /reset}}], forward: {backends: [{backend: resetting}]}}
-- {name: refuse, matches: [{path: {prefix: /refuse}}], forward: {backends: [{backend: refusing}]}}
+- {name: refuse, matches: [{path: {prefix: /refuse}}], forward: {backends: [{backend: functions/refusing}]}}
+- {name: plain, matches: [{path: {prefix: /plain}}], forward: {backends: [{backend: refusing}]}}
+- {name: mixed, matches: [{path: {prefix: /mixed}}], forward: {backends: [{backend: refusing, weight: 1}, {backend: functions/idle, weight: 1}]}}
 - {name: bad, matches: [{path: {prefix: /bad}}], forward: {backends: [{backend: resetting, subset: bad}]}}
 - {name: off, matches: [{path: {prefix: /off}}], forward: {backends: [{backend: refusing}]}, policies: {retry: {idempotent: {attempts: 0}, other: {attempts: 0}}}}
 - {name: slow, matches: [{path: {prefix: /slow}}], forward: {backends: [{backend: hanging}]}, policies: {timeout: {request: 0.2s}}}
@@ -237,12 +262,25 @@ func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64
 		for range 6 {
 			a := r.do(t, port, method, "x.test/refuse", "Content-Length: 0")
 			if a.status != 200 || a.header.Get("x-penstock-refused") != "" {
-				t.Errorf("%s with a refusing endpoint: %d %v", method, a.status, a.header)
+				t.Errorf("%s with a refusing instance: %d %v", method, a.status, a.header)
 			}
 		}
 	}
 	if refusals.Load() == 0 {
-		t.Error("no request came to the refusing endpoint")
+		t.Error("no request came to the refusing instance")
+	}
+	// What is no function may have done its work: nothing is sent twice.
+	for _, path := range []string{"/plain", "/mixed"} {
+		refusals.Store(0)
+		answers := 0
+		for range 8 {
+			if a := r.do(t, port, "POST", "x.test"+path, "Content-Length: 0"); a.status == 503 && a.header.Get("x-penstock-refused") == "" {
+				answers++
+			}
+		}
+		if answers == 0 || answers != int(refusals.Load()) {
+			t.Errorf("%s: %d refusals of a plain backend, %d answers 503", path, refusals.Load(), answers)
+		}
 	}
 	refusals.Store(0)
 	refused := 0

@@ -22,7 +22,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
-	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 )
 
@@ -98,8 +97,13 @@ const brokenEscape = `.*%([^0-9a-fA-F].*|[0-9a-fA-F]([^0-9a-fA-F].*)?)?`
 // but backends were seen to take "delete" for DELETE: so no rule may see it.
 const goodMethod = `[A-Z_-]+`
 
+// goodHost is one host, or an IPv6 address in brackets, with a port or without
+// (RFC 9110, section 7.2). Envoy finds a host by what stands before its last colon,
+// whatever follows, and joins several Host lines by a comma.
+const goodHost = `([^\]\[:,/?#@\\]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?`
+
 // edge refuses what Envoy would let pass and backends read differently: ';' path
-// parameters, broken escapes, several Host values, TRACE and CONNECT, and methods
+// parameters, broken escapes, a Host that is not one host, TRACE and CONNECT, and methods
 // that are not in capital letters. No route has an entry for it.
 func edge() *rbacv3.RBAC {
 	policy := func(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
@@ -120,7 +124,7 @@ func edge() *rbacv3.RBAC {
 		Action: rbacconfigv3.RBAC_DENY,
 		Policies: map[string]*rbacconfigv3.Policy{
 			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
-			badHost:   policy(header(":authority", contains(","))),
+			badHost:   policy(not(header(":authority", regex(goodHost)))),
 			badPath:   policy(path(contains(";")), path(regex(brokenEscape))),
 		},
 	}}
@@ -161,8 +165,9 @@ func aliases(name string) string {
 		// are lower case here.
 		other      = "[!-/^-`{-~]"
 		otherSteps = 3
-		// fixed is what an expression costs beside its characters, with ".*".
-		fixed = 16
+		// fixed is what an expression costs beside its characters, with ".*"; at 80
+		// Envoy begins to warn.
+		fixed, limit = 8, 80
 	)
 	var b strings.Builder
 	steps := fixed
@@ -175,7 +180,7 @@ func aliases(name string) string {
 			steps += otherSteps
 			b.WriteString(other)
 		}
-		if steps > gateway.MaxRegexSize-otherSteps {
+		if steps > limit-otherSteps {
 			b.WriteString(".*")
 			break
 		}

@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -69,6 +70,7 @@ func TestIncremental(t *testing.T) {
 		c := compile.New(settings)
 		var s *gateway.Snapshot
 		now := map[string]gateway.Object{}
+		var last *xds.Generation
 		for step := range rapid.IntRange(1, 8).Draw(t, "steps") {
 			var ch gateway.Changes
 			for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, len(names), rapid.ID).Draw(t, "names") {
@@ -87,6 +89,10 @@ func TestIncremental(t *testing.T) {
 			}
 			in := compile.Input{Snapshot: s, View: view, Instances: func(string) []compile.Endpoint { return instances }}
 			g, problems := c.Compile(in)
+			if err := changes(last, g); err != nil {
+				t.Fatal(err)
+			}
+			last = g
 
 			var all []gateway.Object
 			for _, o := range now {
@@ -112,6 +118,42 @@ func TestIncremental(t *testing.T) {
 			}
 		}
 	})
+}
+
+// changes tells whether Changed, applied to the generation before, makes this one.
+func changes(last, g *xds.Generation) error {
+	if last == nil {
+		return nil // the base is what nobody has
+	}
+	if g.Base.Value() != last {
+		return errors.New("Base is not the generation before")
+	}
+	made := map[xds.Ref]*xds.Resource{}
+	for t, m := range last.Resources {
+		for name, r := range m {
+			made[xds.Ref{Type: t, Name: name}] = r
+		}
+	}
+	for _, ref := range g.Changed {
+		if r := g.Get(ref.Type, ref.Name); r != nil {
+			made[ref] = r
+		} else {
+			delete(made, ref)
+		}
+	}
+	n := 0
+	for t, m := range g.Resources {
+		n += len(m)
+		for name, r := range m {
+			if ref := (xds.Ref{Type: t, Name: name}); made[ref] != r {
+				return fmt.Errorf("%s is changed, and not in Changed", ref)
+			}
+		}
+	}
+	if n != len(made) {
+		return fmt.Errorf("%d resources by Changed, there are %d", len(made), n)
+	}
+	return nil
 }
 
 func texts(problems []gateway.Problem) (out []string) {

@@ -346,6 +346,8 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	u.mu.Unlock()
 	w.Header().Set("x-from-upstream", "yes")
 	w.Header().Set("x-up-proto", req.Proto)
+	w.Header().Set("x-envoy-decorator-operation", "evil")
+	w.Header().Set("x-envoy-upstream-healthchecked-cluster", "evil")
 	_, _ = io.Copy(io.Discard, req.Body)
 	_, _ = io.WriteString(w, "upstream")
 }

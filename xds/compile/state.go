@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"weak"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
@@ -60,12 +61,16 @@ type editor struct {
 	changed []*xds.Resource
 }
 
+// edit begins a generation with the resources of last, which becomes its Base.
 func edit(last *xds.Generation, revision int64) *editor {
 	resources := maps.Clone(last.Resources)
 	if resources == nil {
 		resources = map[xds.Type]map[string]*xds.Resource{}
 	}
-	return &editor{g: &xds.Generation{Revision: revision, Resources: resources}, cloned: map[xds.Type]bool{}}
+	return &editor{
+		g:      &xds.Generation{Revision: revision, Resources: resources, Base: weak.Make(last)},
+		cloned: map[xds.Type]bool{},
+	}
 }
 
 func (e *editor) own(t xds.Type) map[string]*xds.Resource {
@@ -88,11 +93,13 @@ func (e *editor) set(r *xds.Resource) {
 	}
 	e.own(r.Type)[r.Name] = r
 	e.changed = append(e.changed, r)
+	e.g.Changed = append(e.g.Changed, xds.Ref{Type: r.Type, Name: r.Name})
 }
 
 func (e *editor) remove(t xds.Type, name string) {
 	if e.g.Resources[t][name] != nil {
 		delete(e.own(t), name)
+		e.g.Changed = append(e.g.Changed, xds.Ref{Type: t, Name: name})
 	}
 }
 

@@ -15,32 +15,38 @@ import (
 func TestPolicies(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy            *pb.RetryPolicy
+		functions         bool
 		idempotent, other string // "" for no retries
 		attempts          uint32
 	}{
 		"default": {
-			nil,
+			nil, true,
 			"connect-failure,refused-stream,reset-before-request,reset,retriable-headers",
 			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
 		},
 		"off": {
 			&pb.RetryPolicy{Idempotent: &pb.RetryRule{Attempts: proto.Uint32(0)}, Other: &pb.RetryRule{Attempts: proto.Uint32(0)}},
-			"", "", 0,
+			true, "", "", 0,
+		},
+		"not only functions": {
+			nil, false,
+			"connect-failure,refused-stream,reset-before-request,reset",
+			"connect-failure,refused-stream,reset-before-request", 2,
 		},
 		"attempts alone keep the conditions": {
 			&pb.RetryPolicy{Idempotent: &pb.RetryRule{Attempts: proto.Uint32(5)}, Other: &pb.RetryRule{Attempts: proto.Uint32(0)}},
-			"connect-failure,refused-stream,reset-before-request,reset,retriable-headers", "", 5,
+			true, "connect-failure,refused-stream,reset-before-request,reset,retriable-headers", "", 5,
 		},
 		"conditions, in any order": {
 			&pb.RetryPolicy{Idempotent: &pb.RetryRule{
 				On:          []pb.RetryOn{pb.RetryOn_RETRY_ON_GRPC_CANCELLED, pb.RetryOn_RETRY_ON_5XX, pb.RetryOn_RETRY_ON_GATEWAY_ERROR, pb.RetryOn_RETRY_ON_RETRIABLE_4XX, pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE},
 				StatusCodes: []uint32{503, 429},
 			}},
-			"5xx,gateway-error,retriable-4xx,unavailable,cancelled,retriable-headers,retriable-status-codes",
+			true, "5xx,gateway-error,retriable-4xx,unavailable,cancelled,retriable-headers,retriable-status-codes",
 			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
 		},
 	} {
-		idempotent, other := retry.Policies(c.policy)
+		idempotent, other := retry.Policies(c.policy, c.functions)
 		if idempotent.GetRetryOn() != c.idempotent || other.GetRetryOn() != c.other || idempotent.GetNumRetries().GetValue() != c.attempts {
 			t.Errorf("%s: %v / %v", name, idempotent, other)
 		}
@@ -52,11 +58,11 @@ func TestPolicies(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if idempotent != nil && (len(idempotent.GetRetryHostPredicate()) != 1 || idempotent.GetRetriableHeaders()[0].GetName() != retry.RefusedHeader) {
+		if idempotent != nil && (len(idempotent.GetRetryHostPredicate()) != 1 || c.functions != (idempotent.GetRetriableHeaders() != nil)) {
 			t.Errorf("%s: %v", name, idempotent)
 		}
 	}
-	p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{PerTryTimeout: durationpb.New(time.Second), StatusCodes: []uint32{503, 429}}})
+	p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{PerTryTimeout: durationpb.New(time.Second), StatusCodes: []uint32{503, 429}}}, false)
 	if p.GetPerTryTimeout().AsDuration() != time.Second || !slices.Equal(p.GetRetriableStatusCodes(), []uint32{429, 503}) {
 		t.Error(p)
 	}
@@ -68,7 +74,7 @@ func TestEveryCondition(t *testing.T) {
 		if n == 0 {
 			continue
 		}
-		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}})
+		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}}, false)
 		if p.GetRetryOn() == "" || p.GetRetryOn()[0] == ',' {
 			t.Errorf("%s has no name in Envoy: %q", pb.RetryOn(n), p.GetRetryOn())
 		}

@@ -87,7 +87,7 @@ type Route struct {
 	// Labels, etag, times, origin.
 	Metadata *Metadata `protobuf:"bytes,2,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The gateways it attaches to, by full or short name. Empty: every gateway of
-	// the project.
+	// the project, also those that are made later.
 	Gateways []string `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	// Hosts: exact, wildcard ("*.example.com") or any ("*" or empty). A request is
 	// served by the most specific host that any route names, and by that one only.
@@ -920,7 +920,7 @@ type Redirect struct {
 	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
 	// Path of the target. Default: as the request.
 	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
-	// Port of the target. Default: as the scheme.
+	// Port of the target. Default: as the request, or as the scheme when that is set.
 	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	// 301, 302, 303, 307 or 308. Default 302.
 	Status        uint32 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
