@@ -108,6 +108,16 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.setDefaults(); err != nil {
 		return err
 	}
+	if os.Geteuid() == 0 {
+		c.Logger.Warn("functions run as root with no sandbox: each can do all that root can on this machine, other functions' sources, secrets and processes included; run the runner as a user of its own, and only code that you trust")
+	}
+	adopting, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	adopted, err := instance.Adopt(adopting, c.Logger)
+	if err != nil {
+		abandon()
+		return err
+	}
+	defer func() { abandon(); adopted() }() // after all instances have ended
 	m, err := newManager(c, instance.NewMetrics(c.Registerer))
 	if err != nil {
 		return err

@@ -69,8 +69,8 @@ func TestLambdaFaults(t *testing.T) {
 				t.Errorf("x-amzn-requestid is %q", a.header.Get("x-amzn-requestid"))
 			}
 			if c.kind == "died" || c.kind == "deadline" {
-				var e struct{ Error, Function, Request_id string }
-				if json.Unmarshal([]byte(a.body), &e) != nil || e.Error == "" || e.Function != name(id) || e.Request_id != "rid-"+id {
+				var e struct{ Error, Request_id string }
+				if json.Unmarshal([]byte(a.body), &e) != nil || e.Error == "" || strings.Contains(a.body, name(id)) || e.Request_id != "rid-"+id {
 					t.Errorf("body %s", a.body)
 				}
 			}
@@ -313,6 +313,49 @@ func TestStrays(t *testing.T) {
 	r.await("nothing", func(s *pb.RunnerState) bool { return len(s.GetInstances()) == 0 })
 	if left := launch.WaitGone(ids, patience); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestEscape: nor does what has left its group, session, environment and parent
+// survive its instance; one that was let go of while its instance lives neither.
+func TestEscape(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := startRunner(t)
+	r.want(
+		python("escapes", "app.escapes", env(map[string]string{"PID_DIR": dir, "PENSTOCK_INSTANCE": "another"})),
+		python("bystander", "app.echo"),
+	)
+	i, other := r.ready("escapes", 1)[0], r.ready("bystander", 1)[0]
+	if a := mustSend(t, i, "GET", "/", ""); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	ids := map[string]launch.ID{}
+	for _, name := range []string{"orphan", "child"} {
+		pid, err := strconv.Atoi(strings.TrimSpace(awaitFile(t, filepath.Join(dir, name))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ids[name], err = launch.Identify(pid); err != nil && name == "child" {
+			t.Fatal(err)
+		}
+	}
+	// The orphan has no tie to the instance that lives.
+	if left := launch.WaitGone([]launch.ID{ids["orphan"]}, patience); len(left) > 0 {
+		t.Errorf("the orphan is left: %v", left)
+	}
+	if !ids["child"].Alive() {
+		t.Error("a child of an instance that lives was killed")
+	}
+	if err := syscall.Kill(int(i.GetPid()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if left := launch.WaitGone([]launch.ID{ids["child"]}, patience); len(left) > 0 {
+		t.Errorf("the child is left: %v", left)
+	}
+	a := mustSend(t, other, "GET", "/", "")
+	if a.status != 200 || !strings.Contains(a.body, `\"PENSTOCK_INSTANCE\": \"`+other.GetId()) && !strings.Contains(a.body, other.GetId()) {
+		t.Errorf("the bystander: %d %s", a.status, a.body)
 	}
 }
 

@@ -31,6 +31,9 @@ func (c *checker) gateway(g *pb.Gateway) {
 			if a.Zone() != "" {
 				c.add(at+".address", "%q: a zone is not supported", address)
 			}
+			if a.Is4In6() {
+				c.add(at+".address", "%q cannot be bound; write %s", address, a.Unmap())
+			}
 			address = a.Unmap().String()
 		}
 		bind := net.JoinHostPort(address, fmt.Sprint(l.GetPort()))

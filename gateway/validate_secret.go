@@ -128,8 +128,12 @@ func keyAlgorithms(key any) (algorithms []string, problem string) {
 		if k.N.BitLen() < minRSABits {
 			return nil, fmt.Sprintf("is an RSA key of %d bits; at least %d are needed", k.N.BitLen(), minRSABits)
 		}
-		if k.E < 3 || k.E%2 == 0 {
-			return nil, fmt.Sprintf("is an RSA key with the exponent %d, which is not safe", k.E)
+		if k.N.Bit(0) == 0 {
+			return nil, "is an RSA key with an even modulus, which is no product of two large primes"
+		}
+		// BoringSSL, and so Envoy, takes these two only (seen with 1.40).
+		if k.E != 3 && k.E != 65537 {
+			return nil, fmt.Sprintf("is an RSA key with the exponent %d; Envoy takes 65537 and 3 only", k.E)
 		}
 		return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}, ""
 	case *ecdsa.PublicKey:

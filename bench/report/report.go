@@ -83,7 +83,7 @@ func (r *Report) Write(w io.Writer, path string) error {
 	for _, f := range r.Figures {
 		low, high := "", ""
 		if len(f.Spread) == 2 {
-			low, high = fmt.Sprintf("%.4g", f.Spread[0]), fmt.Sprintf("%.4g", f.Spread[1])
+			low, high = number(f.Spread[0]), number(f.Spread[1])
 		}
 		if f.Note != "" {
 			fmt.Fprintf(t, "%s\t\t\t\t\t%s\t\n", f.Name, f.Note)
@@ -93,7 +93,7 @@ func (r *Report) Write(w io.Writer, path string) error {
 		if f.Pass != nil && !*f.Pass {
 			target += " BEHIND"
 		}
-		fmt.Fprintf(t, "%s\t%.4g\t%s\t%s\t%s\t%s\t\n", f.Name, f.Value, f.Unit, low, high, target)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t\n", f.Name, number(f.Value), f.Unit, low, high, target)
 	}
 	t.Flush()
 	b, err := json.MarshalIndent(r, "", "  ")
@@ -104,6 +104,14 @@ func (r *Report) Write(w io.Writer, path string) error {
 		return err
 	}
 	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// number has four digits, and no exponent where people read on.
+func number(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.4g", v)
 }
 
 // machine is cores, processor, memory and kernel: what a reader needs to compare.

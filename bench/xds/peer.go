@@ -266,11 +266,14 @@ func (p *snapshotPlane) DeltaAggregatedResources(s discoveryv3.AggregatedDiscove
 // callbacks tell of acknowledgements.
 type callbacks struct {
 	acknowledged func(stream int64, r *discoveryv3.DeltaDiscoveryRequest)
-	streams      *atomic.Int64
+	streams, all *atomic.Int64 // open now, and ever
 }
 
 func (c *callbacks) OnDeltaStreamOpen(context.Context, int64, string) error {
 	c.count(1)
+	if c.all != nil {
+		c.all.Add(1)
+	}
 	return nil
 }
 

@@ -45,6 +45,9 @@ type Options struct {
 	// wait, QueueTimeout for how long. Defaults: 1, 16, 5 s.
 	Concurrency, Queue int
 	QueueTimeout       time.Duration
+	// UploadStall is how long a sender may pause in the body of a request. Default
+	// 10 s.
+	UploadStall time.Duration
 	// Timeout of one invocation, StartTimeout from start to ready, StopGrace from
 	// SIGTERM to SIGKILL. Defaults: 30 s, 30 s, 2 s.
 	Timeout, StartTimeout, StopGrace time.Duration
@@ -63,6 +66,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	def(&o.QueueTimeout, 5*time.Second)
+	def(&o.UploadStall, 10*time.Second)
 	def(&o.Timeout, 30*time.Second)
 	def(&o.StartTimeout, 30*time.Second)
 	def(&o.StopGrace, 2*time.Second)
@@ -93,12 +97,13 @@ type Instance struct {
 	server   *http.Server
 	addr     netip.AddrPort
 
-	slots       chan struct{}
-	waiting     atomic.Int64
-	invocations atomic.Int64
-	draining    atomic.Bool // answers close their connection
-	stopping    atomic.Bool // new requests are refused
-	gone        atomic.Bool // the process has ended
+	// slots are for all requests, streams for those whose body still comes.
+	slots, streams *gate
+	uploads        uploads
+	invocations    atomic.Int64
+	draining       atomic.Bool // answers close their connection
+	stopping       atomic.Bool // new requests are refused
+	gone           atomic.Bool // the process has ended
 
 	ready, dead, closed, replace, cut chan struct{}
 	drainOnce, replaceOnce, cutOnce   sync.Once
@@ -115,7 +120,7 @@ func Start(o Options) (*Instance, error) {
 	i := &Instance{
 		o: o, name: o.Function[strings.LastIndexByte(o.Function, '/')+1:],
 		metrics: o.Metrics.of(o.Function), propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
-		slots: make(chan struct{}, o.Concurrency),
+		slots: newGate(o.Concurrency, o.Queue, o.QueueTimeout), streams: newGate(max(1, o.Concurrency/2), o.Queue, o.QueueTimeout),
 		ready: make(chan struct{}), dead: make(chan struct{}), closed: make(chan struct{}),
 		replace: make(chan struct{}), cut: make(chan struct{}),
 	}
@@ -127,6 +132,12 @@ func Start(o Options) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	each := int64(aheadBytes)
+	if c, ok := i.contract.(WholeBody); ok {
+		each = c.MaxBody() + 1
+	}
+	// Room for all that may be served and wait, and for as many to come.
+	i.uploads.most = max(64<<20, int64(o.Concurrency+2*o.Queue)*each)
 	if err := i.spawn(); err != nil {
 		i.contract.Exited()
 		i.contract.Close()
@@ -150,7 +161,7 @@ func (i *Instance) spawn() error {
 	}
 	defer stderr.Close()
 	c := i.contract.Command()
-	i.proc, err = startProcess(c, i.o.Dir, environment(i.o.ID, i.o.Env, c.Env), stdout, stderr)
+	i.proc, err = startProcess(i.o.ID, c, i.o.Dir, environment(i.o.ID, i.o.Env, c.Env), stdout, stderr)
 	if err != nil {
 		i.out.close(0)
 		if errors.Is(err, os.ErrNotExist) {
@@ -222,7 +233,7 @@ func (i *Instance) run() {
 	<-i.proc.done
 	i.gone.Store(true)
 	i.contract.Exited()
-	killStrays(i.o.ID)
+	endFamily(i.o.ID, i.PID())
 	i.out.close(500 * time.Millisecond)
 	i.setErr(fmt.Errorf("the process ended: %s", i.proc.ending()))
 	if i.Err() != nil {

@@ -10,7 +10,8 @@ import (
 // its values are as many as functions exist.
 const (
 	// MetricRequests counts requests by function and result: ok, refused,
-	// handler-error, bad-response, too-large, died, deadline, canceled.
+	// handler-error, bad-response, too-large, died, deadline, slow-body, canceled,
+	// aborted.
 	MetricRequests = "penstock_function_requests_total"
 	// MetricExecution is the handler's own time t of an invocation.
 	MetricExecution = "penstock_function_execution_seconds"

@@ -14,8 +14,8 @@ import (
 // that those which left its process group are found when it ends.
 const instanceVariable = "PENSTOCK_INSTANCE"
 
-// process is a child in a process group of its own. All of the group goes when
-// its leader goes.
+// process is a child in a session and a process group of its own. All of the
+// group goes when its leader goes.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -26,10 +26,17 @@ type process struct {
 	reaped bool
 }
 
-func startProcess(c Command, dir string, env []string, stdout, stderr *os.File) (*process, error) {
+func startProcess(id string, c Command, dir string, env []string, stdout, stderr *os.File) (*process, error) {
 	cmd := exec.Command(c.Args[0], c.Args[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, stdout, stderr
-	if err := launch.Start(cmd); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err := startFamily(id, func() (int, error) {
+		if err := launch.Start(cmd); err != nil {
+			return 0, err
+		}
+		return cmd.Process.Pid, nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start %q in %s: %w", c.Args[0], dir, err)
 	}
 	limit(cmd.Process.Pid)
@@ -73,7 +80,7 @@ func (p *process) ending() string {
 // environment is all that a process gets: nothing of the runner's own but where
 // programs, the home folder and temporary files are.
 func environment(id string, function map[string]string, contract map[string]string) []string {
-	env := map[string]string{"LANG": "C.UTF-8", instanceVariable: id}
+	env := map[string]string{"LANG": "C.UTF-8"}
 	for _, k := range []string{"PATH", "HOME", "TMPDIR"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env[k] = v
@@ -84,6 +91,7 @@ func environment(id string, function map[string]string, contract map[string]stri
 			env[k] = v
 		}
 	}
+	env[instanceVariable] = id // last: nobody else has a say in it
 	out := make([]string, 0, len(env))
 	for k, v := range env {
 		out = append(out, k+"="+v)

@@ -1,11 +1,7 @@
 package instance
 
 import (
-	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,28 +31,6 @@ func awaitExit(pid int) bool {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if !errors.Is(err, syscall.EINTR) {
 			return err == nil
-		}
-	}
-}
-
-// killStrays kills the processes of an instance that left its process group
-// (daemons). They have its variable in their environment.
-func killStrays(id string) {
-	mark := []byte(instanceVariable + "=" + id + "\x00")
-	for range 5 { // one may have forked meanwhile
-		found := false
-		paths, _ := filepath.Glob("/proc/[0-9]*/environ")
-		for _, path := range paths {
-			env, err := os.ReadFile(path)
-			if err != nil || !bytes.Contains(append(env, 0), mark) {
-				continue
-			}
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil && pid != os.Getpid() {
-				found = syscall.Kill(pid, syscall.SIGKILL) == nil || found
-			}
-		}
-		if !found {
-			return
 		}
 	}
 }

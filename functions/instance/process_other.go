@@ -2,6 +2,11 @@
 
 package instance
 
+import (
+	"context"
+	"log/slog"
+)
+
 // Limits on another process, waiting without reaping and other processes'
 // environments are Linux's. Elsewhere a function has no limits of its own, and a
 // daemon that it made outlives it.
@@ -10,4 +15,12 @@ func limit(int) {}
 
 func awaitExit(int) bool { return false }
 
-func killStrays(string) {}
+// Adopt does nothing here.
+func Adopt(context.Context, *slog.Logger) (wait func(), err error) { return func() {}, nil }
+
+func startFamily(_ string, start func() (int, error)) error {
+	_, err := start()
+	return err
+}
+
+func endFamily(string, int) {}

@@ -1,13 +1,17 @@
 package instance
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -23,7 +27,7 @@ const (
 	// it whatever its method. Its value is the reason.
 	HeaderRefused = "x-penstock-refused"
 	// HeaderError is on every other answer that is not the function's own:
-	// handler-error, bad-response, too-large, died, deadline.
+	// handler-error, bad-response, too-large, died, deadline, slow-body.
 	HeaderError = "x-penstock-error"
 )
 
@@ -39,7 +43,12 @@ const (
 	KindDied = "died"
 	// KindDeadline: the function's timeout passed.
 	KindDeadline = "deadline"
+	// KindSlowBody: the request's body did not come in time.
+	KindSlowBody = "slow-body"
 )
+
+// answerLimit is how long a caller may take to make room for an answer of the shim.
+const answerLimit = 10 * time.Second
 
 // statusCanceled is what nginx made usual for a caller that went away.
 const statusCanceled = 499
@@ -51,8 +60,6 @@ var ErrOverdue = errors.New("longer than the function's timeout")
 type Error struct {
 	// Error says what happened.
 	Error string `json:"error"`
-	// Function is its full name.
-	Function string `json:"function"`
 	// RequestID is in the function's log records, too.
 	RequestID string `json:"request_id"`
 }
@@ -86,17 +93,30 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := i.handle(rec, r.WithContext(ctx), inv, span)
 	begun := rec.begun
 	result = i.answer(ctx, rec, inv, err)
+	rec.upload.linger()
 	if err != nil && begun {
 		panic(http.ErrAbortHandler) // a cut answer must not look like a whole one
 	}
 }
 
-// handle waits for a slot and lets the contract serve.
+// handle reads the body as far as it is needed, waits for a slot and lets the
+// contract serve.
 func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span trace.Span) error {
-	if err := i.admit(r.Context()); err != nil {
+	up := i.newUpload(rec, r)
+	defer up.end()
+	if err := i.open(); err != nil {
 		return err
 	}
-	defer func() { <-i.slots }()
+	if up != nil {
+		if err := i.receive(up); err != nil {
+			return err
+		}
+	}
+	leave, err := i.admit(r.Context(), up)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	span.SetAttributes(semconv.FaaSColdstart(i.invocations.Add(1) == 1))
 	inv.Deadline = time.Now().Add(i.o.Timeout)
 	parent := r.Context()
@@ -105,38 +125,82 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 	}
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	timer := time.AfterFunc(i.o.Timeout, func() { cancel(context.DeadlineExceeded) })
-	defer timer.Stop()
+	stop := i.watch(rec, cancel)
+	defer stop()
 	// A connection that was taken over (WebSocket) is an invocation no more.
-	rec.switched = func() { timer.Stop() }
-	err := i.contract.Serve(rec, r.WithContext(ctx), inv)
+	rec.switched = stop
+	err = i.contract.Serve(rec, r.WithContext(ctx), inv)
 	if err == nil {
 		return nil
 	}
+	if fault := up.sendersFault(); fault != nil {
+		return fault // the instance is not to blame, whatever became of the request
+	}
 	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		if rec.slow.Load() {
+			return context.Canceled
+		}
 		i.overdue(inv)
 		return context.DeadlineExceeded
 	}
 	return err
 }
 
-// admit takes a slot, or waits for one in the queue.
-func (i *Instance) admit(ctx context.Context) error {
-	if err := i.open(); err != nil {
-		return err
-	}
-	select {
-	case i.slots <- struct{}{}:
-	default:
-		if err := i.queue(ctx); err != nil {
-			return err
+// watch ends an invocation at the function's timeout: what waits for the caller,
+// in either direction, too.
+func (i *Instance) watch(rec *recorder, cancel context.CancelCauseFunc) (stop func()) {
+	var mu sync.Mutex // so that nothing happens to the connection after stop
+	var timer *time.Timer
+	over := false
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(i.o.Timeout, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case over:
+		case rec.expire() && !i.contract.Cancels():
+			// The caller does not take the answer. The handler, which cannot be given
+			// up, has the same time again to come to its end without the caller.
+			timer.Reset(i.o.Timeout)
+		default:
+			rec.upload.overdue()
+			cancel(context.DeadlineExceeded)
 		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		timer.Stop()
+	}
+}
+
+// admit takes a slot, or waits for one in the queue. A request whose body still
+// comes needs a place among those as well, which are at most half of the slots: so
+// many slow senders as there may be, they cannot take all.
+func (i *Instance) admit(ctx context.Context, up *upload) (leave func(), err error) {
+	if err := i.open(); err != nil {
+		return nil, err
+	}
+	leave, streams := i.slots.leave, !up.complete()
+	if streams {
+		if err := i.streams.enter(ctx, i.proc.done); err != nil {
+			return nil, err
+		}
+		leave = func() { i.slots.leave(); i.streams.leave() }
+	}
+	if err := i.slots.enter(ctx, i.proc.done); err != nil {
+		if streams {
+			i.streams.leave()
+		}
+		return nil, err
 	}
 	if err := i.open(); err != nil { // it may have ended while we waited
-		<-i.slots
-		return err
+		leave()
+		return nil, err
 	}
-	return nil
+	return leave, nil
 }
 
 func (i *Instance) open() error {
@@ -147,25 +211,6 @@ func (i *Instance) open() error {
 		return RefusedStopping
 	}
 	return nil
-}
-
-func (i *Instance) queue(ctx context.Context) error {
-	defer i.waiting.Add(-1)
-	if i.waiting.Add(1) > int64(i.o.Queue) {
-		return RefusedQueueFull
-	}
-	timer := time.NewTimer(i.o.QueueTimeout)
-	defer timer.Stop()
-	select {
-	case i.slots <- struct{}{}:
-		return nil
-	case <-timer.C:
-		return RefusedQueueTimeout
-	case <-i.proc.done:
-		return RefusedDead
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // overdue has an instance replaced whose request passed its deadline.
@@ -217,9 +262,12 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 		body = failed.Body
 	}
 	if body == nil {
-		body, _ = json.Marshal(Error{Error: text, Function: i.o.Function, RequestID: inv.ID})
+		body, _ = json.Marshal(Error{Error: text, RequestID: inv.ID})
 	}
 	rec.own().Set("Content-Type", "application/json")
+	control := http.NewResponseController(rec.ResponseWriter)
+	_ = control.SetWriteDeadline(time.Now().Add(answerLimit))
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	rec.WriteHeader(status)
 	_, _ = rec.Write(body)
 	return result
@@ -229,10 +277,17 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 type recorder struct {
 	http.ResponseWriter
 	instance *Instance
+	upload   *upload // nil: none
 	switched func()
 	status   int
-	begun    bool
 	internal bool
+	// slow means that the deadline passed while the caller did not take the answer.
+	slow atomic.Bool
+
+	mu      sync.Mutex
+	begun   bool
+	expired bool
+	writing int // calls that may wait for the caller
 }
 
 // own are the headers of an answer by the shim itself.
@@ -241,21 +296,64 @@ func (r *recorder) own() http.Header {
 	return r.Header()
 }
 
+// expire is called at the deadline. It ends writes to the caller, and tells
+// whether the caller is the one that is waited for.
+func (r *recorder) expire() (slow bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slow = r.writing > 0 && !r.expired
+	r.expired = true
+	if slow {
+		r.slow.Store(true)
+	}
+	if r.begun {
+		_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
+	}
+	return slow
+}
+
+// enter and leave are around what may wait for the caller.
+func (r *recorder) enter() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writing++
+}
+
+func (r *recorder) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writing--
+}
+
+// begin notes that the answer begins.
+func (r *recorder) begin(status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status, r.begun = status, true
+	if r.expired && !r.internal { // it came a moment too late
+		_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
 // WriteHeader implements http.ResponseWriter.
 func (r *recorder) WriteHeader(status int) {
-	if status >= 200 || status == http.StatusSwitchingProtocols {
-		r.status, r.begun = status, true
-	}
 	h := r.Header()
 	if !r.internal {
 		h.Del(HeaderRefused)
 		h.Del(HeaderError)
 	}
+	final := status >= 200 || status == http.StatusSwitchingProtocols
+	if final {
+		r.begin(status)
+		if r.upload != nil && !r.internal {
+			r.upload.relax()
+		}
+	}
 	if status == http.StatusSwitchingProtocols {
 		if r.switched != nil {
 			r.switched()
 		}
-	} else if r.instance.draining.Load() {
+	} else if final && (r.instance.draining.Load() || !r.upload.complete()) {
 		h.Set("Connection", "close")
 	}
 	r.ResponseWriter.WriteHeader(status)
@@ -266,7 +364,30 @@ func (r *recorder) Write(b []byte) (int, error) {
 	if !r.begun {
 		r.WriteHeader(http.StatusOK)
 	}
+	r.enter()
+	defer r.leave()
 	return r.ResponseWriter.Write(b)
+}
+
+// FlushError is for http.ResponseController.
+func (r *recorder) FlushError() error {
+	if !r.begun {
+		r.WriteHeader(http.StatusOK)
+	}
+	r.enter()
+	defer r.leave()
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Hijack is for http.ResponseController. Nobody else may read the connection then.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if r.upload != nil {
+		r.upload.end()
+		if !r.upload.complete() {
+			return nil, nil, errors.New("the connection cannot be taken over in the middle of the request's body")
+		}
+	}
+	return http.NewResponseController(r.ResponseWriter).Hijack()
 }
 
 // Unwrap is for http.ResponseController.

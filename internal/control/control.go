@@ -175,7 +175,7 @@ func (c *Core) addView(name string) {
 	c.compiling.Lock()
 	defer c.compiling.Unlock()
 	if _, known := c.views[name]; !known {
-		c.views[name] = &view{view: v, compiler: compile.New(c.settings)}
+		c.views[name] = &view{view: v, compiler: compile.New(c.settings), published: c.remembered(name)}
 	}
 	c.publishLocked(c.Snapshot())
 }
@@ -193,8 +193,12 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		in.Previous = v.published
 		g, problems := v.compiler.Compile(in)
 		v.problems = problems
+		differs := shared(v.published, g)
+		if differs {
+			c.remember(name, v.published)
+		}
 		c.delivery.Update(name, g)
-		if shared(v.published, g) {
+		if differs {
 			select {
 			case c.unsettled <- struct{}{}:
 			default:
@@ -242,6 +246,7 @@ func (c *Core) settle(ctx context.Context) {
 		for name, v := range c.views {
 			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
 			c.delivery.Update(name, v.published)
+			c.forget(ctx, name)
 		}
 		c.compiling.Unlock()
 	}

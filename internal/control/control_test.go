@@ -296,6 +296,25 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestPortOfAnotherGateway: whichever name sorts first, a new gateway does not get
+// a port that another one serves.
+func TestPortOfAnotherGateway(t *testing.T) {
+	p := start(t, t.TempDir())
+	c := pb.NewConfigServiceClient(p.conn)
+	gateway := func(id string) *pb.ApplyRequest {
+		return &pb.ApplyRequest{Resources: []*pb.Resource{{Kind: &pb.Resource_Gateway{Gateway: &pb.Gateway{
+			Name: "projects/default/gateways/" + id, Listeners: []*pb.Listener{{Name: "http", Address: "127.0.0.1", Port: 8080}},
+		}}}}}
+	}
+	if _, err := c.Apply(t.Context(), gateway("edge")); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a-first", "z-last"} {
+		_, err := c.Apply(t.Context(), gateway(id))
+		wantCode(t, id, err, codes.InvalidArgument, "127.0.0.1:8080")
+	}
+}
+
 func TestReferencedCannotBeDeleted(t *testing.T) {
 	p := start(t, t.TempDir())
 	c := pb.NewConfigServiceClient(p.conn)

@@ -130,6 +130,7 @@ func (f *fleet) load(ctx context.Context) error {
 		if r == nil {
 			r = &replica{name: name, first: f.core.now()}
 			f.others[name] = r
+			f.core.runners.look() // it wants a sign of life of the runners here
 		}
 		if bytes.Equal(r.value, value) {
 			continue

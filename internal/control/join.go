@@ -56,6 +56,7 @@ type joins struct {
 	core *Core
 	ca   *pki.CA
 	life time.Duration
+	now  func() time.Time
 	// loading is held from reading what is revoked until that is in force, so that
 	// an older reading never replaces a newer one.
 	loading sync.Mutex
@@ -65,7 +66,7 @@ func newJoins(c *Core, ca *pki.CA, life time.Duration) *joins {
 	if life == 0 {
 		life = defaultProxyCertLife
 	}
-	return &joins{core: c, ca: ca, life: life}
+	return &joins{core: c, ca: ca, life: life, now: time.Now}
 }
 
 // audit logs what was decided about an identity.
@@ -189,7 +190,7 @@ func (j *joins) token(ctx context.Context, hash string) (*joinToken, error) {
 	if err := json.Unmarshal(value, t); err != nil {
 		return nil, status.Error(codes.Internal, "the stored join token is damaged: make another with `penstock proxy token`")
 	}
-	if !j.core.now().Before(t.Expires) {
+	if !j.now().Before(t.Expires) {
 		return nil, status.Errorf(codes.Unauthenticated, "the join token expired at %s: make another with `penstock proxy token`", t.Expires.UTC().Format(time.RFC3339))
 	}
 	return t, nil
@@ -210,7 +211,7 @@ func (j *joins) claim(ctx context.Context, hash, key string) error {
 		return storeError(err)
 	}
 	if len(claims) == 0 {
-		if err := j.core.store.PutState(ctx, prefix+key, []byte(j.core.now().UTC().Format(time.RFC3339))); err != nil {
+		if err := j.core.store.PutState(ctx, prefix+key, []byte(j.now().UTC().Format(time.RFC3339))); err != nil {
 			return storeError(err)
 		}
 		if claims, err = j.core.store.State(ctx, prefix); err != nil {
@@ -275,7 +276,7 @@ func (j *joins) sweep(ctx context.Context) (left int, err error) {
 			continue
 		}
 		var t joinToken
-		if err := json.Unmarshal(value, &t); err == nil && j.core.now().Before(t.Expires.Add(tokenKept)) {
+		if err := json.Unmarshal(value, &t); err == nil && j.now().Before(t.Expires.Add(tokenKept)) {
 			left++
 			continue
 		}
@@ -345,7 +346,7 @@ func (a admission) CreateJoinToken(ctx context.Context, r *pb.CreateJoinTokenReq
 	}
 	who := callerOf(ctx)
 	token := a.ca.NewJoinToken()
-	t := joinToken{Identity: id, Expires: a.core.now().Add(ttl).UTC(), Author: who}
+	t := joinToken{Identity: id, Expires: a.now().Add(ttl).UTC(), Author: who}
 	value, err := json.Marshal(t)
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
@@ -382,7 +383,7 @@ func (a admission) RevokeProxy(ctx context.Context, r *pb.RevokeProxyRequest) (*
 		return nil, err
 	}
 	who := callerOf(ctx)
-	out := &pb.Revocation{Reason: r.GetReason(), Author: who, RevokeTime: timestamppb.New(a.core.now())}
+	out := &pb.Revocation{Reason: r.GetReason(), Author: who, RevokeTime: timestamppb.New(a.now())}
 	if serial, ok := strings.CutPrefix(subject, "serial/"); ok {
 		out.Subject = &pb.Revocation_Serial{Serial: serial}
 	} else {

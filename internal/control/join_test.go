@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -129,32 +130,17 @@ func TestGuardAllMethods(t *testing.T) {
 			_ = s.SendMsg(&pb.JoinRequest{})
 			_ = s.CloseSend()
 			err = s.RecvMsg(&pb.JoinResponse{})
-			want := codes.Unauthenticated
 			if name == pb.ProxyJoinService_Join_FullMethodName {
-				want = codes.InvalidArgument
+				wantCode(t, name, err, codes.InvalidArgument, "secret")
+				continue
 			}
-			if status.Code(err) != want {
-				t.Errorf("%s without a certificate: %v, want %s", name, err, want)
-			}
+			// The words are the guard's own: it is in the way, not only the handler.
+			wantCode(t, name, err, codes.Unauthenticated, name+" needs a client certificate")
 		}
 	}
 	if methods < 5 {
 		t.Errorf("looked at %d methods only", methods)
 	}
-	// The interceptors hold without the tap, too.
-	for _, m := range []string{"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources", "/any.Service/Any", pb.ProxyJoinService_Renew_FullMethodName, ""} {
-		err := p.core.guard.stream(nil, &guarded{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: m}, func(any, grpc.ServerStream) error {
-			t.Errorf("%s: reached", m)
-			return nil
-		})
-		wantCode(t, "stream "+m, err, codes.Unauthenticated, "client certificate")
-		_, err = p.core.guard.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: m}, func(context.Context, any) (any, error) {
-			t.Errorf("%s: reached", m)
-			return nil, nil
-		})
-		wantCode(t, "unary "+m, err, codes.Unauthenticated, "client certificate")
-	}
-
 	other, err := pki.OpenCA(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +158,23 @@ func TestGuardAllMethods(t *testing.T) {
 	foreign := dialXDS(t, p, config)
 	if _, err := ads(t, foreign); status.Code(err) != codes.Unavailable {
 		t.Errorf("a certificate of another authority: %v, want a failed handshake", err)
+	}
+}
+
+// TestGuardInterceptors: the interceptors hold without the tap, too.
+func TestGuardInterceptors(t *testing.T) {
+	g := newGuard(slog.New(slog.DiscardHandler))
+	for _, m := range []string{"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources", "/any.Service/Any", pb.ProxyJoinService_Renew_FullMethodName, ""} {
+		err := g.stream(nil, &guarded{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: m}, func(any, grpc.ServerStream) error {
+			t.Errorf("%s: reached", m)
+			return nil
+		})
+		wantCode(t, "stream "+m, err, codes.Unauthenticated, "client certificate")
+		_, err = g.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: m}, func(context.Context, any) (any, error) {
+			t.Errorf("%s: reached", m)
+			return nil, nil
+		})
+		wantCode(t, "unary "+m, err, codes.Unauthenticated, "client certificate")
 	}
 }
 
@@ -209,9 +212,9 @@ func TestJoinToken(t *testing.T) {
 	wantCode(t, "twice, at the other", join(q, token, second, ""), codes.Unauthenticated, "used before")
 
 	late := newToken(t, p, "late", time.Minute)
-	p.core.now = func() time.Time { return time.Now().Add(time.Minute) }
+	p.core.joins.now = func() time.Time { return time.Now().Add(time.Minute) }
 	wantCode(t, "expired", join(p, late, csr, ""), codes.Unauthenticated, "expired at")
-	p.core.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	p.core.joins.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
 	newToken(t, p, "next", time.Minute) // sweeps
 	wantCode(t, "forgotten", join(p, token, second, ""), codes.Unauthenticated, "not known")
 	state, err := p.core.store.State(t.Context(), joinPrefix)
@@ -326,7 +329,7 @@ func TestRevoke(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, dir)
 	q := serve(t, p.core.store, dir)
-	conn, cert := joined(t, q, "bad")
+	conn, _ := joined(t, q, "bad")
 	good, _ := joined(t, q, "good")
 	bad, err := ads(t, conn)
 	if err != nil {
@@ -364,13 +367,22 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("the stream of another proxy: %v", err)
 	}
 
+	checkAllow(t, p, q, conn, id)
+}
+
+// checkAllow is the way back of TestRevoke.
+func checkAllow(t *testing.T, p, q *plane, conn *grpc.ClientConn, id string) {
+	t.Helper()
+	ctx := t.Context()
+	admin := pb.NewProxyAdmissionServiceClient(p.conn)
+	allow := &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}}
 	// A replica that starts later knows it, too.
-	r := serve(t, p.core.store, dir)
+	r := serve(t, p.core.store, t.TempDir())
 	if got := r.core.guard.list(); len(got) != 1 {
 		t.Errorf("a replica that starts knows of %d revocations", len(got))
 	}
 
-	allowed, err := admin.AllowProxy(ctx, &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}})
+	allowed, err := admin.AllowProxy(ctx, allow)
 	if err != nil || !allowed.GetWasRevoked() {
 		t.Errorf("allow: %v %v", allowed, err)
 	}
@@ -378,26 +390,36 @@ func TestRevoke(t *testing.T) {
 		_, err := ads(t, conn)
 		return err == nil
 	})
-	again, err := admin.AllowProxy(ctx, &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}})
+	again, err := admin.AllowProxy(ctx, allow)
 	if err != nil || again.GetWasRevoked() {
 		t.Errorf("allow again: %v %v", again, err)
 	}
+}
 
-	// One certificate: the next one of the same proxy is good.
+// TestRevokeSerial: one certificate is refused, the next one of the same proxy is
+// good.
+func TestRevokeSerial(t *testing.T) {
+	p := start(t, t.TempDir())
+	conn, cert := joined(t, p, "a")
+	admin := pb.NewProxyAdmissionServiceClient(p.conn)
 	renewed, key := newCSR(t, "")
 	next, err := pb.NewProxyJoinServiceClient(conn).Renew(t.Context(), &pb.RenewRequest{CertificateRequest: renewed})
 	if err != nil {
 		t.Fatal(err)
 	}
 	serial := strings.ToUpper(pki.Serial(cert))
-	if _, err := admin.RevokeProxy(ctx, &pb.RevokeProxyRequest{Subject: &pb.RevokeProxyRequest_Serial{Serial: serial}}); err != nil {
+	if _, err := admin.RevokeProxy(t.Context(), &pb.RevokeProxyRequest{Subject: &pb.RevokeProxyRequest_Serial{Serial: serial}}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the certificate to be refused", func() bool {
-		_, err := ads(t, conn)
-		return status.Code(err) == codes.PermissionDenied
+	_, err = ads(t, conn)
+	wantCode(t, "the certificate", err, codes.PermissionDenied, "revoked")
+	// The connection is closed, too, though it has no stream.
+	until(t, "the connection to be closed", func() bool {
+		p.core.guard.mu.Lock()
+		defer p.core.guard.mu.Unlock()
+		return len(p.core.guard.conns) == 0
 	})
-	if _, err := ads(t, dialPair(t, q, next.GetCertificate(), key, next.GetCa())); err != nil {
+	if _, err := ads(t, dialPair(t, p, next.GetCertificate(), key, next.GetCa())); err != nil {
 		t.Errorf("the next certificate: %v", err)
 	}
 }

@@ -51,6 +51,8 @@ type runner struct {
 	// which was last heard of it at away.
 	stream *struct{}
 	away   time.Time
+	// elsewhere: another replica has saved its state since this one knows of it.
+	elsewhere bool
 	// saved is the value that the store had when it was last looked at.
 	saved []byte
 }
@@ -88,7 +90,8 @@ func (r *runners) load(ctx context.Context) (changed bool, err error) {
 		}
 		name := strings.TrimPrefix(key, runnersPrefix)
 		k := r.known[name]
-		if k == nil {
+		first := k == nil
+		if first {
 			k = &runner{state: &pb.RunnerState{}}
 			r.known[name] = k
 		}
@@ -97,7 +100,7 @@ func (r *runners) load(ctx context.Context) (changed bool, err error) {
 		}
 		changed = changed || !sameEndpoints(k.state, st)
 		if !bytes.Equal(k.saved, value) {
-			k.saved, k.away = value, r.core.now()
+			k.saved, k.away, k.elsewhere = value, r.core.now(), !first
 		}
 		k.state = st
 	}
@@ -212,20 +215,26 @@ func (r *runners) join(name string, me *struct{}) bool {
 		r.known[name] = k
 	}
 	k.stream = me
+	r.look() // and tell the other replicas
 	return true
+}
+
+// look wakes expire.
+func (r *runners) look() {
+	select {
+	case r.check <- struct{}{}:
+	default:
+	}
 }
 
 func (r *runners) leave(name string, me *struct{}) {
 	r.mu.Lock()
 	if k := r.known[name]; k != nil && k.stream == me {
-		k.stream, k.away = nil, r.core.now()
+		k.stream, k.away, k.elsewhere = nil, r.core.now(), false
 	}
 	r.mu.Unlock()
 	r.core.log.Info("runner disconnected", "runner", name)
-	select {
-	case r.check <- struct{}{}:
-	default:
-	}
+	r.look()
 }
 
 // report takes over what a runner says and publishes it when endpoints changed.
@@ -256,6 +265,11 @@ func (r *runners) save(ctx context.Context, name string, st *pb.RunnerState) {
 	if err == nil {
 		// The time makes each value another one, so that others see a sign of life.
 		b = append(binary.BigEndian.AppendUint64(nil, uint64(r.core.now().UnixNano())), b...)
+		r.mu.Lock()
+		if k := r.known[name]; k != nil {
+			k.saved = b // ours, not a sign of life from elsewhere
+		}
+		r.mu.Unlock()
 		err = r.core.store.PutState(ctx, runnersPrefix+name, b)
 	}
 	if err != nil && ctx.Err() == nil {
@@ -374,12 +388,13 @@ func (r *runners) instances(function string) []*pb.Instance {
 	return out
 }
 
+// connected are the runners that are connected to any replica, by name.
 func (r *runners) connected() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []string
 	for name, k := range r.known {
-		if k.stream != nil {
+		if k.stream != nil || k.elsewhere && r.core.now().Sub(k.away) < 2*heartbeat {
 			out = append(out, name)
 		}
 	}

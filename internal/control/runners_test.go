@@ -181,7 +181,13 @@ func TestRunnerOnTwoReplicas(t *testing.T) {
 		e := q.core.runners.endpoints(testFunction)
 		return len(e) == 1 && e[0].Port == 7003
 	})
+	for name, x := range map[string]*plane{"its own": p, "another": q} {
+		if got := x.core.runners.connected(); len(got) != 1 || got[0] != "a" {
+			t.Errorf("%s replica says that the runners %v are connected, want a", name, got)
+		}
+	}
 	cancel()
+	until(t, "its own replica to miss it", func() bool { return len(p.core.runners.connected()) == 0 })
 	until(t, "the instances to be dropped everywhere", func() bool {
 		return len(p.core.runners.endpoints(testFunction)) == 0 && len(q.core.runners.endpoints(testFunction)) == 0
 	})

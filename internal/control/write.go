@@ -249,9 +249,11 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		problems = next.Check(check...)
 	}
 	if len(problems) == 0 {
+		// Problems that were there before are not this write's fault; a new one is,
+		// even of another object: a listener can take another gateway's port.
+		before := c.compileProblems()
 		for _, p := range c.tryCompile(next) {
-			// Problems that were there before are not this write's fault.
-			if names[p.Object] {
+			if names[p.Object] || !before[p.Object+"\x00"+p.Field+"\x00"+p.Message] {
 				problems = append(problems, p)
 			}
 		}
@@ -260,6 +262,20 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		return invalid(problems)
 	}
 	return nil
+}
+
+// compileProblems are the problems of what is published, by object, field and
+// message.
+func (c *Core) compileProblems() map[string]bool {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	out := map[string]bool{}
+	for _, v := range c.views {
+		for _, p := range v.problems {
+			out[p.Object+"\x00"+p.Field+"\x00"+p.Message] = true
+		}
+	}
+	return out
 }
 
 // tryCompile compiles a state that is not stored yet; what it finds is in the

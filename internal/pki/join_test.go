@@ -221,6 +221,15 @@ func TestReplaceSet(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	sets, err := filepath.Glob(filepath.Join(dir, "set-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range sets {
+		if err := os.Chtimes(g, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	write("last")
 	if b, err := os.ReadFile(filepath.Join(dir, "p.key")); err != nil || string(b) != "last" {
 		t.Errorf("%q %v", b, err)
@@ -237,7 +246,7 @@ func TestReplaceSet(t *testing.T) {
 		names = append(names, e.Name())
 	}
 	// current, the two names, and two folders.
-	if len(names) != 5 || slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".new") }) {
+	if len(names) != 5 || slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, ".") }) {
 		t.Errorf("left: %v", names)
 	}
 

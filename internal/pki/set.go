@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // currentLink is the symbolic link of a file set to the folder that is in force.
@@ -16,7 +17,8 @@ const currentLink = "current"
 
 // ReplaceSet replaces several files of dir at once: a certificate, its key, the
 // CA. Who reads them through their names in dir sees all old or all new ones,
-// whenever the process or the machine dies.
+// whenever the process or the machine dies. The set is whole: a file of the last
+// set that is not in this one is gone.
 //
 // As Kubernetes does it for mounted secrets: the files are in a folder of their
 // own, dir/NAME is a symbolic link to current/NAME, and one rename in dir moves
@@ -44,7 +46,7 @@ func ReplaceSet(dir string, set map[string][]byte) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(fmt.Errorf("%s is no symbolic link: %w", filepath.Join(dir, currentLink), err), os.RemoveAll(gen))
 	}
-	if err := moveLink(dir, currentLink, filepath.Base(gen)); err != nil {
+	if err := moveLink(dir, currentLink, filepath.Base(gen), gen); err != nil {
 		return errors.Join(err, os.RemoveAll(gen))
 	}
 	for _, name := range names {
@@ -52,27 +54,29 @@ func ReplaceSet(dir string, set map[string][]byte) error {
 		if at, err := os.Readlink(filepath.Join(dir, name)); err == nil && at == want {
 			continue
 		}
-		if err := moveLink(dir, name, want); err != nil {
+		if err := moveLink(dir, name, want, gen); err != nil {
 			return err
 		}
 	}
 	return removeSets(dir, filepath.Base(gen), old)
 }
 
-// moveLink makes dir/name a symbolic link to target, in place of what it was.
-func moveLink(dir, name, target string) error {
-	tmp := filepath.Join(dir, "."+name+".new")
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+// moveLink makes dir/name a symbolic link to target, in place of what it was. gen
+// makes the name that it has for a moment nobody else's.
+func moveLink(dir, name, target, gen string) error {
+	tmp := filepath.Join(dir, "."+name+"."+filepath.Base(gen))
 	if err := os.Symlink(target, tmp); err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
-		return fmt.Errorf("replace %s: %w", filepath.Join(dir, name), err)
+		return errors.Join(fmt.Errorf("replace %s: %w", filepath.Join(dir, name), err), os.Remove(tmp))
 	}
 	return nil
 }
+
+// setKept is how old the folder of an earlier set is before it goes: a younger one
+// may be another process's that is at work.
+const setKept = time.Minute
 
 // removeSets removes the folders of earlier sets. The last one stays: somebody
 // may be reading its files.
@@ -82,7 +86,10 @@ func removeSets(dir string, keep ...string) error {
 		return err
 	}
 	for _, g := range all {
-		if !slices.Contains(keep, filepath.Base(g)) {
+		if slices.Contains(keep, filepath.Base(g)) {
+			continue
+		}
+		if info, statErr := os.Stat(g); statErr == nil && time.Since(info.ModTime()) > setKept {
 			err = errors.Join(err, os.RemoveAll(g))
 		}
 	}

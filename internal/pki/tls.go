@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -16,14 +16,26 @@ import (
 // of the CA in caFile. Replaced files take effect with the next handshake;
 // files that cannot be read leave the last good ones in force.
 func ServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
-	f := &files{cert: certFile, key: keyFile, ca: caFile}
+	return serverTLS(certFile, keyFile, caFile, tls.RequireAndVerifyClientCert)
+}
+
+// JoinServerTLS is ServerTLS for a server that also lets in clients without a
+// certificate, so that they can get one: whoever uses it must check each call. A
+// certificate that is given must be of the CA. The CA is part of the chain that
+// the server shows, for clients that know it by its hash only.
+func JoinServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
+	return serverTLS(certFile, keyFile, caFile, tls.VerifyClientCertIfGiven)
+}
+
+func serverTLS(certFile, keyFile, caFile string, auth tls.ClientAuthType) (*tls.Config, error) {
+	f := &files{cert: certFile, key: keyFile, ca: caFile, showCA: auth == tls.VerifyClientCertIfGiven}
 	if _, _, err := f.load(); err != nil {
 		return nil, err
 	}
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2"},
-		ClientAuth: tls.RequireAndVerifyClientCert,
+		ClientAuth: auth,
 	}
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		cert, pool, err := f.load()
@@ -34,36 +46,6 @@ func ServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
 		c.GetConfigForClient = nil
 		c.Certificates = []tls.Certificate{*cert}
 		c.ClientCAs = pool
-		return c, nil
-	}
-	return base, nil
-}
-
-// JoinServerTLS is ServerTLS for a server that also lets in clients without a
-// certificate, so that they can get one: whoever uses it must check each call. A
-// certificate that is given must be of the CA. The CA is part of the chain that
-// the server shows, for clients that know it by its hash only.
-func JoinServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
-	strict, err := ServerTLS(certFile, keyFile, caFile)
-	if err != nil {
-		return nil, err
-	}
-	forClient := strict.GetConfigForClient
-	base := strict.Clone()
-	base.ClientAuth = tls.VerifyClientCertIfGiven
-	base.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-		c, err := forClient(h)
-		if err != nil {
-			return nil, err
-		}
-		ca, err := readPEM(caFile, pemTypeCert)
-		if err != nil {
-			return nil, err
-		}
-		c.ClientAuth = tls.VerifyClientCertIfGiven
-		leaf := c.Certificates[0]
-		leaf.Certificate = append(slices.Clone(leaf.Certificate), ca)
-		c.Certificates = []tls.Certificate{leaf}
 		return c, nil
 	}
 	return base, nil
@@ -92,6 +74,8 @@ func ClientTLS(certFile, keyFile, caFile, serverName string) (*tls.Config, error
 // files is a certificate with its key and a CA, reloaded when they change.
 type files struct {
 	cert, key, ca string
+	// showCA puts the CA behind the certificate.
+	showCA bool
 
 	mu    sync.Mutex
 	stamp [3]stamp
@@ -142,6 +126,13 @@ func (f *files) read() (*tls.Certificate, *x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(bytes.TrimSpace(b)) {
 		return nil, nil, fmt.Errorf("CA %s: %w", f.ca, errors.New("no certificate in it"))
+	}
+	if f.showCA {
+		block, _ := pem.Decode(b)
+		if block == nil || block.Type != pemTypeCert {
+			return nil, nil, fmt.Errorf("CA %s: it does not begin with a PEM block %q", f.ca, pemTypeCert)
+		}
+		cert.Certificate = append(cert.Certificate, block.Bytes)
 	}
 	return &cert, pool, nil
 }

@@ -12,8 +12,9 @@ import (
 var moments = []string{"idle", "asked", "committed", "sending"}
 
 // mostSent is what one switch of a backend is: a cluster, its endpoints and one
-// RouteConfiguration.
-const mostSent = 3
+// RouteConfiguration. Endpoints that came before their cluster are sent once more,
+// since Envoy does not ask for them again.
+const mostSent = 4
 
 // TestRestart ends the control plane in the midst of changes and starts another
 // one on the same store, while clients call: no request fails, no connection is

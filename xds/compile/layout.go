@@ -19,8 +19,9 @@ const (
 )
 
 // maxWildcards bounds the wildcards of the scopes layout: the listener holds one
-// condition for each.
-const maxWildcards = 32
+// condition for each, and Envoy's CEL allows 32 levels in all (with 28 it refused
+// the listener, seen with 1.40).
+const maxWildcards = 24
 
 // Layout returns how the hosts of a listener, by the gateway's full name, are
 // laid out in xDS: LayoutScopes or LayoutTable. It depends on nothing but their

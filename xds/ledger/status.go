@@ -92,9 +92,7 @@ func (p *Proxy) summary() *summary {
 	for k := range kinds {
 		l := &p.lanes[k]
 		col := l.col()
-		// Envoy asks for what a listener needs before it acknowledges the listener, so
-		// only these two can be lacking without anything being unanswered.
-		if (k == clusters || k == listeners) && !l.asked && !p.byName() && !col.present.empty() && s.missing == "" {
+		if s.missing == "" && !l.asked && !col.present.empty() && !p.byName() && p.needs(k) {
 			s.missing = types[k]
 		}
 		if l.flight != nil {
@@ -126,6 +124,38 @@ func (p *Proxy) summary() *summary {
 		p.reached = max(p.reached, s.whole-1)
 	}
 	return s
+}
+
+// needs reports whether the proxy will ask for a type that it has not asked for
+// yet. Envoy asks for what a resource needs before it acknowledges it; a proxy that
+// reconnects holds the resource from before, and asks for one type after the other.
+func (p *Proxy) needs(k kind) bool {
+	switch k {
+	case clusters, listeners:
+		return true
+	case scopes:
+		return !p.lanes[listeners].held.empty()
+	}
+	wanted := p.lanes[k].col()
+	// What routes refer to makes Envoy ask for nothing.
+	for _, h := range [...]kind{clusters, listeners, scopes} {
+		l := &p.lanes[h]
+		for i := range l.col().each(l.held) {
+			res := l.col().slots[i].res
+			if res == nil {
+				continue
+			}
+			if h == clusters && k == endpoints && wanted.has(res.Name) {
+				return true
+			}
+			for _, ref := range res.Refs {
+				if ref.Type == types[k] && wanted.has(ref.Name) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // lacks notes a resource that is not as wanted.

@@ -305,3 +305,9 @@ func (col *column) each(b bitset) func(func(int32) bool) {
 func sameMap(a, b map[string]*xds.Resource) bool {
 	return a != nil && reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
+
+// has reports whether the generation has a resource.
+func (c *column) has(name string) bool {
+	i, known := c.index[name]
+	return known && c.present.has(i)
+}

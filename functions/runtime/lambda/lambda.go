@@ -183,6 +183,9 @@ func (c *contract) WaitReady(ctx context.Context) error {
 // event, so its process must end.
 func (c *contract) Cancels() bool { return false }
 
+// MaxBody implements instance.WholeBody: an event carries all of the body.
+func (c *contract) MaxBody() int64 { return c.o.MaxPayload }
+
 // Exited implements instance.Contract.
 func (c *contract) Exited() { c.api.exit() }
 
@@ -191,15 +194,9 @@ func (c *contract) Close() { c.api.close() }
 
 // Serve implements instance.Contract.
 func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.Invocation) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, c.o.MaxPayload))
+	body, err := io.ReadAll(r.Body) // all of it is here: see MaxBody
 	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return &instance.Failed{
-				Status: http.StatusRequestEntityTooLarge, Kind: instance.KindTooLarge,
-				Detail: fmt.Sprintf("the request body is larger than %d bytes, the most that an event of a Lambda function may carry", c.o.MaxPayload),
-			}
-		}
-		return context.Canceled // the caller went away in the middle of its body
+		return context.Canceled
 	}
 	ctx := inv.StartHandler(r.Context())
 	span := trace.SpanContextFromContext(ctx)

@@ -149,13 +149,6 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 	if c.o.Concurrency == 1 {
 		c.host.OutputOf(inv.ID)
 	}
-	if r.ContentLength < 0 {
-		// A body that streams: without full duplex net/http reads all of it before
-		// it lets an answer begin. With it, a connection whose body was not read to
-		// its end cannot serve another request (net/http panics), so it is closed.
-		_ = http.NewResponseController(w).EnableFullDuplex()
-		w.Header().Set("Connection", "close")
-	}
 	inv.Begin()
 	defer func() {
 		inv.End()
