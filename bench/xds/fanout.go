@@ -57,6 +57,13 @@ func (b *bench) fanout(ctx context.Context) error {
 	case b.full:
 		clients, limit = append(clients, 1000), 300
 	}
+	if b.clients != "" {
+		var err error
+		if clients, err = numbers("-clients", b.clients, 1); err != nil {
+			return err
+		}
+		limit = 300
+	}
 	for _, n := range clients {
 		for _, impl := range []string{"ours", "LinearCache", "SnapshotCache"} {
 			fmt.Fprintf(os.Stderr, "fan-out, %s, %d clients …\n", impl, n)

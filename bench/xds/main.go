@@ -25,8 +25,8 @@ import (
 )
 
 type options struct {
-	bin, out, profile, only, routes string
-	short, full                     bool
+	bin, out, profile, only, routes, clients string
+	short, full                              bool
 }
 
 func main() {
@@ -39,6 +39,7 @@ func main() {
 	flag.StringVar(&o.profile, "profile", "", "write profiles of the control plane to PROFILE-ROUTES.pprof")
 	flag.StringVar(&o.only, "only", "changes,hosts,fanout", "parts to run")
 	flag.StringVar(&o.routes, "routes", "", "sizes instead of the usual ones, such as 1000,10000")
+	flag.StringVar(&o.clients, "clients", "", "numbers of fan-out clients instead of the usual ones")
 	flag.BoolVar(&o.short, "short", false, "few repetitions: shows that it works, the figures mean little")
 	flag.BoolVar(&o.full, "full", false, "also 100,000 routes and 1,000 clients")
 	flag.Parse()
@@ -111,15 +112,7 @@ func run(ctx context.Context, o options) (b *bench, err error) {
 // sizes are the numbers of routes to measure at.
 func (b *bench) sizes() ([]int, error) {
 	if b.routes != "" {
-		var out []int
-		for text := range strings.SplitSeq(b.routes, ",") {
-			n, err := strconv.Atoi(text)
-			if err != nil || n < perHost || n%perHost != 0 {
-				return nil, fmt.Errorf("-routes: %q is not a multiple of %d", text, perHost)
-			}
-			out = append(out, n)
-		}
-		return out, nil
+		return numbers("-routes", b.routes, perHost)
 	}
 	switch {
 	case b.short:
@@ -128,6 +121,19 @@ func (b *bench) sizes() ([]int, error) {
 		return []int{100, 1000, 5000, 10_000, 100_000}, nil
 	}
 	return []int{100, 1000, 5000, 10_000}, nil
+}
+
+// numbers reads a flag with multiples of unit.
+func numbers(flag, text string, unit int) ([]int, error) {
+	var out []int
+	for field := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < unit || n%unit != 0 {
+			return nil, fmt.Errorf("%s: %q is not a positive multiple of %d", flag, field, unit)
+		}
+		out = append(out, n)
+	}
+	return out, nil
 }
 
 // upstream is a minimal server: what is measured is the gateway, not it.

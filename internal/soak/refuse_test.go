@@ -251,6 +251,7 @@ func badListeners() []input {
 	}
 	return []input{
 		{"an address of another machine", gw("{name: http, address: 192.0.2.1, port: PORT}"), nacked, ""},
+		{"IPv4 in IPv6 to listen on", gw("{name: http, address: '::ffff:127.0.0.1', port: PORT}"), refused, "listeners[0].address"},
 		{"a host name to listen on", gw("{name: http, address: localhost, port: PORT}"), refused, "listeners[0].address"},
 		{"the port of another listener", strings.NewReplacer("name: bad", "name: z-bad", "[bad]", "[z-bad]").Replace(gw("{name: http, address: 127.0.0.1, port: TAKEN}")), refused, "listeners[0]"},
 		{"the port of another listener on every address", gw("{name: http, port: TAKEN}"), either, "listeners[0]"},
@@ -311,6 +312,8 @@ func badKeys(m material) []input {
 	return []input{
 		{"RSA of 18432 bits", m.keys(rsaKey(huge, e)), either, at},
 		{"RSA with exponent 3", m.keys(rsaKey(good.N, big.NewInt(3))), either, at},
+		{"RSA with an even modulus", m.keys(rsaKey(new(big.Int).SetBit(new(big.Int).Set(good.N), 0, 0), e)), refused, at},
+		{"RSA with exponent 17", m.keys(rsaKey(good.N, big.NewInt(17))), refused, at},
 		{"RSA with exponent 1", m.keys(rsaKey(good.N, big.NewInt(1))), refused, at},
 		{"RSA of 1024 bits", m.keys(rsaKey(small, e)), refused, at},
 		{"an algorithm for other keys", m.keys(strings.Replace(rsaKey(good.N, e), "RS256", "ES256", 1)), refused, at},

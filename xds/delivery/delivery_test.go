@@ -317,7 +317,8 @@ func TestNoIdentity(t *testing.T) {
 		return delivery.Identity{}, os.ErrPermission // not a gRPC status
 	}})
 	c := p.open("-", "edge")
-	c.ask(xds.Cluster)
+	// The stream may have ended before the request is sent; Recv tells why.
+	_ = c.stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(xds.Cluster)})
 	if _, err := c.stream.Recv(); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
 	}
