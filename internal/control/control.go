@@ -84,6 +84,8 @@ type view struct {
 	problems []gateway.Problem
 	// published is what the proxies may have.
 	published *xds.Generation
+	// tried is what the last compile made, and of what.
+	tried tried
 }
 
 // New loads the head revision and starts to follow the store. Close ends it; the
@@ -189,9 +191,7 @@ func (c *Core) publish(s *gateway.Snapshot) {
 
 func (c *Core) publishLocked(s *gateway.Snapshot) {
 	for name, v := range c.views {
-		in := c.input(s, v)
-		in.Previous = v.published
-		g, problems := v.compiler.Compile(in)
+		g, problems := c.compile(v, s)
 		v.problems = problems
 		differs := shared(v.published, g)
 		if differs {
@@ -206,6 +206,30 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		}
 		v.published = g
 	}
+}
+
+// tried is a compile: a write compiles to be checked, and once it is stored the
+// same is published.
+type tried struct {
+	snapshot  *gateway.Snapshot
+	instances uint64
+	previous  *xds.Generation
+	made      *xds.Generation
+	problems  []gateway.Problem
+}
+
+// compile makes the generation that a view goes to next from what is published.
+// The caller holds compiling.
+func (c *Core) compile(v *view, s *gateway.Snapshot) (*xds.Generation, []gateway.Problem) {
+	instances := c.runners.version.Load()
+	if t := v.tried; t.made != nil && t.snapshot == s && t.instances == instances && t.previous == v.published {
+		return t.made, t.problems
+	}
+	in := c.input(s, v)
+	in.Previous = v.published
+	g, problems := v.compiler.Compile(in)
+	v.tried = tried{snapshot: s, instances: instances, previous: v.published, made: g, problems: problems}
+	return g, problems
 }
 
 // shared tells whether what all hosts of a view share differs.

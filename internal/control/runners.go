@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,6 +37,8 @@ type runners struct {
 
 	mu    sync.Mutex
 	known map[string]*runner
+	// version counts changes of what is known.
+	version atomic.Uint64
 	// changed is closed and replaced when the functions to run change.
 	changed chan struct{}
 	// reported is closed and replaced when a runner reports.
@@ -80,6 +83,7 @@ func (r *runners) load(ctx context.Context) (changed bool, err error) {
 	for name, k := range r.known {
 		if _, there := states[runnersPrefix+name]; !there && k.stream == nil {
 			delete(r.known, name)
+			r.version.Add(1)
 			changed = true
 		}
 	}
@@ -103,6 +107,7 @@ func (r *runners) load(ctx context.Context) (changed bool, err error) {
 			k.saved, k.away, k.elsewhere = value, r.core.now(), !first
 		}
 		k.state = st
+		r.version.Add(1)
 	}
 	return changed, nil
 }
@@ -247,6 +252,7 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 	}
 	before := k.state
 	k.state = st
+	r.version.Add(1)
 	close(r.reported)
 	r.reported = make(chan struct{})
 	r.mu.Unlock()
@@ -318,6 +324,7 @@ func (r *runners) expire(ctx context.Context) {
 			} else {
 				gone = append(gone, name)
 				delete(r.known, name)
+				r.version.Add(1)
 			}
 		}
 		r.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ import (
 
 // pruneSetAnnotation names the set that an object was applied with.
 const pruneSetAnnotation = "penstock.dev/prune-set"
+
+// manyChanges is a write after which memory is given back to the system.
+const manyChanges = 1000
 
 // maxViolations bounds the problems in one error, which travels in the trailers
 // of a response.
@@ -138,6 +142,10 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 			return nil, commitError(err)
 		}
 		c.install(plan.next)
+		if len(plan.changes) > manyChanges {
+			// What a big write left behind would stay resident for minutes.
+			go debug.FreeOSMemory()
+		}
 		return plan.outcome(rev.Number, true), nil
 	}
 }
@@ -285,7 +293,7 @@ func (c *Core) tryCompile(s *gateway.Snapshot) []gateway.Problem {
 	defer c.compiling.Unlock()
 	var all []gateway.Problem
 	for _, v := range c.views {
-		_, problems := v.compiler.Compile(c.input(s, v))
+		_, problems := c.compile(v, s)
 		for _, p := range problems {
 			if !slices.ContainsFunc(all, func(q gateway.Problem) bool {
 				return p.Object == q.Object && p.Field == q.Field && p.Message == q.Message
