@@ -28,7 +28,10 @@ func serve(mode string) {
 	switch mode {
 	case "never":
 		fmt.Println("I do not listen")
-		select {}
+		// Without cgo the runtime would call a bare select a deadlock.
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "quit":
 		fmt.Println("cannot work: no database")
 		os.Exit(7)
