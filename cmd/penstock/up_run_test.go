@@ -185,7 +185,7 @@ func TestUpAndDown(t *testing.T) {
 	if out, err := in.run(t, "down", "--data-dir", in.dataDir); err != nil || !strings.Contains(out, "stopped") {
 		t.Errorf("down: %v: %s", err, out)
 	}
-	if left := launch.WaitGone(all, 0); len(left) > 0 {
+	if left := launch.WaitGone(all, 10*time.Second); len(left) > 0 {
 		t.Errorf("after down these processes run: %v", left)
 	}
 
@@ -274,7 +274,7 @@ func TestUpInterrupted(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("up ended with %v", err)
 	}
-	if left := launch.WaitGone(all, 0); len(left) > 0 {
+	if left := launch.WaitGone(all, 10*time.Second); len(left) > 0 {
 		t.Errorf("these processes still run: %v", left)
 	}
 	if !strings.Contains(out.String(), "all processes are gone") || isFile(stateFile(in.dataDir)) {
