@@ -115,17 +115,11 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the head revision: %w", err)
 	}
-	var objects []gateway.Object
-	if head.Number > 0 {
-		resources, err := c.store.Load(ctx, head.Number)
-		if err != nil {
-			return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
-		}
-		for _, r := range resources {
-			objects = append(objects, gateway.FromResource(r))
-		}
+	whole, err := c.whole(ctx, head.Number)
+	if err != nil {
+		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
 	}
-	c.snapshot.Store(gateway.Build(nil, head.Number, gateway.Changes{Updates: objects}))
+	c.snapshot.Store(gateway.Build(nil, head.Number, whole))
 	if _, err := c.runners.load(ctx); err != nil {
 		return nil, err
 	}
@@ -316,24 +310,23 @@ func (c *Core) catchUp(ctx context.Context, to int64) error {
 	if to <= s.Revision() {
 		return nil
 	}
-	var changes gateway.Changes
-	if s.Revision() == 0 {
-		resources, err := c.store.Load(ctx, to)
-		if err != nil {
-			return err
-		}
-		for _, r := range resources {
-			changes.Updates = append(changes.Updates, gateway.FromResource(r))
-		}
-	} else {
-		diff, err := c.store.Diff(ctx, s.Revision(), to)
-		if err != nil {
-			return err
-		}
-		changes = toChanges(diff)
+	// From revision 0 the difference is everything.
+	diff, err := c.store.Diff(ctx, s.Revision(), to)
+	if err != nil {
+		return err
 	}
-	c.install(gateway.Build(s, to, changes))
+	c.install(gateway.Build(s, to, toChanges(diff)))
 	return nil
+}
+
+// whole is all of a stored revision, as changes to nothing. Revision 0 is empty.
+func (c *Core) whole(ctx context.Context, revision int64) (gateway.Changes, error) {
+	var ch gateway.Changes
+	resources, err := c.store.Load(ctx, revision)
+	for _, r := range resources {
+		ch.Updates = append(ch.Updates, gateway.FromResource(r))
+	}
+	return ch, err
 }
 
 func toChanges(diff []store.Change) gateway.Changes {

@@ -51,8 +51,9 @@ func (c *Core) dump(w http.ResponseWriter, r *http.Request) {
 	}
 	switch stage := r.FormValue("stage"); stage {
 	case "model":
+		annotate := c.Annotator()
 		for o := range c.Snapshot().All() {
-			line(gateway.ToResource(c.Annotate(o)))
+			line(gateway.ToResource(annotate(o)))
 		}
 	case "xds":
 		g, err := c.generation(r.FormValue("view"))

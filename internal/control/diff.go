@@ -58,17 +58,11 @@ func (c *Core) at(ctx context.Context, revision int64) (*gateway.Snapshot, error
 	if s := c.Snapshot(); s.Revision() == revision {
 		return s, nil
 	}
-	var ch gateway.Changes
-	if revision > 0 {
-		resources, err := c.store.Load(ctx, revision)
-		if err != nil {
-			return nil, storeError(err)
-		}
-		for _, r := range resources {
-			ch.Updates = append(ch.Updates, gateway.FromResource(r))
-		}
+	whole, err := c.whole(ctx, revision)
+	if err != nil {
+		return nil, storeError(err)
 	}
-	return gateway.Build(nil, revision, ch), nil
+	return gateway.Build(nil, revision, whole), nil
 }
 
 // Rollback implements api.Core.
@@ -296,12 +290,12 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 		if from > s.Revision() {
 			return status.Errorf(codes.OutOfRange, "from_revision is %d, but the head is %d", from, s.Revision())
 		}
-		out := &pb.WatchResponse{Revision: s.Revision()}
+		out, annotate := &pb.WatchResponse{Revision: s.Revision()}, c.Annotator()
 		switch {
 		case from == 0:
 			for o := range s.All() {
 				if wants(o.GetName()) {
-					out.Updates = append(out.Updates, gateway.ToResource(c.Annotate(o)))
+					out.Updates = append(out.Updates, gateway.ToResource(annotate(o)))
 				}
 			}
 		case from < s.Revision():
@@ -316,7 +310,7 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 				if o := gateway.FromResource(d.Resource); isNil(o) {
 					out.Deletes = append(out.Deletes, d.Name)
 				} else {
-					out.Updates = append(out.Updates, gateway.ToResource(c.Annotate(o)))
+					out.Updates = append(out.Updates, gateway.ToResource(annotate(o)))
 				}
 			}
 		}

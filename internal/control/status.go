@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -16,40 +17,43 @@ import (
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
-// Annotate implements api.Core.
-func (c *Core) Annotate(o gateway.Object) gateway.Object {
-	out := proto.Clone(o).(gateway.Object)
-	redact(out.ProtoReflect())
-	st := &pb.Status{Conditions: c.conditions(o)}
-	m := out.ProtoReflect()
-	if f := m.Descriptor().Fields().ByName("status"); f != nil && len(st.Conditions) > 0 {
-		m.Mutable(f).Message().Set(st.ProtoReflect().Descriptor().Fields().ByName("conditions"),
-			st.ProtoReflect().Get(st.ProtoReflect().Descriptor().Fields().ByName("conditions")))
+// Annotator implements api.Core.
+func (c *Core) Annotator() func(gateway.Object) gateway.Object {
+	// Looked at once for all objects of a list.
+	proxies, problems := c.proxies(), map[string][]gateway.Problem{}
+	for _, p := range c.problems() {
+		problems[p.Object] = append(problems[p.Object], p)
 	}
-	return out
+	return func(o gateway.Object) gateway.Object {
+		out := proto.Clone(o).(gateway.Object)
+		redact(out.ProtoReflect())
+		st := &pb.Status{Conditions: c.conditions(o, problems[o.GetName()], proxies)}
+		m := out.ProtoReflect()
+		if f := m.Descriptor().Fields().ByName("status"); f != nil {
+			m.Set(f, protoreflect.ValueOfMessage(st.ProtoReflect()))
+		}
+		return out
+	}
 }
 
 // conditions says whether an object is in force as written.
-func (c *Core) conditions(o gateway.Object) []*pb.Condition {
+func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies []ledger.ProxyStatus) []*pb.Condition {
 	var out []*pb.Condition
-	for _, p := range c.problems() {
-		if p.Object == o.GetName() {
-			msg := p.Message
-			if p.Field != "" {
-				msg = p.Field + ": " + msg
-			}
-			out = append(out, &pb.Condition{Type: "Accepted", Reason: "Problem", Message: msg})
+	for _, p := range problems {
+		msg := p.Message
+		if p.Field != "" {
+			msg = p.Field + ": " + msg
 		}
+		out = append(out, &pb.Condition{Type: "Accepted", Reason: "Problem", Message: msg})
 	}
 	if f, ok := o.(*pb.Function); ok {
 		out = append(out, c.runners.condition(f))
 	}
-	return append(out, c.serving(o.GetName()))
+	return append(out, serving(o.GetName(), proxies))
 }
 
 // serving is the condition "serving on 11 of 12" of an object.
-func (c *Core) serving(name string) *pb.Condition {
-	proxies := c.proxies()
+func serving(name string, proxies []ledger.ProxyStatus) *pb.Condition {
 	cond := &pb.Condition{Type: "Serving", Ok: true, Reason: "Acknowledged"}
 	n := 0
 	for _, p := range proxies {
@@ -80,12 +84,16 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	slices.SortFunc(all, func(a, b gateway.Problem) int {
-		return strings.Compare(a.Object+"\x00"+a.Field+"\x00"+a.Message, b.Object+"\x00"+b.Field+"\x00"+b.Message)
-	})
-	return slices.CompactFunc(all, func(a, b gateway.Problem) bool {
-		return a.Object == b.Object && a.Field == b.Field && a.Message == b.Message
-	})
+	return unique(all)
+}
+
+// problemKey is what makes two problems the same: where and what, not the origin.
+func problemKey(p gateway.Problem) string { return p.Object + "\x00" + p.Field + "\x00" + p.Message }
+
+// unique sorts problems and drops those that several views have.
+func unique(all []gateway.Problem) []gateway.Problem {
+	slices.SortFunc(all, func(a, b gateway.Problem) int { return strings.Compare(problemKey(a), problemKey(b)) })
+	return slices.CompactFunc(all, func(a, b gateway.Problem) bool { return problemKey(a) == problemKey(b) })
 }
 
 // Proxies implements api.Core.

@@ -261,7 +261,7 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		// even of another object: a listener can take another gateway's port.
 		before := c.compileProblems()
 		for _, p := range c.tryCompile(next) {
-			if names[p.Object] || !before[p.Object+"\x00"+p.Field+"\x00"+p.Message] {
+			if names[p.Object] || !before[problemKey(p)] {
 				problems = append(problems, p)
 			}
 		}
@@ -280,7 +280,7 @@ func (c *Core) compileProblems() map[string]bool {
 	out := map[string]bool{}
 	for _, v := range c.views {
 		for _, p := range v.problems {
-			out[p.Object+"\x00"+p.Field+"\x00"+p.Message] = true
+			out[problemKey(p)] = true
 		}
 	}
 	return out
@@ -294,15 +294,9 @@ func (c *Core) tryCompile(s *gateway.Snapshot) []gateway.Problem {
 	var all []gateway.Problem
 	for _, v := range c.views {
 		_, problems := c.compile(v, s)
-		for _, p := range problems {
-			if !slices.ContainsFunc(all, func(q gateway.Problem) bool {
-				return p.Object == q.Object && p.Field == q.Field && p.Message == q.Message
-			}) {
-				all = append(all, p)
-			}
-		}
+		all = append(all, problems...)
 	}
-	return all
+	return unique(all)
 }
 
 // withPrunes normalises the mutations of a write, refuses duplicates and adds

@@ -82,9 +82,9 @@ type Core interface {
 	Watch(ctx context.Context, from int64, kinds []string, send func(*pb.WatchResponse) error) error
 	// WaitServing calls send with progress until every proxy serves revision.
 	WaitServing(ctx context.Context, revision int64, send func(*pb.ServingReport) error) error
-	// Annotate returns a copy of an object with its status filled and what may not
-	// leave the control plane taken out.
-	Annotate(o gateway.Object) gateway.Object
+	// Annotator returns a function that copies an object, with its status as it is
+	// now filled in and what may not leave the control plane taken out.
+	Annotator() func(gateway.Object) gateway.Object
 	// Proxies returns the connected proxies by name.
 	Proxies() []*pb.Proxy
 	// Status returns the state of the whole.

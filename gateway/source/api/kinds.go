@@ -144,7 +144,7 @@ func (k *kind) get(_ context.Context, in, out protoreflect.Message) error {
 	if err != nil {
 		return err
 	}
-	out.Set(field(out, k.singular), protoreflect.ValueOfMessage(k.core.Annotate(o).ProtoReflect()))
+	out.Set(field(out, k.singular), protoreflect.ValueOfMessage(k.core.Annotator()(o).ProtoReflect()))
 	return nil
 }
 
@@ -166,6 +166,7 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 		return status.Error(codes.InvalidArgument, "page_token: is not one that this server gave")
 	}
 	list := out.Mutable(field(out, k.plural)).List()
+	annotate := k.core.Annotator()
 	// The token is the last name of the page before, so a page stays right when
 	// objects come and go between two calls.
 	for _, o := range k.core.Snapshot().List(string(k.plural), project) {
@@ -178,7 +179,7 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 			out.Set(field(out, "next_page_token"), protoreflect.ValueOfString(token))
 			break
 		}
-		list.Append(protoreflect.ValueOfMessage(k.core.Annotate(o).ProtoReflect()))
+		list.Append(protoreflect.ValueOfMessage(annotate(o).ProtoReflect()))
 	}
 	return nil
 }
@@ -269,7 +270,7 @@ func (k *kind) write(ctx context.Context, mu Mutation, in, out protoreflect.Mess
 	out.Set(field(out, "result"), protoreflect.ValueOfMessage(result.Result.ProtoReflect()))
 	if f := field(out, k.singular); f != nil {
 		if o := result.Snapshot.Get(mu.Name); o != nil {
-			out.Set(f, protoreflect.ValueOfMessage(k.core.Annotate(o).ProtoReflect()))
+			out.Set(f, protoreflect.ValueOfMessage(k.core.Annotator()(o).ProtoReflect()))
 		}
 	}
 	return nil
