@@ -11,9 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/penstock-gateway/penstock/bench/proc"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	limiterbench "github.com/penstock-gateway/penstock/ratelimit/bench"
 )
@@ -91,7 +89,7 @@ func (b *bench) requests(ctx context.Context) error {
 func load(ctx context.Context, addr, host, token string, length time.Duration, envoy int) (rate, cpu float64, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, length, errDone)
 	defer cancel()
-	before, err := cpuTime(envoy)
+	before, err := proc.CPU(envoy)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -112,7 +110,7 @@ func load(ctx context.Context, addr, host, token string, length time.Duration, e
 	if e := failed.Load(); e != nil {
 		return 0, 0, *e
 	}
-	after, err := cpuTime(envoy)
+	after, err := proc.CPU(envoy)
 	n := float64(done.Load())
 	return n / took.Seconds(), float64((after - before).Microseconds()) / n, err
 }
@@ -147,28 +145,6 @@ func client(ctx context.Context, addr, host, token string, done *atomic.Int64) e
 		done.Add(1)
 	}
 	return nil
-}
-
-// cpuTime is the CPU of a process so far, from the scheduler's own accounting of
-// its threads (nanoseconds, unlike the ticks of /proc/PID/stat).
-func cpuTime(pid int) (time.Duration, error) {
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return 0, err
-	}
-	var sum time.Duration
-	for _, t := range tasks {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
-		if err != nil {
-			continue // the thread has ended
-		}
-		ns, err := strconv.ParseInt(strings.Fields(string(raw))[0], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += time.Duration(ns)
-	}
-	return sum, nil
 }
 
 // newToken makes a key, a token and the key set that verifies it.

@@ -17,12 +17,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/penstock-gateway/penstock/bench/proc"
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -143,11 +143,11 @@ func (b *bench) weights(context.Context) error {
 		return err
 	}
 	for _, p := range processes {
-		kb, err := rss(p.Pid)
+		mib, _, err := proc.Memory(p.Pid)
 		if err != nil {
 			return err
 		}
-		b.report.Add("RSS of "+p.Name+", 1,000 routes", "MiB", float64(kb)/1024)
+		b.report.Add("RSS of "+p.Name+", 1,000 routes", "MiB", mib)
 	}
 	return nil
 }
@@ -168,20 +168,6 @@ func (b *bench) processes() ([]process, error) {
 		return nil, err
 	}
 	return state.Processes, nil
-}
-
-func rss(pid int) (kb int, err error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			_, err := fmt.Sscan(v, &kb)
-			return kb, err
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
 }
 
 // pid of a supervised process.

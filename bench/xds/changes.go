@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/penstock-gateway/penstock/bench/proc"
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -39,11 +40,11 @@ const settle = 10 * time.Millisecond
 
 // block makes changes in a row and adds them to the series.
 func (s *series) block(ctx context.Context, c *contestant, first, count int) error {
-	control, err := cpu(c.control.pid())
+	control, err := proc.CPU(c.control.pid())
 	if err != nil {
 		return err
 	}
-	main, err := mainCPU(c.envoy.pid())
+	main, err := proc.MainCPU(c.envoy.pid())
 	if err != nil {
 		return err
 	}
@@ -58,11 +59,11 @@ func (s *series) block(ctx context.Context, c *contestant, first, count int) err
 		s.served, s.returned = append(s.served, ms(served)), append(s.returned, ms(returned))
 		time.Sleep(settle)
 	}
-	control2, err := cpu(c.control.pid())
+	control2, err := proc.CPU(c.control.pid())
 	if err != nil {
 		return err
 	}
-	main2, err := mainCPU(c.envoy.pid())
+	main2, err := proc.MainCPU(c.envoy.pid())
 	if err != nil {
 		return err
 	}
@@ -185,10 +186,10 @@ func (b *bench) changes(ctx context.Context, n int) error {
 func (s *series) finish(c *contestant) (err error) {
 	slices.Sort(s.served)
 	slices.Sort(s.returned)
-	if s.controlRSS, s.controlAnon, err = memory(c.control.pid()); err != nil {
+	if s.controlRSS, s.controlAnon, err = proc.Memory(c.control.pid()); err != nil {
 		return err
 	}
-	if s.envoyRSS, s.envoyAnon, err = memory(c.envoy.pid()); err != nil {
+	if s.envoyRSS, s.envoyAnon, err = proc.Memory(c.envoy.pid()); err != nil {
 		return err
 	}
 	s.statsLines, s.receivedEnd, err = c.envoy.stats()
@@ -212,13 +213,13 @@ func (b *bench) stored(ctx context.Context, o *ours, s *series) error {
 		time.Sleep(settle)
 	}
 	slices.Sort(s.storedOnly)
-	before, err := cpu(o.control.pid())
+	before, err := proc.CPU(o.control.pid())
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
 	time.Sleep(time.Second)
-	now, err := cpu(o.control.pid())
+	now, err := proc.CPU(o.control.pid())
 	s.rest = ms(now-before) / time.Since(begin).Seconds()
 	return err
 }
