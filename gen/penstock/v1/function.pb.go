@@ -86,6 +86,14 @@ const (
 	LambdaEvent_LAMBDA_EVENT_UNSPECIFIED LambdaEvent = 0
 	// API Gateway HTTP API, payload format version 2.0.
 	LambdaEvent_LAMBDA_EVENT_HTTP_API_V2 LambdaEvent = 1
+	// API Gateway REST API, payload format version 1.0.
+	LambdaEvent_LAMBDA_EVENT_REST_API_V1 LambdaEvent = 2
+	// Function URL (payload format version 2.0 with the function URL's context).
+	LambdaEvent_LAMBDA_EVENT_FUNCTION_URL LambdaEvent = 3
+	// Application Load Balancer target group.
+	LambdaEvent_LAMBDA_EVENT_ALB LambdaEvent = 4
+	// The request's body as it is, which must be JSON: the event that `invoke` sends.
+	LambdaEvent_LAMBDA_EVENT_RAW LambdaEvent = 5
 )
 
 // Enum value maps for LambdaEvent.
@@ -93,10 +101,18 @@ var (
 	LambdaEvent_name = map[int32]string{
 		0: "LAMBDA_EVENT_UNSPECIFIED",
 		1: "LAMBDA_EVENT_HTTP_API_V2",
+		2: "LAMBDA_EVENT_REST_API_V1",
+		3: "LAMBDA_EVENT_FUNCTION_URL",
+		4: "LAMBDA_EVENT_ALB",
+		5: "LAMBDA_EVENT_RAW",
 	}
 	LambdaEvent_value = map[string]int32{
-		"LAMBDA_EVENT_UNSPECIFIED": 0,
-		"LAMBDA_EVENT_HTTP_API_V2": 1,
+		"LAMBDA_EVENT_UNSPECIFIED":  0,
+		"LAMBDA_EVENT_HTTP_API_V2":  1,
+		"LAMBDA_EVENT_REST_API_V1":  2,
+		"LAMBDA_EVENT_FUNCTION_URL": 3,
+		"LAMBDA_EVENT_ALB":          4,
+		"LAMBDA_EVENT_RAW":          5,
 	}
 )
 
@@ -125,6 +141,334 @@ func (x LambdaEvent) Number() protoreflect.EnumNumber {
 // Deprecated: Use LambdaEvent.Descriptor instead.
 func (LambdaEvent) EnumDescriptor() ([]byte, []int) {
 	return file_penstock_v1_function_proto_rawDescGZIP(), []int{1}
+}
+
+// ServerProtocol is what a server speaks.
+type ServerProtocol int32
+
+const (
+	// HTTP1.
+	ServerProtocol_SERVER_PROTOCOL_UNSPECIFIED ServerProtocol = 0
+	// HTTP/1.1.
+	ServerProtocol_SERVER_PROTOCOL_HTTP1 ServerProtocol = 1
+	// HTTP/2 without TLS (prior knowledge), gRPC included.
+	ServerProtocol_SERVER_PROTOCOL_H2C ServerProtocol = 2
+)
+
+// Enum value maps for ServerProtocol.
+var (
+	ServerProtocol_name = map[int32]string{
+		0: "SERVER_PROTOCOL_UNSPECIFIED",
+		1: "SERVER_PROTOCOL_HTTP1",
+		2: "SERVER_PROTOCOL_H2C",
+	}
+	ServerProtocol_value = map[string]int32{
+		"SERVER_PROTOCOL_UNSPECIFIED": 0,
+		"SERVER_PROTOCOL_HTTP1":       1,
+		"SERVER_PROTOCOL_H2C":         2,
+	}
+)
+
+func (x ServerProtocol) Enum() *ServerProtocol {
+	p := new(ServerProtocol)
+	*p = x
+	return p
+}
+
+func (x ServerProtocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServerProtocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[2].Descriptor()
+}
+
+func (ServerProtocol) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[2]
+}
+
+func (x ServerProtocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServerProtocol.Descriptor instead.
+func (ServerProtocol) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{2}
+}
+
+// FunctionsFrameworkRuntime is the language of a framework.
+type FunctionsFrameworkRuntime int32
+
+const (
+	// Not allowed.
+	FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_UNSPECIFIED FunctionsFrameworkRuntime = 0
+	// functions-framework for Python; main.py.
+	FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON FunctionsFrameworkRuntime = 1
+	// @google-cloud/functions-framework for Node.js.
+	FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE FunctionsFrameworkRuntime = 2
+)
+
+// Enum value maps for FunctionsFrameworkRuntime.
+var (
+	FunctionsFrameworkRuntime_name = map[int32]string{
+		0: "FUNCTIONS_FRAMEWORK_RUNTIME_UNSPECIFIED",
+		1: "FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON",
+		2: "FUNCTIONS_FRAMEWORK_RUNTIME_NODE",
+	}
+	FunctionsFrameworkRuntime_value = map[string]int32{
+		"FUNCTIONS_FRAMEWORK_RUNTIME_UNSPECIFIED": 0,
+		"FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON":      1,
+		"FUNCTIONS_FRAMEWORK_RUNTIME_NODE":        2,
+	}
+)
+
+func (x FunctionsFrameworkRuntime) Enum() *FunctionsFrameworkRuntime {
+	p := new(FunctionsFrameworkRuntime)
+	*p = x
+	return p
+}
+
+func (x FunctionsFrameworkRuntime) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FunctionsFrameworkRuntime) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[3].Descriptor()
+}
+
+func (FunctionsFrameworkRuntime) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[3]
+}
+
+func (x FunctionsFrameworkRuntime) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FunctionsFrameworkRuntime.Descriptor instead.
+func (FunctionsFrameworkRuntime) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{3}
+}
+
+// FunctionSignature is how a Functions Framework function is called.
+type FunctionSignature int32
+
+const (
+	// HTTP.
+	FunctionSignature_FUNCTION_SIGNATURE_UNSPECIFIED FunctionSignature = 0
+	// With the HTTP request.
+	FunctionSignature_FUNCTION_SIGNATURE_HTTP FunctionSignature = 1
+	// With a CloudEvent.
+	FunctionSignature_FUNCTION_SIGNATURE_CLOUDEVENT FunctionSignature = 2
+)
+
+// Enum value maps for FunctionSignature.
+var (
+	FunctionSignature_name = map[int32]string{
+		0: "FUNCTION_SIGNATURE_UNSPECIFIED",
+		1: "FUNCTION_SIGNATURE_HTTP",
+		2: "FUNCTION_SIGNATURE_CLOUDEVENT",
+	}
+	FunctionSignature_value = map[string]int32{
+		"FUNCTION_SIGNATURE_UNSPECIFIED": 0,
+		"FUNCTION_SIGNATURE_HTTP":        1,
+		"FUNCTION_SIGNATURE_CLOUDEVENT":  2,
+	}
+)
+
+func (x FunctionSignature) Enum() *FunctionSignature {
+	p := new(FunctionSignature)
+	*p = x
+	return p
+}
+
+func (x FunctionSignature) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FunctionSignature) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[4].Descriptor()
+}
+
+func (FunctionSignature) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[4]
+}
+
+func (x FunctionSignature) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FunctionSignature.Descriptor instead.
+func (FunctionSignature) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{4}
+}
+
+// QueueMode is how requests find an instance.
+type QueueMode int32
+
+const (
+	// AUTO.
+	QueueMode_QUEUE_MODE_UNSPECIFIED QueueMode = 0
+	// Proxies send to the instances themselves; only cold requests are queued.
+	QueueMode_QUEUE_MODE_DIRECT QueueMode = 1
+	// All requests take one queue in the runner, which gives each to an instance
+	// that is free: best for handlers that take one request at a time.
+	QueueMode_QUEUE_MODE_CENTRAL QueueMode = 2
+	// CENTRAL for concurrency 1, else DIRECT.
+	QueueMode_QUEUE_MODE_AUTO QueueMode = 3
+)
+
+// Enum value maps for QueueMode.
+var (
+	QueueMode_name = map[int32]string{
+		0: "QUEUE_MODE_UNSPECIFIED",
+		1: "QUEUE_MODE_DIRECT",
+		2: "QUEUE_MODE_CENTRAL",
+		3: "QUEUE_MODE_AUTO",
+	}
+	QueueMode_value = map[string]int32{
+		"QUEUE_MODE_UNSPECIFIED": 0,
+		"QUEUE_MODE_DIRECT":      1,
+		"QUEUE_MODE_CENTRAL":     2,
+		"QUEUE_MODE_AUTO":        3,
+	}
+)
+
+func (x QueueMode) Enum() *QueueMode {
+	p := new(QueueMode)
+	*p = x
+	return p
+}
+
+func (x QueueMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (QueueMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[5].Descriptor()
+}
+
+func (QueueMode) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[5]
+}
+
+func (x QueueMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use QueueMode.Descriptor instead.
+func (QueueMode) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{5}
+}
+
+// IsolationLevel is how far an instance is kept apart.
+type IsolationLevel int32
+
+const (
+	// BEST.
+	IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED IsolationLevel = 0
+	// A plain process.
+	IsolationLevel_ISOLATION_LEVEL_NONE IsolationLevel = 1
+	// All that this machine offers; the status says what that is.
+	IsolationLevel_ISOLATION_LEVEL_BEST IsolationLevel = 2
+	// File system and system calls restricted, own process view; where the machine
+	// cannot, the function is not run.
+	IsolationLevel_ISOLATION_LEVEL_SANDBOX IsolationLevel = 3
+)
+
+// Enum value maps for IsolationLevel.
+var (
+	IsolationLevel_name = map[int32]string{
+		0: "ISOLATION_LEVEL_UNSPECIFIED",
+		1: "ISOLATION_LEVEL_NONE",
+		2: "ISOLATION_LEVEL_BEST",
+		3: "ISOLATION_LEVEL_SANDBOX",
+	}
+	IsolationLevel_value = map[string]int32{
+		"ISOLATION_LEVEL_UNSPECIFIED": 0,
+		"ISOLATION_LEVEL_NONE":        1,
+		"ISOLATION_LEVEL_BEST":        2,
+		"ISOLATION_LEVEL_SANDBOX":     3,
+	}
+)
+
+func (x IsolationLevel) Enum() *IsolationLevel {
+	p := new(IsolationLevel)
+	*p = x
+	return p
+}
+
+func (x IsolationLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IsolationLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[6].Descriptor()
+}
+
+func (IsolationLevel) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[6]
+}
+
+func (x IsolationLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IsolationLevel.Descriptor instead.
+func (IsolationLevel) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
+}
+
+// DependencyMode says whether dependencies are installed.
+type DependencyMode int32
+
+const (
+	// AUTO.
+	DependencyMode_DEPENDENCY_MODE_UNSPECIFIED DependencyMode = 0
+	// When the source names some.
+	DependencyMode_DEPENDENCY_MODE_AUTO DependencyMode = 1
+	// Never: the source holds all it needs.
+	DependencyMode_DEPENDENCY_MODE_NONE DependencyMode = 2
+)
+
+// Enum value maps for DependencyMode.
+var (
+	DependencyMode_name = map[int32]string{
+		0: "DEPENDENCY_MODE_UNSPECIFIED",
+		1: "DEPENDENCY_MODE_AUTO",
+		2: "DEPENDENCY_MODE_NONE",
+	}
+	DependencyMode_value = map[string]int32{
+		"DEPENDENCY_MODE_UNSPECIFIED": 0,
+		"DEPENDENCY_MODE_AUTO":        1,
+		"DEPENDENCY_MODE_NONE":        2,
+	}
+)
+
+func (x DependencyMode) Enum() *DependencyMode {
+	p := new(DependencyMode)
+	*p = x
+	return p
+}
+
+func (x DependencyMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DependencyMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[7].Descriptor()
+}
+
+func (DependencyMode) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[7]
+}
+
+func (x DependencyMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DependencyMode.Descriptor instead.
+func (DependencyMode) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
 }
 
 // InstanceState is what an instance does.
@@ -172,11 +516,11 @@ func (x InstanceState) String() string {
 }
 
 func (InstanceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_penstock_v1_function_proto_enumTypes[2].Descriptor()
+	return file_penstock_v1_function_proto_enumTypes[8].Descriptor()
 }
 
 func (InstanceState) Type() protoreflect.EnumType {
-	return &file_penstock_v1_function_proto_enumTypes[2]
+	return &file_penstock_v1_function_proto_enumTypes[8]
 }
 
 func (x InstanceState) Number() protoreflect.EnumNumber {
@@ -185,7 +529,7 @@ func (x InstanceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InstanceState.Descriptor instead.
 func (InstanceState) EnumDescriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
 }
 
 // Function is code that Penstock runs and routes to: an unmodified cloud handler
@@ -202,13 +546,17 @@ type Function struct {
 	//
 	//	*Function_Lambda
 	//	*Function_Server
+	//	*Function_FunctionsFramework
+	//	*Function_Azure
 	Contract isFunction_Contract `protobuf_oneof:"contract"`
-	// Folder of the code, relative to the runner's functions root. It may not
-	// leave the root.
+	// The code: a folder or a .zip file, relative to the runner's functions root,
+	// which it may not leave; or "sha256:" and the hexadecimal digest of a package
+	// that was uploaded (UploadPackage).
 	Source string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// Environment of the instances.
 	Env map[string]string `protobuf:"bytes,6,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Number of instances kept running. Default 1.
+	// Number of instances kept running, whatever the load. Default 1 when scale is
+	// not set. Not together with scale.
 	Instances uint32 `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
 	// Requests that one instance handles at once. Default 1 for lambda, 100 for
 	// server.
@@ -218,6 +566,19 @@ type Function struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,9,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Time from start to ready. Default 30s.
 	StartTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=start_timeout,json=startTimeout,proto3" json:"start_timeout,omitempty"`
+	// How the number of instances follows the load, down to none.
+	Scale *Scale `protobuf:"bytes,18,opt,name=scale,proto3" json:"scale,omitempty"`
+	// Which versions get how much of the requests. Empty: all go to the newest.
+	Traffic []*Traffic `protobuf:"bytes,19,rep,name=traffic,proto3" json:"traffic,omitempty"`
+	// Bounds on what one instance may use.
+	Resources *Resources `protobuf:"bytes,20,opt,name=resources,proto3" json:"resources,omitempty"`
+	// How instances are kept apart from the machine and from each other.
+	Isolation *Isolation `protobuf:"bytes,21,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	// Return to the version before when a new one does worse.
+	AutoRollback *AutoRollback `protobuf:"bytes,22,opt,name=auto_rollback,json=autoRollback,proto3" json:"auto_rollback,omitempty"`
+	// Whether dependencies that the source names (requirements.txt, package.json)
+	// are installed before the first start. Default AUTO.
+	Dependencies DependencyMode `protobuf:"varint,23,opt,name=dependencies,proto3,enum=penstock.v1.DependencyMode" json:"dependencies,omitempty"`
 	// What the system says of it.
 	Status        *Status `protobuf:"bytes,15,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -293,6 +654,24 @@ func (x *Function) GetServer() *ServerContract {
 	return nil
 }
 
+func (x *Function) GetFunctionsFramework() *FunctionsFrameworkContract {
+	if x != nil {
+		if x, ok := x.Contract.(*Function_FunctionsFramework); ok {
+			return x.FunctionsFramework
+		}
+	}
+	return nil
+}
+
+func (x *Function) GetAzure() *AzureContract {
+	if x != nil {
+		if x, ok := x.Contract.(*Function_Azure); ok {
+			return x.Azure
+		}
+	}
+	return nil
+}
+
 func (x *Function) GetSource() string {
 	if x != nil {
 		return x.Source
@@ -335,6 +714,48 @@ func (x *Function) GetStartTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Function) GetScale() *Scale {
+	if x != nil {
+		return x.Scale
+	}
+	return nil
+}
+
+func (x *Function) GetTraffic() []*Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+func (x *Function) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Function) GetIsolation() *Isolation {
+	if x != nil {
+		return x.Isolation
+	}
+	return nil
+}
+
+func (x *Function) GetAutoRollback() *AutoRollback {
+	if x != nil {
+		return x.AutoRollback
+	}
+	return nil
+}
+
+func (x *Function) GetDependencies() DependencyMode {
+	if x != nil {
+		return x.Dependencies
+	}
+	return DependencyMode_DEPENDENCY_MODE_UNSPECIFIED
+}
+
 func (x *Function) GetStatus() *Status {
 	if x != nil {
 		return x.Status
@@ -356,9 +777,23 @@ type Function_Server struct {
 	Server *ServerContract `protobuf:"bytes,4,opt,name=server,proto3,oneof"`
 }
 
+type Function_FunctionsFramework struct {
+	// A function written for the Functions Framework (Google Cloud Functions).
+	FunctionsFramework *FunctionsFrameworkContract `protobuf:"bytes,16,opt,name=functions_framework,json=functionsFramework,proto3,oneof"`
+}
+
+type Function_Azure struct {
+	// A custom handler written for Azure Functions.
+	Azure *AzureContract `protobuf:"bytes,17,opt,name=azure,proto3,oneof"`
+}
+
 func (*Function_Lambda) isFunction_Contract() {}
 
 func (*Function_Server) isFunction_Contract() {}
+
+func (*Function_FunctionsFramework) isFunction_Contract() {}
+
+func (*Function_Azure) isFunction_Contract() {}
 
 // LambdaContract is a handler as written for AWS Lambda.
 type LambdaContract struct {
@@ -431,7 +866,11 @@ type ServerContract struct {
 	Command []string `protobuf:"bytes,1,rep,name=command,proto3" json:"command,omitempty"`
 	// Command run once in the source folder before the first start, such as
 	// ["go", "build", "-o", "server", "."]. Optional.
-	Build         []string `protobuf:"bytes,2,rep,name=build,proto3" json:"build,omitempty"`
+	Build []string `protobuf:"bytes,2,rep,name=build,proto3" json:"build,omitempty"`
+	// What the server speaks on PORT. Default HTTP1.
+	Protocol ServerProtocol `protobuf:"varint,3,opt,name=protocol,proto3,enum=penstock.v1.ServerProtocol" json:"protocol,omitempty"`
+	// Container image, for runners that run containers. The local runner cannot.
+	Image         string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +919,620 @@ func (x *ServerContract) GetBuild() []string {
 	return nil
 }
 
+func (x *ServerContract) GetProtocol() ServerProtocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return ServerProtocol_SERVER_PROTOCOL_UNSPECIFIED
+}
+
+func (x *ServerContract) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+// FunctionsFrameworkContract is a function for the Functions Framework, run by
+// Google's own framework packages.
+type FunctionsFrameworkContract struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which framework.
+	Runtime FunctionsFrameworkRuntime `protobuf:"varint,1,opt,name=runtime,proto3,enum=penstock.v1.FunctionsFrameworkRuntime" json:"runtime,omitempty"`
+	// Name of the function in the source (FUNCTION_TARGET).
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// How it is called. Default HTTP.
+	Signature     FunctionSignature `protobuf:"varint,3,opt,name=signature,proto3,enum=penstock.v1.FunctionSignature" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FunctionsFrameworkContract) Reset() {
+	*x = FunctionsFrameworkContract{}
+	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionsFrameworkContract) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionsFrameworkContract) ProtoMessage() {}
+
+func (x *FunctionsFrameworkContract) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionsFrameworkContract.ProtoReflect.Descriptor instead.
+func (*FunctionsFrameworkContract) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FunctionsFrameworkContract) GetRuntime() FunctionsFrameworkRuntime {
+	if x != nil {
+		return x.Runtime
+	}
+	return FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_UNSPECIFIED
+}
+
+func (x *FunctionsFrameworkContract) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *FunctionsFrameworkContract) GetSignature() FunctionSignature {
+	if x != nil {
+		return x.Signature
+	}
+	return FunctionSignature_FUNCTION_SIGNATURE_UNSPECIFIED
+}
+
+// AzureContract is an Azure Functions custom handler: the source holds host.json
+// and one folder with function.json per function.
+type AzureContract struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which function of the source answers; empty: the one whose route matches.
+	Function      string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AzureContract) Reset() {
+	*x = AzureContract{}
+	mi := &file_penstock_v1_function_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureContract) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureContract) ProtoMessage() {}
+
+func (x *AzureContract) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureContract.ProtoReflect.Descriptor instead.
+func (*AzureContract) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AzureContract) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+// Scale says how many instances there are. Without a target the number of
+// requests at once decides, as with target_concurrency at 70 % of concurrency.
+type Scale struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Instances that are always there. Default 0: none when nobody calls.
+	Min uint32 `protobuf:"varint,1,opt,name=min,proto3" json:"min,omitempty"`
+	// Never more than this. Default 10.
+	Max uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	// A latency to keep, such as "p99 <= 200ms", of the whole time T = t + r that a
+	// request spends in the function, the wait for a free instance included.
+	Objective string `protobuf:"bytes,3,opt,name=objective,proto3" json:"objective,omitempty"`
+	// Requests at once for each instance, averaged over window.
+	TargetConcurrency float64 `protobuf:"fixed64,4,opt,name=target_concurrency,json=targetConcurrency,proto3" json:"target_concurrency,omitempty"`
+	// Requests a second for each instance, averaged over window.
+	TargetRps float64 `protobuf:"fixed64,5,opt,name=target_rps,json=targetRps,proto3" json:"target_rps,omitempty"`
+	// Over which target_concurrency and target_rps are averaged. Default 60s.
+	Window *durationpb.Duration `protobuf:"bytes,6,opt,name=window,proto3" json:"window,omitempty"`
+	// Without a request for so long, instances beyond min end. Default 60s.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// How requests find an instance. Default AUTO.
+	Queue QueueMode `protobuf:"varint,8,opt,name=queue,proto3,enum=penstock.v1.QueueMode" json:"queue,omitempty"`
+	// Requests that may wait while no instance is free. Default 1000.
+	MaxQueued uint32 `protobuf:"varint,9,opt,name=max_queued,json=maxQueued,proto3" json:"max_queued,omitempty"`
+	// How long one may wait; then it gets 503. Default: start_timeout.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,10,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scale) Reset() {
+	*x = Scale{}
+	mi := &file_penstock_v1_function_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scale) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scale) ProtoMessage() {}
+
+func (x *Scale) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scale.ProtoReflect.Descriptor instead.
+func (*Scale) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Scale) GetMin() uint32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *Scale) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *Scale) GetObjective() string {
+	if x != nil {
+		return x.Objective
+	}
+	return ""
+}
+
+func (x *Scale) GetTargetConcurrency() float64 {
+	if x != nil {
+		return x.TargetConcurrency
+	}
+	return 0
+}
+
+func (x *Scale) GetTargetRps() float64 {
+	if x != nil {
+		return x.TargetRps
+	}
+	return 0
+}
+
+func (x *Scale) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Scale) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Scale) GetQueue() QueueMode {
+	if x != nil {
+		return x.Queue
+	}
+	return QueueMode_QUEUE_MODE_UNSPECIFIED
+}
+
+func (x *Scale) GetMaxQueued() uint32 {
+	if x != nil {
+		return x.MaxQueued
+	}
+	return 0
+}
+
+func (x *Scale) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+// Traffic is the part of one version.
+type Traffic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the version; 0: the newest.
+	Version int64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Weight against the other entries. 0: only by its tag.
+	Weight uint32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	// A name for it: a route reaches it, whatever its weight, by naming the tag as
+	// the subset of a backend.
+	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_penstock_v1_function_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Traffic) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Traffic) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Traffic) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+// Resources bound one instance. 0 is no bound.
+type Resources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Memory in MiB.
+	MemoryMib uint32 `protobuf:"varint,1,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	// Processor time in thousandths of a core.
+	CpuMillis uint32 `protobuf:"varint,2,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
+	// Processes and threads.
+	Pids uint32 `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	// Largest file that it may write, in MiB. Default 4096.
+	FileMib       uint32 `protobuf:"varint,4,opt,name=file_mib,json=fileMib,proto3" json:"file_mib,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_penstock_v1_function_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Resources) GetMemoryMib() uint32 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuMillis() uint32 {
+	if x != nil {
+		return x.CpuMillis
+	}
+	return 0
+}
+
+func (x *Resources) GetPids() uint32 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *Resources) GetFileMib() uint32 {
+	if x != nil {
+		return x.FileMib
+	}
+	return 0
+}
+
+// Isolation is how an instance is kept apart.
+type Isolation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level wanted. Default BEST.
+	Level IsolationLevel `protobuf:"varint,1,opt,name=level,proto3,enum=penstock.v1.IsolationLevel" json:"level,omitempty"`
+	// Cuts it off from all networks but the loopback that it is called by.
+	NoNetwork bool `protobuf:"varint,2,opt,name=no_network,json=noNetwork,proto3" json:"no_network,omitempty"`
+	// Folders, absolute, that it may write beside its own temporary ones.
+	Writable      []string `protobuf:"bytes,3,rep,name=writable,proto3" json:"writable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Isolation) Reset() {
+	*x = Isolation{}
+	mi := &file_penstock_v1_function_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Isolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Isolation) ProtoMessage() {}
+
+func (x *Isolation) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
+func (*Isolation) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Isolation) GetLevel() IsolationLevel {
+	if x != nil {
+		return x.Level
+	}
+	return IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED
+}
+
+func (x *Isolation) GetNoNetwork() bool {
+	if x != nil {
+		return x.NoNetwork
+	}
+	return false
+}
+
+func (x *Isolation) GetWritable() []string {
+	if x != nil {
+		return x.Writable
+	}
+	return nil
+}
+
+// AutoRollback returns all requests to the version before when, within a window
+// after a new version got its first requests, it does worse.
+type AutoRollback struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Part of the requests that may fail (status 5xx). 0: not looked at.
+	MaxErrorRate float64 `protobuf:"fixed64,1,opt,name=max_error_rate,json=maxErrorRate,proto3" json:"max_error_rate,omitempty"`
+	// How many times the mean time of the version before is allowed. 0: not looked at.
+	MaxLatencyFactor float64 `protobuf:"fixed64,2,opt,name=max_latency_factor,json=maxLatencyFactor,proto3" json:"max_latency_factor,omitempty"`
+	// Requests to see before judging. Default 20.
+	MinRequests uint32 `protobuf:"varint,3,opt,name=min_requests,json=minRequests,proto3" json:"min_requests,omitempty"`
+	// How long the new version is watched. Default 10m.
+	Window        *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AutoRollback) Reset() {
+	*x = AutoRollback{}
+	mi := &file_penstock_v1_function_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AutoRollback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AutoRollback) ProtoMessage() {}
+
+func (x *AutoRollback) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AutoRollback.ProtoReflect.Descriptor instead.
+func (*AutoRollback) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AutoRollback) GetMaxErrorRate() float64 {
+	if x != nil {
+		return x.MaxErrorRate
+	}
+	return 0
+}
+
+func (x *AutoRollback) GetMaxLatencyFactor() float64 {
+	if x != nil {
+		return x.MaxLatencyFactor
+	}
+	return 0
+}
+
+func (x *AutoRollback) GetMinRequests() uint32 {
+	if x != nil {
+		return x.MinRequests
+	}
+	return 0
+}
+
+func (x *AutoRollback) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+// FunctionVersion is what a function was after one change of its code or of how it
+// is run. Versions are written by the system only and never change.
+type FunctionVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}/functionVersions/{function}.{number}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Labels, etag, times, origin.
+	Metadata *Metadata `protobuf:"bytes,2,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The function's full name.
+	Function string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
+	// 1 for the first, one more for each after it.
+	Number int64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// What it was, without scale, traffic and metadata.
+	Spec          *Function `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FunctionVersion) Reset() {
+	*x = FunctionVersion{}
+	mi := &file_penstock_v1_function_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionVersion) ProtoMessage() {}
+
+func (x *FunctionVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionVersion.ProtoReflect.Descriptor instead.
+func (*FunctionVersion) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FunctionVersion) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FunctionVersion) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *FunctionVersion) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *FunctionVersion) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FunctionVersion) GetSpec() *Function {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
 // Instance is one running copy of a function.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -500,14 +1553,17 @@ type Instance struct {
 	// Why it is not ready, with the last lines of its output.
 	Message string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
 	// When it was started.
-	StartTime     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// What keeps it apart from the machine, such as "landlock", "pid-namespace";
+	// empty: nothing.
+	Isolation     []string `protobuf:"bytes,10,rep,name=isolation,proto3" json:"isolation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +1575,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +1588,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Instance) GetFunction() string {
@@ -598,16 +1654,417 @@ func (x *Instance) GetStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Instance) GetIsolation() []string {
+	if x != nil {
+		return x.Isolation
+	}
+	return nil
+}
+
+// FunctionState is what a runner says of a function as a whole.
+type FunctionState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The function's full name; of an older version with "@" and its number.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Where requests are taken when no instance is free, or all, with central.
+	ActivatorAddress string `protobuf:"bytes,2,opt,name=activator_address,json=activatorAddress,proto3" json:"activator_address,omitempty"`
+	// Its TCP port; 0: none.
+	ActivatorPort uint32 `protobuf:"varint,3,opt,name=activator_port,json=activatorPort,proto3" json:"activator_port,omitempty"`
+	// All requests are to go to the activator, instances or not.
+	Central bool `protobuf:"varint,4,opt,name=central,proto3" json:"central,omitempty"`
+	// Instances that the scaler wants now.
+	Wanted uint32 `protobuf:"varint,5,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// The level of isolation reached, one entry per means; empty: none.
+	Isolation []string `protobuf:"bytes,6,rep,name=isolation,proto3" json:"isolation,omitempty"`
+	// What the machine could not give, with the reason.
+	IsolationMissing []string `protobuf:"bytes,7,rep,name=isolation_missing,json=isolationMissing,proto3" json:"isolation_missing,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *FunctionState) Reset() {
+	*x = FunctionState{}
+	mi := &file_penstock_v1_function_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionState) ProtoMessage() {}
+
+func (x *FunctionState) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionState.ProtoReflect.Descriptor instead.
+func (*FunctionState) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *FunctionState) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *FunctionState) GetActivatorAddress() string {
+	if x != nil {
+		return x.ActivatorAddress
+	}
+	return ""
+}
+
+func (x *FunctionState) GetActivatorPort() uint32 {
+	if x != nil {
+		return x.ActivatorPort
+	}
+	return 0
+}
+
+func (x *FunctionState) GetCentral() bool {
+	if x != nil {
+		return x.Central
+	}
+	return false
+}
+
+func (x *FunctionState) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *FunctionState) GetIsolation() []string {
+	if x != nil {
+		return x.Isolation
+	}
+	return nil
+}
+
+func (x *FunctionState) GetIsolationMissing() []string {
+	if x != nil {
+		return x.IsolationMissing
+	}
+	return nil
+}
+
+// FunctionStats is what a function did since the runner started it. Times are in
+// seconds.
+type FunctionStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in FunctionState.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Requests that were answered.
+	Requests uint64 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
+	// Of these, with a status of 500 and above.
+	Errors uint64 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Of these, those that waited for an instance to start.
+	ColdStarts uint64 `protobuf:"varint,4,opt,name=cold_starts,json=coldStarts,proto3" json:"cold_starts,omitempty"`
+	// Requests that were turned away because the queue was full or the wait too long.
+	Refused uint64 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Time that instances existed, from start to end, added up.
+	InstanceSeconds float64 `protobuf:"fixed64,6,opt,name=instance_seconds,json=instanceSeconds,proto3" json:"instance_seconds,omitempty"`
+	// Memory of the instances, in MiB, over time.
+	MemoryMibSeconds float64 `protobuf:"fixed64,7,opt,name=memory_mib_seconds,json=memoryMibSeconds,proto3" json:"memory_mib_seconds,omitempty"`
+	// Processor time of the instances.
+	CpuSeconds float64 `protobuf:"fixed64,8,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
+	// The handler's own time t: mean and standard deviation, recent requests counting more.
+	MeanT float64 `protobuf:"fixed64,9,opt,name=mean_t,json=meanT,proto3" json:"mean_t,omitempty"`
+	// Standard deviation of t.
+	SdT float64 `protobuf:"fixed64,10,opt,name=sd_t,json=sdT,proto3" json:"sd_t,omitempty"`
+	// The rest r = T - t, without the wait in queues: mean.
+	MeanR float64 `protobuf:"fixed64,11,opt,name=mean_r,json=meanR,proto3" json:"mean_r,omitempty"`
+	// Standard deviation of r.
+	SdR float64 `protobuf:"fixed64,12,opt,name=sd_r,json=sdR,proto3" json:"sd_r,omitempty"`
+	// Covariance of t and r, in s^2.
+	CovTr float64 `protobuf:"fixed64,13,opt,name=cov_tr,json=covTr,proto3" json:"cov_tr,omitempty"`
+	// From start to ready: mean.
+	MeanStart float64 `protobuf:"fixed64,14,opt,name=mean_start,json=meanStart,proto3" json:"mean_start,omitempty"`
+	// Requests a second, lately.
+	Rate float64 `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Requests at once, lately.
+	Concurrency   float64 `protobuf:"fixed64,16,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FunctionStats) Reset() {
+	*x = FunctionStats{}
+	mi := &file_penstock_v1_function_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionStats) ProtoMessage() {}
+
+func (x *FunctionStats) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionStats.ProtoReflect.Descriptor instead.
+func (*FunctionStats) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FunctionStats) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *FunctionStats) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetColdStarts() uint64 {
+	if x != nil {
+		return x.ColdStarts
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetInstanceSeconds() float64 {
+	if x != nil {
+		return x.InstanceSeconds
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetMemoryMibSeconds() float64 {
+	if x != nil {
+		return x.MemoryMibSeconds
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetCpuSeconds() float64 {
+	if x != nil {
+		return x.CpuSeconds
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetMeanT() float64 {
+	if x != nil {
+		return x.MeanT
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetSdT() float64 {
+	if x != nil {
+		return x.SdT
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetMeanR() float64 {
+	if x != nil {
+		return x.MeanR
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetSdR() float64 {
+	if x != nil {
+		return x.SdR
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetCovTr() float64 {
+	if x != nil {
+		return x.CovTr
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetMeanStart() float64 {
+	if x != nil {
+		return x.MeanStart
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *FunctionStats) GetConcurrency() float64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+// ScaleDecision is how a number of instances came to be.
+type ScaleDecision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in FunctionState.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// When it was decided.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Instances wanted, ready, starting.
+	Wanted uint32 `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Ready ones.
+	Ready uint32 `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Starting ones.
+	Starting uint32 `protobuf:"varint,5,opt,name=starting,proto3" json:"starting,omitempty"`
+	// One CamelCase word: "LatencyObjective", "TargetConcurrency", "TargetRps",
+	// "Fixed", "Idle", "Hold", "QueuePressure", "Min", "Max", "ObjectiveUnreachable".
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The arithmetic, one step a line.
+	Steps []string `protobuf:"bytes,7,rep,name=steps,proto3" json:"steps,omitempty"`
+	// The objective cannot be met by any number of instances.
+	Unreachable   bool `protobuf:"varint,8,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScaleDecision) Reset() {
+	*x = ScaleDecision{}
+	mi := &file_penstock_v1_function_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScaleDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScaleDecision) ProtoMessage() {}
+
+func (x *ScaleDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScaleDecision.ProtoReflect.Descriptor instead.
+func (*ScaleDecision) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ScaleDecision) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *ScaleDecision) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ScaleDecision) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *ScaleDecision) GetReady() uint32 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *ScaleDecision) GetStarting() uint32 {
+	if x != nil {
+		return x.Starting
+	}
+	return 0
+}
+
+func (x *ScaleDecision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ScaleDecision) GetSteps() []string {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ScaleDecision) GetUnreachable() bool {
+	if x != nil {
+		return x.Unreachable
+	}
+	return false
+}
+
 var File_penstock_v1_function_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\"\x8a\x06\n" +
+	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\"\xf5\t\n" +
 	"\bFunction\x12s\n" +
 	"\x04name\x18\x01 \x01(\tB_\xbaH\\rZ2X^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functions/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$R\x04name\x121\n" +
 	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x125\n" +
 	"\x06lambda\x18\x03 \x01(\v2\x1b.penstock.v1.LambdaContractH\x00R\x06lambda\x125\n" +
-	"\x06server\x18\x04 \x01(\v2\x1b.penstock.v1.ServerContractH\x00R\x06server\x12\"\n" +
+	"\x06server\x18\x04 \x01(\v2\x1b.penstock.v1.ServerContractH\x00R\x06server\x12Z\n" +
+	"\x13functions_framework\x18\x10 \x01(\v2'.penstock.v1.FunctionsFrameworkContractH\x00R\x12functionsFramework\x122\n" +
+	"\x05azure\x18\x11 \x01(\v2\x1a.penstock.v1.AzureContractH\x00R\x05azure\x12\"\n" +
 	"\x06source\x18\x05 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x06source\x12_\n" +
 	"\x03env\x18\x06 \x03(\v2\x1e.penstock.v1.Function.EnvEntryB-\xbaH*\x9a\x01'\x10\x80\x02\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x03env\x12&\n" +
@@ -617,7 +2074,13 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\xaa\x01\a\"\x03\b\x84\a*\x00R\atimeout\x12M\n" +
 	"\rstart_timeout\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x84\a*\x00R\fstartTimeout\x121\n" +
+	"\xaa\x01\a\"\x03\b\x84\a*\x00R\fstartTimeout\x12(\n" +
+	"\x05scale\x18\x12 \x01(\v2\x12.penstock.v1.ScaleR\x05scale\x128\n" +
+	"\atraffic\x18\x13 \x03(\v2\x14.penstock.v1.TrafficB\b\xbaH\x05\x92\x01\x02\x10 R\atraffic\x124\n" +
+	"\tresources\x18\x14 \x01(\v2\x16.penstock.v1.ResourcesR\tresources\x124\n" +
+	"\tisolation\x18\x15 \x01(\v2\x16.penstock.v1.IsolationR\tisolation\x12>\n" +
+	"\rauto_rollback\x18\x16 \x01(\v2\x19.penstock.v1.AutoRollbackR\fautoRollback\x12I\n" +
+	"\fdependencies\x18\x17 \x01(\x0e2\x1b.penstock.v1.DependencyModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\fdependencies\x121\n" +
 	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -628,10 +2091,66 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aruntime\x12$\n" +
 	"\ahandler\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\ahandler\x128\n" +
-	"\x05event\x18\x03 \x01(\x0e2\x18.penstock.v1.LambdaEventB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05event\"X\n" +
+	"\x05event\x18\x03 \x01(\x0e2\x18.penstock.v1.LambdaEventB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05event\"\xbb\x01\n" +
 	"\x0eServerContract\x12%\n" +
 	"\acommand\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\acommand\x12\x1f\n" +
-	"\x05build\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x05build\"\x99\x02\n" +
+	"\x05build\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x05build\x12A\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x1b.penstock.v1.ServerProtocolB\b\xbaH\x05\x82\x01\x02\x10\x01R\bprotocol\x12\x1e\n" +
+	"\x05image\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05image\"\xd6\x01\n" +
+	"\x1aFunctionsFrameworkContract\x12L\n" +
+	"\aruntime\x18\x01 \x01(\x0e2&.penstock.v1.FunctionsFrameworkRuntimeB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aruntime\x12\"\n" +
+	"\x06target\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06target\x12F\n" +
+	"\tsignature\x18\x03 \x01(\x0e2\x1e.penstock.v1.FunctionSignatureB\b\xbaH\x05\x82\x01\x02\x10\x01R\tsignature\"5\n" +
+	"\rAzureContract\x12$\n" +
+	"\bfunction\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bfunction\"\xa5\x04\n" +
+	"\x05Scale\x12\x1a\n" +
+	"\x03min\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x03min\x12\x1a\n" +
+	"\x03max\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x03max\x12%\n" +
+	"\tobjective\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\tobjective\x12H\n" +
+	"\x12target_concurrency\x18\x04 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x88\xc3@)\x00\x00\x00\x00\x00\x00\x00\x00R\x11targetConcurrency\x128\n" +
+	"\n" +
+	"target_rps\x18\x05 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\ttargetRps\x12B\n" +
+	"\x06window\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x06window\x12N\n" +
+	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vidleTimeout\x126\n" +
+	"\x05queue\x18\b \x01(\x0e2\x16.penstock.v1.QueueModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05queue\x12(\n" +
+	"\n" +
+	"max_queued\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\tmaxQueued\x12C\n" +
+	"\bmax_wait\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x84\a*\x00R\amaxWait\"\x8e\x01\n" +
+	"\aTraffic\x12!\n" +
+	"\aversion\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\aversion\x12!\n" +
+	"\x06weight\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x06weight\x12=\n" +
+	"\x03tag\x18\x03 \x01(\tB+\xbaH(r&2$^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$R\x03tag\"\xa6\x01\n" +
+	"\tResources\x12)\n" +
+	"\n" +
+	"memory_mib\x18\x01 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\x02R\tmemoryMib\x12(\n" +
+	"\n" +
+	"cpu_millis\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\xc0>R\tcpuMillis\x12\x1d\n" +
+	"\x04pids\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x04pids\x12%\n" +
+	"\bfile_mib\x18\x04 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\x02R\afileMib\"\x8d\x01\n" +
+	"\tIsolation\x12;\n" +
+	"\x05level\x18\x01 \x01(\x0e2\x1b.penstock.v1.IsolationLevelB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05level\x12\x1d\n" +
+	"\n" +
+	"no_network\x18\x02 \x01(\bR\tnoNetwork\x12$\n" +
+	"\bwritable\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10 R\bwritable\"\x8b\x02\n" +
+	"\fAutoRollback\x12?\n" +
+	"\x0emax_error_rate\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\fmaxErrorRate\x12G\n" +
+	"\x12max_latency_factor\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x10maxLatencyFactor\x12,\n" +
+	"\fmin_requests\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\vminRequests\x12C\n" +
+	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06window\"\x9f\x02\n" +
+	"\x0fFunctionVersion\x12z\n" +
+	"\x04name\x18\x01 \x01(\tBf\xbaHcra2_^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functionVersions/[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?$R\x04name\x121\n" +
+	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x12\x1a\n" +
+	"\bfunction\x18\x03 \x01(\tR\bfunction\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x03R\x06number\x12)\n" +
+	"\x04spec\x18\x05 \x01(\v2\x15.penstock.v1.FunctionR\x04spec\"\xb7\x02\n" +
 	"\bInstance\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -642,14 +2161,84 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\brestarts\x18\a \x01(\rR\brestarts\x12\x18\n" +
 	"\amessage\x18\b \x01(\tR\amessage\x129\n" +
 	"\n" +
-	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime*g\n" +
+	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1c\n" +
+	"\tisolation\x18\n" +
+	" \x03(\tR\tisolation\"\xfc\x01\n" +
+	"\rFunctionState\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12+\n" +
+	"\x11activator_address\x18\x02 \x01(\tR\x10activatorAddress\x12%\n" +
+	"\x0eactivator_port\x18\x03 \x01(\rR\ractivatorPort\x12\x18\n" +
+	"\acentral\x18\x04 \x01(\bR\acentral\x12\x16\n" +
+	"\x06wanted\x18\x05 \x01(\rR\x06wanted\x12\x1c\n" +
+	"\tisolation\x18\x06 \x03(\tR\tisolation\x12+\n" +
+	"\x11isolation_missing\x18\a \x03(\tR\x10isolationMissing\"\xd4\x03\n" +
+	"\rFunctionStats\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
+	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +
+	"\x06errors\x18\x03 \x01(\x04R\x06errors\x12\x1f\n" +
+	"\vcold_starts\x18\x04 \x01(\x04R\n" +
+	"coldStarts\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12)\n" +
+	"\x10instance_seconds\x18\x06 \x01(\x01R\x0finstanceSeconds\x12,\n" +
+	"\x12memory_mib_seconds\x18\a \x01(\x01R\x10memoryMibSeconds\x12\x1f\n" +
+	"\vcpu_seconds\x18\b \x01(\x01R\n" +
+	"cpuSeconds\x12\x15\n" +
+	"\x06mean_t\x18\t \x01(\x01R\x05meanT\x12\x11\n" +
+	"\x04sd_t\x18\n" +
+	" \x01(\x01R\x03sdT\x12\x15\n" +
+	"\x06mean_r\x18\v \x01(\x01R\x05meanR\x12\x11\n" +
+	"\x04sd_r\x18\f \x01(\x01R\x03sdR\x12\x15\n" +
+	"\x06cov_tr\x18\r \x01(\x01R\x05covTr\x12\x1d\n" +
+	"\n" +
+	"mean_start\x18\x0e \x01(\x01R\tmeanStart\x12\x12\n" +
+	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12 \n" +
+	"\vconcurrency\x18\x10 \x01(\x01R\vconcurrency\"\xf5\x01\n" +
+	"\rScaleDecision\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06wanted\x18\x03 \x01(\rR\x06wanted\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\rR\x05ready\x12\x1a\n" +
+	"\bstarting\x18\x05 \x01(\rR\bstarting\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05steps\x18\a \x03(\tR\x05steps\x12 \n" +
+	"\vunreachable\x18\b \x01(\bR\vunreachable*g\n" +
 	"\rLambdaRuntime\x12\x1e\n" +
 	"\x1aLAMBDA_RUNTIME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15LAMBDA_RUNTIME_PYTHON\x10\x01\x12\x1b\n" +
-	"\x17LAMBDA_RUNTIME_PROVIDED\x10\x02*I\n" +
+	"\x17LAMBDA_RUNTIME_PROVIDED\x10\x02*\xb2\x01\n" +
 	"\vLambdaEvent\x12\x1c\n" +
 	"\x18LAMBDA_EVENT_UNSPECIFIED\x10\x00\x12\x1c\n" +
-	"\x18LAMBDA_EVENT_HTTP_API_V2\x10\x01*\x9f\x01\n" +
+	"\x18LAMBDA_EVENT_HTTP_API_V2\x10\x01\x12\x1c\n" +
+	"\x18LAMBDA_EVENT_REST_API_V1\x10\x02\x12\x1d\n" +
+	"\x19LAMBDA_EVENT_FUNCTION_URL\x10\x03\x12\x14\n" +
+	"\x10LAMBDA_EVENT_ALB\x10\x04\x12\x14\n" +
+	"\x10LAMBDA_EVENT_RAW\x10\x05*e\n" +
+	"\x0eServerProtocol\x12\x1f\n" +
+	"\x1bSERVER_PROTOCOL_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15SERVER_PROTOCOL_HTTP1\x10\x01\x12\x17\n" +
+	"\x13SERVER_PROTOCOL_H2C\x10\x02*\x96\x01\n" +
+	"\x19FunctionsFrameworkRuntime\x12+\n" +
+	"'FUNCTIONS_FRAMEWORK_RUNTIME_UNSPECIFIED\x10\x00\x12&\n" +
+	"\"FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON\x10\x01\x12$\n" +
+	" FUNCTIONS_FRAMEWORK_RUNTIME_NODE\x10\x02*w\n" +
+	"\x11FunctionSignature\x12\"\n" +
+	"\x1eFUNCTION_SIGNATURE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17FUNCTION_SIGNATURE_HTTP\x10\x01\x12!\n" +
+	"\x1dFUNCTION_SIGNATURE_CLOUDEVENT\x10\x02*k\n" +
+	"\tQueueMode\x12\x1a\n" +
+	"\x16QUEUE_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11QUEUE_MODE_DIRECT\x10\x01\x12\x16\n" +
+	"\x12QUEUE_MODE_CENTRAL\x10\x02\x12\x13\n" +
+	"\x0fQUEUE_MODE_AUTO\x10\x03*\x82\x01\n" +
+	"\x0eIsolationLevel\x12\x1f\n" +
+	"\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ISOLATION_LEVEL_NONE\x10\x01\x12\x18\n" +
+	"\x14ISOLATION_LEVEL_BEST\x10\x02\x12\x1b\n" +
+	"\x17ISOLATION_LEVEL_SANDBOX\x10\x03*e\n" +
+	"\x0eDependencyMode\x12\x1f\n" +
+	"\x1bDEPENDENCY_MODE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14DEPENDENCY_MODE_AUTO\x10\x01\x12\x18\n" +
+	"\x14DEPENDENCY_MODE_NONE\x10\x02*\x9f\x01\n" +
 	"\rInstanceState\x12\x1e\n" +
 	"\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17INSTANCE_STATE_STARTING\x10\x01\x12\x18\n" +
@@ -669,39 +2258,76 @@ func file_penstock_v1_function_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_function_proto_rawDescData
 }
 
-var file_penstock_v1_function_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_penstock_v1_function_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_penstock_v1_function_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_penstock_v1_function_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_penstock_v1_function_proto_goTypes = []any{
-	(LambdaRuntime)(0),            // 0: penstock.v1.LambdaRuntime
-	(LambdaEvent)(0),              // 1: penstock.v1.LambdaEvent
-	(InstanceState)(0),            // 2: penstock.v1.InstanceState
-	(*Function)(nil),              // 3: penstock.v1.Function
-	(*LambdaContract)(nil),        // 4: penstock.v1.LambdaContract
-	(*ServerContract)(nil),        // 5: penstock.v1.ServerContract
-	(*Instance)(nil),              // 6: penstock.v1.Instance
-	nil,                           // 7: penstock.v1.Function.EnvEntry
-	(*Metadata)(nil),              // 8: penstock.v1.Metadata
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(*Status)(nil),                // 10: penstock.v1.Status
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(LambdaRuntime)(0),                 // 0: penstock.v1.LambdaRuntime
+	(LambdaEvent)(0),                   // 1: penstock.v1.LambdaEvent
+	(ServerProtocol)(0),                // 2: penstock.v1.ServerProtocol
+	(FunctionsFrameworkRuntime)(0),     // 3: penstock.v1.FunctionsFrameworkRuntime
+	(FunctionSignature)(0),             // 4: penstock.v1.FunctionSignature
+	(QueueMode)(0),                     // 5: penstock.v1.QueueMode
+	(IsolationLevel)(0),                // 6: penstock.v1.IsolationLevel
+	(DependencyMode)(0),                // 7: penstock.v1.DependencyMode
+	(InstanceState)(0),                 // 8: penstock.v1.InstanceState
+	(*Function)(nil),                   // 9: penstock.v1.Function
+	(*LambdaContract)(nil),             // 10: penstock.v1.LambdaContract
+	(*ServerContract)(nil),             // 11: penstock.v1.ServerContract
+	(*FunctionsFrameworkContract)(nil), // 12: penstock.v1.FunctionsFrameworkContract
+	(*AzureContract)(nil),              // 13: penstock.v1.AzureContract
+	(*Scale)(nil),                      // 14: penstock.v1.Scale
+	(*Traffic)(nil),                    // 15: penstock.v1.Traffic
+	(*Resources)(nil),                  // 16: penstock.v1.Resources
+	(*Isolation)(nil),                  // 17: penstock.v1.Isolation
+	(*AutoRollback)(nil),               // 18: penstock.v1.AutoRollback
+	(*FunctionVersion)(nil),            // 19: penstock.v1.FunctionVersion
+	(*Instance)(nil),                   // 20: penstock.v1.Instance
+	(*FunctionState)(nil),              // 21: penstock.v1.FunctionState
+	(*FunctionStats)(nil),              // 22: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),              // 23: penstock.v1.ScaleDecision
+	nil,                                // 24: penstock.v1.Function.EnvEntry
+	(*Metadata)(nil),                   // 25: penstock.v1.Metadata
+	(*durationpb.Duration)(nil),        // 26: google.protobuf.Duration
+	(*Status)(nil),                     // 27: penstock.v1.Status
+	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
 }
 var file_penstock_v1_function_proto_depIdxs = []int32{
-	8,  // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
-	4,  // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
-	5,  // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
-	7,  // 3: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
-	9,  // 4: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
-	9,  // 5: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
-	10, // 6: penstock.v1.Function.status:type_name -> penstock.v1.Status
-	0,  // 7: penstock.v1.LambdaContract.runtime:type_name -> penstock.v1.LambdaRuntime
-	1,  // 8: penstock.v1.LambdaContract.event:type_name -> penstock.v1.LambdaEvent
-	2,  // 9: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
-	11, // 10: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	25, // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
+	10, // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
+	11, // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
+	12, // 3: penstock.v1.Function.functions_framework:type_name -> penstock.v1.FunctionsFrameworkContract
+	13, // 4: penstock.v1.Function.azure:type_name -> penstock.v1.AzureContract
+	24, // 5: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
+	26, // 6: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
+	26, // 7: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
+	14, // 8: penstock.v1.Function.scale:type_name -> penstock.v1.Scale
+	15, // 9: penstock.v1.Function.traffic:type_name -> penstock.v1.Traffic
+	16, // 10: penstock.v1.Function.resources:type_name -> penstock.v1.Resources
+	17, // 11: penstock.v1.Function.isolation:type_name -> penstock.v1.Isolation
+	18, // 12: penstock.v1.Function.auto_rollback:type_name -> penstock.v1.AutoRollback
+	7,  // 13: penstock.v1.Function.dependencies:type_name -> penstock.v1.DependencyMode
+	27, // 14: penstock.v1.Function.status:type_name -> penstock.v1.Status
+	0,  // 15: penstock.v1.LambdaContract.runtime:type_name -> penstock.v1.LambdaRuntime
+	1,  // 16: penstock.v1.LambdaContract.event:type_name -> penstock.v1.LambdaEvent
+	2,  // 17: penstock.v1.ServerContract.protocol:type_name -> penstock.v1.ServerProtocol
+	3,  // 18: penstock.v1.FunctionsFrameworkContract.runtime:type_name -> penstock.v1.FunctionsFrameworkRuntime
+	4,  // 19: penstock.v1.FunctionsFrameworkContract.signature:type_name -> penstock.v1.FunctionSignature
+	26, // 20: penstock.v1.Scale.window:type_name -> google.protobuf.Duration
+	26, // 21: penstock.v1.Scale.idle_timeout:type_name -> google.protobuf.Duration
+	5,  // 22: penstock.v1.Scale.queue:type_name -> penstock.v1.QueueMode
+	26, // 23: penstock.v1.Scale.max_wait:type_name -> google.protobuf.Duration
+	6,  // 24: penstock.v1.Isolation.level:type_name -> penstock.v1.IsolationLevel
+	26, // 25: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
+	25, // 26: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
+	9,  // 27: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
+	8,  // 28: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
+	28, // 29: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
+	28, // 30: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_proto_init() }
@@ -713,14 +2339,16 @@ func file_penstock_v1_function_proto_init() {
 	file_penstock_v1_function_proto_msgTypes[0].OneofWrappers = []any{
 		(*Function_Lambda)(nil),
 		(*Function_Server)(nil),
+		(*Function_FunctionsFramework)(nil),
+		(*Function_Azure)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_function_proto_rawDesc), len(file_penstock_v1_function_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   5,
+			NumEnums:      9,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

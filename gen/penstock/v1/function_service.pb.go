@@ -23,6 +23,838 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// GetFunctionVersionRequest asks for one.
+type GetFunctionVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}/functionVersions/{function}.{number}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetFunctionVersionRequest) Reset() {
+	*x = GetFunctionVersionRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFunctionVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFunctionVersionRequest) ProtoMessage() {}
+
+func (x *GetFunctionVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFunctionVersionRequest.ProtoReflect.Descriptor instead.
+func (*GetFunctionVersionRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *GetFunctionVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetFunctionVersionResponse is the resource.
+type GetFunctionVersionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource.
+	FunctionVersion *FunctionVersion `protobuf:"bytes,1,opt,name=function_version,json=functionVersion,proto3" json:"function_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *GetFunctionVersionResponse) Reset() {
+	*x = GetFunctionVersionResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFunctionVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFunctionVersionResponse) ProtoMessage() {}
+
+func (x *GetFunctionVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFunctionVersionResponse.ProtoReflect.Descriptor instead.
+func (*GetFunctionVersionResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetFunctionVersionResponse) GetFunctionVersion() *FunctionVersion {
+	if x != nil {
+		return x.FunctionVersion
+	}
+	return nil
+}
+
+// ListFunctionVersionsRequest asks for a page.
+type ListFunctionVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; default 100, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFunctionVersionsRequest) Reset() {
+	*x = ListFunctionVersionsRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFunctionVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFunctionVersionsRequest) ProtoMessage() {}
+
+func (x *ListFunctionVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFunctionVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListFunctionVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ListFunctionVersionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListFunctionVersionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListFunctionVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListFunctionVersionsResponse is a page.
+type ListFunctionVersionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resources, by name.
+	FunctionVersions []*FunctionVersion `protobuf:"bytes,1,rep,name=function_versions,json=functionVersions,proto3" json:"function_versions,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFunctionVersionsResponse) Reset() {
+	*x = ListFunctionVersionsResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFunctionVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFunctionVersionsResponse) ProtoMessage() {}
+
+func (x *ListFunctionVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFunctionVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListFunctionVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListFunctionVersionsResponse) GetFunctionVersions() []*FunctionVersion {
+	if x != nil {
+		return x.FunctionVersions
+	}
+	return nil
+}
+
+func (x *ListFunctionVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UploadPackageRequest is a part of a package.
+type UploadPackageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "sha256:" and the hexadecimal digest of the whole; first message only.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The next bytes of a zip file.
+	Chunk         []byte `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadPackageRequest) Reset() {
+	*x = UploadPackageRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadPackageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadPackageRequest) ProtoMessage() {}
+
+func (x *UploadPackageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadPackageRequest.ProtoReflect.Descriptor instead.
+func (*UploadPackageRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UploadPackageRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *UploadPackageRequest) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+// UploadPackageResponse is what is kept.
+type UploadPackageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "sha256:" and the hexadecimal digest: what Function.source is to be.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Size in bytes.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// It was there already.
+	Known         bool `protobuf:"varint,3,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadPackageResponse) Reset() {
+	*x = UploadPackageResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadPackageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadPackageResponse) ProtoMessage() {}
+
+func (x *UploadPackageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadPackageResponse.ProtoReflect.Descriptor instead.
+func (*UploadPackageResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UploadPackageResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *UploadPackageResponse) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *UploadPackageResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+// DescribeFunctionRequest asks for one.
+type DescribeFunctionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}/functions/{function}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeFunctionRequest) Reset() {
+	*x = DescribeFunctionRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeFunctionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeFunctionRequest) ProtoMessage() {}
+
+func (x *DescribeFunctionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeFunctionRequest.ProtoReflect.Descriptor instead.
+func (*DescribeFunctionRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DescribeFunctionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// DescribeFunctionResponse is all that is known of a function.
+type DescribeFunctionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource with its status.
+	Function *Function `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Its versions that are kept, the newest first.
+	Versions []*FunctionVersion `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	// Its instances, also those of older versions.
+	Instances []*Instance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	// What it did, one entry for each version that runs.
+	Stats []*FunctionStats `protobuf:"bytes,4,rep,name=stats,proto3" json:"stats,omitempty"`
+	// How the numbers of instances came to be.
+	Decisions []*ScaleDecision `protobuf:"bytes,5,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// What the runners say of it.
+	States []*FunctionState `protobuf:"bytes,6,rep,name=states,proto3" json:"states,omitempty"`
+	// The routes that lead to it.
+	Routes        []string `protobuf:"bytes,7,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeFunctionResponse) Reset() {
+	*x = DescribeFunctionResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeFunctionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeFunctionResponse) ProtoMessage() {}
+
+func (x *DescribeFunctionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeFunctionResponse.ProtoReflect.Descriptor instead.
+func (*DescribeFunctionResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DescribeFunctionResponse) GetFunction() *Function {
+	if x != nil {
+		return x.Function
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetVersions() []*FunctionVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetInstances() []*Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetStats() []*FunctionStats {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetDecisions() []*ScaleDecision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetStates() []*FunctionState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// StreamLogsRequest asks for lines.
+type StreamLogsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}/functions/{function}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many of the last lines; 0: 100; negative: none.
+	Tail int32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
+	// Go on with the next ones.
+	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Only those of this request.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamLogsRequest) Reset() {
+	*x = StreamLogsRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamLogsRequest) ProtoMessage() {}
+
+func (x *StreamLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamLogsRequest.ProtoReflect.Descriptor instead.
+func (*StreamLogsRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StreamLogsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StreamLogsRequest) GetTail() int32 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
+func (x *StreamLogsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *StreamLogsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// StreamLogsResponse is some lines.
+type StreamLogsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order.
+	Lines         []*LogLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamLogsResponse) Reset() {
+	*x = StreamLogsResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamLogsResponse) ProtoMessage() {}
+
+func (x *StreamLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamLogsResponse.ProtoReflect.Descriptor instead.
+func (*StreamLogsResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamLogsResponse) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// InvokeFunctionRequest is a request to a function.
+type InvokeFunctionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// projects/{project}/functions/{function}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Default POST with a body, else GET.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Path with query. Default "/".
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// Headers; of the same name several.
+	Headers []*HttpHeader `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty"`
+	// The body.
+	Body []byte `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
+	// The tag or "@" and the number of a version; empty: as requests are split.
+	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvokeFunctionRequest) Reset() {
+	*x = InvokeFunctionRequest{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvokeFunctionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvokeFunctionRequest) ProtoMessage() {}
+
+func (x *InvokeFunctionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvokeFunctionRequest.ProtoReflect.Descriptor instead.
+func (*InvokeFunctionRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *InvokeFunctionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InvokeFunctionRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *InvokeFunctionRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *InvokeFunctionRequest) GetHeaders() []*HttpHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *InvokeFunctionRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *InvokeFunctionRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// HttpHeader is one line.
+type HttpHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The value.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpHeader) Reset() {
+	*x = HttpHeader{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpHeader) ProtoMessage() {}
+
+func (x *HttpHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpHeader.ProtoReflect.Descriptor instead.
+func (*HttpHeader) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HttpHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HttpHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// InvokeFunctionResponse is the answer.
+type InvokeFunctionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The HTTP status.
+	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// Headers.
+	Headers []*HttpHeader `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
+	// The body, at most 16 MiB.
+	Body []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
+	// Milliseconds that it took.
+	Milliseconds float64 `protobuf:"fixed64,4,opt,name=milliseconds,proto3" json:"milliseconds,omitempty"`
+	// The trace.
+	TraceId string `protobuf:"bytes,5,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Lines that the function printed for it, where known.
+	Lines         []*LogLine `protobuf:"bytes,6,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvokeFunctionResponse) Reset() {
+	*x = InvokeFunctionResponse{}
+	mi := &file_penstock_v1_function_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvokeFunctionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvokeFunctionResponse) ProtoMessage() {}
+
+func (x *InvokeFunctionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvokeFunctionResponse.ProtoReflect.Descriptor instead.
+func (*InvokeFunctionResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *InvokeFunctionResponse) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *InvokeFunctionResponse) GetHeaders() []*HttpHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *InvokeFunctionResponse) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *InvokeFunctionResponse) GetMilliseconds() float64 {
+	if x != nil {
+		return x.Milliseconds
+	}
+	return 0
+}
+
+func (x *InvokeFunctionResponse) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *InvokeFunctionResponse) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
 // GetFunctionRequest asks for one.
 type GetFunctionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -34,7 +866,7 @@ type GetFunctionRequest struct {
 
 func (x *GetFunctionRequest) Reset() {
 	*x = GetFunctionRequest{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[0]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +878,7 @@ func (x *GetFunctionRequest) String() string {
 func (*GetFunctionRequest) ProtoMessage() {}
 
 func (x *GetFunctionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[0]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +891,7 @@ func (x *GetFunctionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFunctionRequest.ProtoReflect.Descriptor instead.
 func (*GetFunctionRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{0}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetFunctionRequest) GetName() string {
@@ -80,7 +912,7 @@ type GetFunctionResponse struct {
 
 func (x *GetFunctionResponse) Reset() {
 	*x = GetFunctionResponse{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[1]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -92,7 +924,7 @@ func (x *GetFunctionResponse) String() string {
 func (*GetFunctionResponse) ProtoMessage() {}
 
 func (x *GetFunctionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[1]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -105,7 +937,7 @@ func (x *GetFunctionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFunctionResponse.ProtoReflect.Descriptor instead.
 func (*GetFunctionResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{1}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetFunctionResponse) GetFunction() *Function {
@@ -130,7 +962,7 @@ type ListFunctionsRequest struct {
 
 func (x *ListFunctionsRequest) Reset() {
 	*x = ListFunctionsRequest{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -142,7 +974,7 @@ func (x *ListFunctionsRequest) String() string {
 func (*ListFunctionsRequest) ProtoMessage() {}
 
 func (x *ListFunctionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -155,7 +987,7 @@ func (x *ListFunctionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFunctionsRequest.ProtoReflect.Descriptor instead.
 func (*ListFunctionsRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListFunctionsRequest) GetParent() string {
@@ -192,7 +1024,7 @@ type ListFunctionsResponse struct {
 
 func (x *ListFunctionsResponse) Reset() {
 	*x = ListFunctionsResponse{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -204,7 +1036,7 @@ func (x *ListFunctionsResponse) String() string {
 func (*ListFunctionsResponse) ProtoMessage() {}
 
 func (x *ListFunctionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -217,7 +1049,7 @@ func (x *ListFunctionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFunctionsResponse.ProtoReflect.Descriptor instead.
 func (*ListFunctionsResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListFunctionsResponse) GetFunctions() []*Function {
@@ -251,7 +1083,7 @@ type CreateFunctionRequest struct {
 
 func (x *CreateFunctionRequest) Reset() {
 	*x = CreateFunctionRequest{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +1095,7 @@ func (x *CreateFunctionRequest) String() string {
 func (*CreateFunctionRequest) ProtoMessage() {}
 
 func (x *CreateFunctionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +1108,7 @@ func (x *CreateFunctionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateFunctionRequest.ProtoReflect.Descriptor instead.
 func (*CreateFunctionRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{4}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateFunctionRequest) GetParent() string {
@@ -320,7 +1152,7 @@ type CreateFunctionResponse struct {
 
 func (x *CreateFunctionResponse) Reset() {
 	*x = CreateFunctionResponse{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +1164,7 @@ func (x *CreateFunctionResponse) String() string {
 func (*CreateFunctionResponse) ProtoMessage() {}
 
 func (x *CreateFunctionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +1177,7 @@ func (x *CreateFunctionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateFunctionResponse.ProtoReflect.Descriptor instead.
 func (*CreateFunctionResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{5}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateFunctionResponse) GetFunction() *Function {
@@ -377,7 +1209,7 @@ type UpdateFunctionRequest struct {
 
 func (x *UpdateFunctionRequest) Reset() {
 	*x = UpdateFunctionRequest{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +1221,7 @@ func (x *UpdateFunctionRequest) String() string {
 func (*UpdateFunctionRequest) ProtoMessage() {}
 
 func (x *UpdateFunctionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +1234,7 @@ func (x *UpdateFunctionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateFunctionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateFunctionRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{6}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateFunctionRequest) GetFunction() *Function {
@@ -439,7 +1271,7 @@ type UpdateFunctionResponse struct {
 
 func (x *UpdateFunctionResponse) Reset() {
 	*x = UpdateFunctionResponse{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[7]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +1283,7 @@ func (x *UpdateFunctionResponse) String() string {
 func (*UpdateFunctionResponse) ProtoMessage() {}
 
 func (x *UpdateFunctionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[7]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +1296,7 @@ func (x *UpdateFunctionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateFunctionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateFunctionResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{7}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateFunctionResponse) GetFunction() *Function {
@@ -496,7 +1328,7 @@ type DeleteFunctionRequest struct {
 
 func (x *DeleteFunctionRequest) Reset() {
 	*x = DeleteFunctionRequest{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[8]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +1340,7 @@ func (x *DeleteFunctionRequest) String() string {
 func (*DeleteFunctionRequest) ProtoMessage() {}
 
 func (x *DeleteFunctionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[8]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +1353,7 @@ func (x *DeleteFunctionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFunctionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFunctionRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{8}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteFunctionRequest) GetName() string {
@@ -556,7 +1388,7 @@ type DeleteFunctionResponse struct {
 
 func (x *DeleteFunctionResponse) Reset() {
 	*x = DeleteFunctionResponse{}
-	mi := &file_penstock_v1_function_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +1400,7 @@ func (x *DeleteFunctionResponse) String() string {
 func (*DeleteFunctionResponse) ProtoMessage() {}
 
 func (x *DeleteFunctionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_function_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +1413,7 @@ func (x *DeleteFunctionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFunctionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFunctionResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{9}
+	return file_penstock_v1_function_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteFunctionResponse) GetResult() *WriteResult {
@@ -595,7 +1427,62 @@ var File_penstock_v1_function_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\n" +
-	"\"penstock/v1/function_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1apenstock/v1/function.proto\x1a\x19penstock/v1/serving.proto\".\n" +
+	"\"penstock/v1/function_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1apenstock/v1/function.proto\x1a penstock/v1/runner_service.proto\x1a\x19penstock/v1/serving.proto\"5\n" +
+	"\x19GetFunctionVersionRequest\x12\x18\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"e\n" +
+	"\x1aGetFunctionVersionResponse\x12G\n" +
+	"\x10function_version\x18\x01 \x01(\v2\x1c.penstock.v1.FunctionVersionR\x0ffunctionVersion\"w\n" +
+	"\x1bListFunctionVersionsRequest\x12\x1c\n" +
+	"\x06parent\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x91\x01\n" +
+	"\x1cListFunctionVersionsResponse\x12I\n" +
+	"\x11function_versions\x18\x01 \x03(\v2\x1c.penstock.v1.FunctionVersionR\x10functionVersions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"D\n" +
+	"\x14UploadPackageRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"Y\n" +
+	"\x15UploadPackageResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05known\x18\x03 \x01(\bR\x05known\"3\n" +
+	"\x17DescribeFunctionRequest\x12\x18\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"\xf4\x02\n" +
+	"\x18DescribeFunctionResponse\x121\n" +
+	"\bfunction\x18\x01 \x01(\v2\x15.penstock.v1.FunctionR\bfunction\x128\n" +
+	"\bversions\x18\x02 \x03(\v2\x1c.penstock.v1.FunctionVersionR\bversions\x123\n" +
+	"\tinstances\x18\x03 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x120\n" +
+	"\x05stats\x18\x04 \x03(\v2\x1a.penstock.v1.FunctionStatsR\x05stats\x128\n" +
+	"\tdecisions\x18\x05 \x03(\v2\x1a.penstock.v1.ScaleDecisionR\tdecisions\x122\n" +
+	"\x06states\x18\x06 \x03(\v2\x1a.penstock.v1.FunctionStateR\x06states\x12\x16\n" +
+	"\x06routes\x18\a \x03(\tR\x06routes\"x\n" +
+	"\x11StreamLogsRequest\x12\x18\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\x12\x12\n" +
+	"\x04tail\x18\x02 \x01(\x05R\x04tail\x12\x16\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"@\n" +
+	"\x12StreamLogsResponse\x12*\n" +
+	"\x05lines\x18\x01 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\"\xe5\x01\n" +
+	"\x15InvokeFunctionRequest\x12\x18\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\x12\x1f\n" +
+	"\x06method\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18 R\x06method\x12\x1c\n" +
+	"\x04path\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\x04path\x12<\n" +
+	"\aheaders\x18\x04 \x03(\v2\x17.penstock.v1.HttpHeaderB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\aheaders\x12\x12\n" +
+	"\x04body\x18\x05 \x01(\fR\x04body\x12!\n" +
+	"\aversion\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\aversion\"6\n" +
+	"\n" +
+	"HttpHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xe2\x01\n" +
+	"\x16InvokeFunctionResponse\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\x05R\x06status\x121\n" +
+	"\aheaders\x18\x02 \x03(\v2\x17.penstock.v1.HttpHeaderR\aheaders\x12\x12\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\x12\"\n" +
+	"\fmilliseconds\x18\x04 \x01(\x01R\fmilliseconds\x12\x19\n" +
+	"\btrace_id\x18\x05 \x01(\tR\atraceId\x12*\n" +
+	"\x05lines\x18\x06 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\".\n" +
 	"\x12GetFunctionRequest\x12\x18\n" +
 	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"H\n" +
 	"\x13GetFunctionResponse\x121\n" +
@@ -635,7 +1522,16 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\rListFunctions\x12!.penstock.v1.ListFunctionsRequest\x1a\".penstock.v1.ListFunctionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=projects/*}/functions\x12\x8e\x01\n" +
 	"\x0eCreateFunction\x12\".penstock.v1.CreateFunctionRequest\x1a#.penstock.v1.CreateFunctionResponse\"3\x82\xd3\xe4\x93\x02-:\bfunction\"!/v1/{parent=projects/*}/functions\x12\x97\x01\n" +
 	"\x0eUpdateFunction\x12\".penstock.v1.UpdateFunctionRequest\x1a#.penstock.v1.UpdateFunctionResponse\"<\x82\xd3\xe4\x93\x026:\bfunction\x1a*/v1/{function.name=projects/*/functions/*}\x12\x84\x01\n" +
-	"\x0eDeleteFunction\x12\".penstock.v1.DeleteFunctionRequest\x1a#.penstock.v1.DeleteFunctionResponse\")\x82\xd3\xe4\x93\x02#*!/v1/{name=projects/*/functions/*}BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\x0eDeleteFunction\x12\".penstock.v1.DeleteFunctionRequest\x1a#.penstock.v1.DeleteFunctionResponse\")\x82\xd3\xe4\x93\x02#*!/v1/{name=projects/*/functions/*}2\xd2\x02\n" +
+	"\x16FunctionVersionService\x12\x97\x01\n" +
+	"\x12GetFunctionVersion\x12&.penstock.v1.GetFunctionVersionRequest\x1a'.penstock.v1.GetFunctionVersionResponse\"0\x82\xd3\xe4\x93\x02*\x12(/v1/{name=projects/*/functionVersions/*}\x12\x9d\x01\n" +
+	"\x14ListFunctionVersions\x12(.penstock.v1.ListFunctionVersionsRequest\x1a).penstock.v1.ListFunctionVersionsResponse\"0\x82\xd3\xe4\x93\x02*\x12(/v1/{parent=projects/*}/functionVersions2\x9d\x04\n" +
+	"\x19FunctionOperationsService\x12X\n" +
+	"\rUploadPackage\x12!.penstock.v1.UploadPackageRequest\x1a\".penstock.v1.UploadPackageResponse(\x01\x12\x93\x01\n" +
+	"\x10DescribeFunction\x12$.penstock.v1.DescribeFunctionRequest\x1a%.penstock.v1.DescribeFunctionResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/{name=projects/*/functions/*}:describe\x12\x7f\n" +
+	"\n" +
+	"StreamLogs\x12\x1e.penstock.v1.StreamLogsRequest\x1a\x1f.penstock.v1.StreamLogsResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/{name=projects/*/functions/*}:logs0\x01\x12\x8e\x01\n" +
+	"\x0eInvokeFunction\x12\".penstock.v1.InvokeFunctionRequest\x1a#.penstock.v1.InvokeFunctionResponse\"3\x82\xd3\xe4\x93\x02-:\x01*\"(/v1/{name=projects/*/functions/*}:invokeBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_function_service_proto_rawDescOnce sync.Once
@@ -649,50 +1545,93 @@ func file_penstock_v1_function_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_function_service_proto_rawDescData
 }
 
-var file_penstock_v1_function_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_penstock_v1_function_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_penstock_v1_function_service_proto_goTypes = []any{
-	(*GetFunctionRequest)(nil),     // 0: penstock.v1.GetFunctionRequest
-	(*GetFunctionResponse)(nil),    // 1: penstock.v1.GetFunctionResponse
-	(*ListFunctionsRequest)(nil),   // 2: penstock.v1.ListFunctionsRequest
-	(*ListFunctionsResponse)(nil),  // 3: penstock.v1.ListFunctionsResponse
-	(*CreateFunctionRequest)(nil),  // 4: penstock.v1.CreateFunctionRequest
-	(*CreateFunctionResponse)(nil), // 5: penstock.v1.CreateFunctionResponse
-	(*UpdateFunctionRequest)(nil),  // 6: penstock.v1.UpdateFunctionRequest
-	(*UpdateFunctionResponse)(nil), // 7: penstock.v1.UpdateFunctionResponse
-	(*DeleteFunctionRequest)(nil),  // 8: penstock.v1.DeleteFunctionRequest
-	(*DeleteFunctionResponse)(nil), // 9: penstock.v1.DeleteFunctionResponse
-	(*Function)(nil),               // 10: penstock.v1.Function
-	(*WriteOptions)(nil),           // 11: penstock.v1.WriteOptions
-	(*WriteResult)(nil),            // 12: penstock.v1.WriteResult
+	(*GetFunctionVersionRequest)(nil),    // 0: penstock.v1.GetFunctionVersionRequest
+	(*GetFunctionVersionResponse)(nil),   // 1: penstock.v1.GetFunctionVersionResponse
+	(*ListFunctionVersionsRequest)(nil),  // 2: penstock.v1.ListFunctionVersionsRequest
+	(*ListFunctionVersionsResponse)(nil), // 3: penstock.v1.ListFunctionVersionsResponse
+	(*UploadPackageRequest)(nil),         // 4: penstock.v1.UploadPackageRequest
+	(*UploadPackageResponse)(nil),        // 5: penstock.v1.UploadPackageResponse
+	(*DescribeFunctionRequest)(nil),      // 6: penstock.v1.DescribeFunctionRequest
+	(*DescribeFunctionResponse)(nil),     // 7: penstock.v1.DescribeFunctionResponse
+	(*StreamLogsRequest)(nil),            // 8: penstock.v1.StreamLogsRequest
+	(*StreamLogsResponse)(nil),           // 9: penstock.v1.StreamLogsResponse
+	(*InvokeFunctionRequest)(nil),        // 10: penstock.v1.InvokeFunctionRequest
+	(*HttpHeader)(nil),                   // 11: penstock.v1.HttpHeader
+	(*InvokeFunctionResponse)(nil),       // 12: penstock.v1.InvokeFunctionResponse
+	(*GetFunctionRequest)(nil),           // 13: penstock.v1.GetFunctionRequest
+	(*GetFunctionResponse)(nil),          // 14: penstock.v1.GetFunctionResponse
+	(*ListFunctionsRequest)(nil),         // 15: penstock.v1.ListFunctionsRequest
+	(*ListFunctionsResponse)(nil),        // 16: penstock.v1.ListFunctionsResponse
+	(*CreateFunctionRequest)(nil),        // 17: penstock.v1.CreateFunctionRequest
+	(*CreateFunctionResponse)(nil),       // 18: penstock.v1.CreateFunctionResponse
+	(*UpdateFunctionRequest)(nil),        // 19: penstock.v1.UpdateFunctionRequest
+	(*UpdateFunctionResponse)(nil),       // 20: penstock.v1.UpdateFunctionResponse
+	(*DeleteFunctionRequest)(nil),        // 21: penstock.v1.DeleteFunctionRequest
+	(*DeleteFunctionResponse)(nil),       // 22: penstock.v1.DeleteFunctionResponse
+	(*FunctionVersion)(nil),              // 23: penstock.v1.FunctionVersion
+	(*Function)(nil),                     // 24: penstock.v1.Function
+	(*Instance)(nil),                     // 25: penstock.v1.Instance
+	(*FunctionStats)(nil),                // 26: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),                // 27: penstock.v1.ScaleDecision
+	(*FunctionState)(nil),                // 28: penstock.v1.FunctionState
+	(*LogLine)(nil),                      // 29: penstock.v1.LogLine
+	(*WriteOptions)(nil),                 // 30: penstock.v1.WriteOptions
+	(*WriteResult)(nil),                  // 31: penstock.v1.WriteResult
 }
 var file_penstock_v1_function_service_proto_depIdxs = []int32{
-	10, // 0: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
-	10, // 1: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
-	10, // 2: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
-	11, // 3: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	10, // 4: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
-	12, // 5: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	10, // 6: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
-	11, // 7: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	10, // 8: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
-	12, // 9: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	11, // 10: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	12, // 11: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	0,  // 12: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
-	2,  // 13: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
-	4,  // 14: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
-	6,  // 15: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
-	8,  // 16: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
-	1,  // 17: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
-	3,  // 18: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
-	5,  // 19: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
-	7,  // 20: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
-	9,  // 21: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 0: penstock.v1.GetFunctionVersionResponse.function_version:type_name -> penstock.v1.FunctionVersion
+	23, // 1: penstock.v1.ListFunctionVersionsResponse.function_versions:type_name -> penstock.v1.FunctionVersion
+	24, // 2: penstock.v1.DescribeFunctionResponse.function:type_name -> penstock.v1.Function
+	23, // 3: penstock.v1.DescribeFunctionResponse.versions:type_name -> penstock.v1.FunctionVersion
+	25, // 4: penstock.v1.DescribeFunctionResponse.instances:type_name -> penstock.v1.Instance
+	26, // 5: penstock.v1.DescribeFunctionResponse.stats:type_name -> penstock.v1.FunctionStats
+	27, // 6: penstock.v1.DescribeFunctionResponse.decisions:type_name -> penstock.v1.ScaleDecision
+	28, // 7: penstock.v1.DescribeFunctionResponse.states:type_name -> penstock.v1.FunctionState
+	29, // 8: penstock.v1.StreamLogsResponse.lines:type_name -> penstock.v1.LogLine
+	11, // 9: penstock.v1.InvokeFunctionRequest.headers:type_name -> penstock.v1.HttpHeader
+	11, // 10: penstock.v1.InvokeFunctionResponse.headers:type_name -> penstock.v1.HttpHeader
+	29, // 11: penstock.v1.InvokeFunctionResponse.lines:type_name -> penstock.v1.LogLine
+	24, // 12: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
+	24, // 13: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
+	24, // 14: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
+	30, // 15: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	24, // 16: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
+	31, // 17: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	24, // 18: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
+	30, // 19: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	24, // 20: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
+	31, // 21: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	30, // 22: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	31, // 23: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	13, // 24: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
+	15, // 25: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
+	17, // 26: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
+	19, // 27: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
+	21, // 28: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
+	0,  // 29: penstock.v1.FunctionVersionService.GetFunctionVersion:input_type -> penstock.v1.GetFunctionVersionRequest
+	2,  // 30: penstock.v1.FunctionVersionService.ListFunctionVersions:input_type -> penstock.v1.ListFunctionVersionsRequest
+	4,  // 31: penstock.v1.FunctionOperationsService.UploadPackage:input_type -> penstock.v1.UploadPackageRequest
+	6,  // 32: penstock.v1.FunctionOperationsService.DescribeFunction:input_type -> penstock.v1.DescribeFunctionRequest
+	8,  // 33: penstock.v1.FunctionOperationsService.StreamLogs:input_type -> penstock.v1.StreamLogsRequest
+	10, // 34: penstock.v1.FunctionOperationsService.InvokeFunction:input_type -> penstock.v1.InvokeFunctionRequest
+	14, // 35: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
+	16, // 36: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
+	18, // 37: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
+	20, // 38: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
+	22, // 39: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
+	1,  // 40: penstock.v1.FunctionVersionService.GetFunctionVersion:output_type -> penstock.v1.GetFunctionVersionResponse
+	3,  // 41: penstock.v1.FunctionVersionService.ListFunctionVersions:output_type -> penstock.v1.ListFunctionVersionsResponse
+	5,  // 42: penstock.v1.FunctionOperationsService.UploadPackage:output_type -> penstock.v1.UploadPackageResponse
+	7,  // 43: penstock.v1.FunctionOperationsService.DescribeFunction:output_type -> penstock.v1.DescribeFunctionResponse
+	9,  // 44: penstock.v1.FunctionOperationsService.StreamLogs:output_type -> penstock.v1.StreamLogsResponse
+	12, // 45: penstock.v1.FunctionOperationsService.InvokeFunction:output_type -> penstock.v1.InvokeFunctionResponse
+	35, // [35:46] is the sub-list for method output_type
+	24, // [24:35] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_service_proto_init() }
@@ -701,6 +1640,7 @@ func file_penstock_v1_function_service_proto_init() {
 		return
 	}
 	file_penstock_v1_function_proto_init()
+	file_penstock_v1_runner_service_proto_init()
 	file_penstock_v1_serving_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -708,9 +1648,9 @@ func file_penstock_v1_function_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_function_service_proto_rawDesc), len(file_penstock_v1_function_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   23,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   3,
 		},
 		GoTypes:           file_penstock_v1_function_service_proto_goTypes,
 		DependencyIndexes: file_penstock_v1_function_service_proto_depIdxs,

@@ -285,3 +285,386 @@ var FunctionService_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "penstock/v1/function_service.proto",
 }
+
+const (
+	FunctionVersionService_GetFunctionVersion_FullMethodName   = "/penstock.v1.FunctionVersionService/GetFunctionVersion"
+	FunctionVersionService_ListFunctionVersions_FullMethodName = "/penstock.v1.FunctionVersionService/ListFunctionVersions"
+)
+
+// FunctionVersionServiceClient is the client API for FunctionVersionService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// FunctionVersionService reads the versions of functions.
+type FunctionVersionServiceClient interface {
+	// GetFunctionVersion returns one.
+	GetFunctionVersion(ctx context.Context, in *GetFunctionVersionRequest, opts ...grpc.CallOption) (*GetFunctionVersionResponse, error)
+	// ListFunctionVersions returns those of a project, by name.
+	ListFunctionVersions(ctx context.Context, in *ListFunctionVersionsRequest, opts ...grpc.CallOption) (*ListFunctionVersionsResponse, error)
+}
+
+type functionVersionServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewFunctionVersionServiceClient(cc grpc.ClientConnInterface) FunctionVersionServiceClient {
+	return &functionVersionServiceClient{cc}
+}
+
+func (c *functionVersionServiceClient) GetFunctionVersion(ctx context.Context, in *GetFunctionVersionRequest, opts ...grpc.CallOption) (*GetFunctionVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetFunctionVersionResponse)
+	err := c.cc.Invoke(ctx, FunctionVersionService_GetFunctionVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *functionVersionServiceClient) ListFunctionVersions(ctx context.Context, in *ListFunctionVersionsRequest, opts ...grpc.CallOption) (*ListFunctionVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFunctionVersionsResponse)
+	err := c.cc.Invoke(ctx, FunctionVersionService_ListFunctionVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FunctionVersionServiceServer is the server API for FunctionVersionService service.
+// All implementations must embed UnimplementedFunctionVersionServiceServer
+// for forward compatibility.
+//
+// FunctionVersionService reads the versions of functions.
+type FunctionVersionServiceServer interface {
+	// GetFunctionVersion returns one.
+	GetFunctionVersion(context.Context, *GetFunctionVersionRequest) (*GetFunctionVersionResponse, error)
+	// ListFunctionVersions returns those of a project, by name.
+	ListFunctionVersions(context.Context, *ListFunctionVersionsRequest) (*ListFunctionVersionsResponse, error)
+	mustEmbedUnimplementedFunctionVersionServiceServer()
+}
+
+// UnimplementedFunctionVersionServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedFunctionVersionServiceServer struct{}
+
+func (UnimplementedFunctionVersionServiceServer) GetFunctionVersion(context.Context, *GetFunctionVersionRequest) (*GetFunctionVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetFunctionVersion not implemented")
+}
+func (UnimplementedFunctionVersionServiceServer) ListFunctionVersions(context.Context, *ListFunctionVersionsRequest) (*ListFunctionVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFunctionVersions not implemented")
+}
+func (UnimplementedFunctionVersionServiceServer) mustEmbedUnimplementedFunctionVersionServiceServer() {
+}
+func (UnimplementedFunctionVersionServiceServer) testEmbeddedByValue() {}
+
+// UnsafeFunctionVersionServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to FunctionVersionServiceServer will
+// result in compilation errors.
+type UnsafeFunctionVersionServiceServer interface {
+	mustEmbedUnimplementedFunctionVersionServiceServer()
+}
+
+func RegisterFunctionVersionServiceServer(s grpc.ServiceRegistrar, srv FunctionVersionServiceServer) {
+	// If the following call panics, it indicates UnimplementedFunctionVersionServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&FunctionVersionService_ServiceDesc, srv)
+}
+
+func _FunctionVersionService_GetFunctionVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetFunctionVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FunctionVersionServiceServer).GetFunctionVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FunctionVersionService_GetFunctionVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FunctionVersionServiceServer).GetFunctionVersion(ctx, req.(*GetFunctionVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FunctionVersionService_ListFunctionVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFunctionVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FunctionVersionServiceServer).ListFunctionVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FunctionVersionService_ListFunctionVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FunctionVersionServiceServer).ListFunctionVersions(ctx, req.(*ListFunctionVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// FunctionVersionService_ServiceDesc is the grpc.ServiceDesc for FunctionVersionService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var FunctionVersionService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "penstock.v1.FunctionVersionService",
+	HandlerType: (*FunctionVersionServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetFunctionVersion",
+			Handler:    _FunctionVersionService_GetFunctionVersion_Handler,
+		},
+		{
+			MethodName: "ListFunctionVersions",
+			Handler:    _FunctionVersionService_ListFunctionVersions_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "penstock/v1/function_service.proto",
+}
+
+const (
+	FunctionOperationsService_UploadPackage_FullMethodName    = "/penstock.v1.FunctionOperationsService/UploadPackage"
+	FunctionOperationsService_DescribeFunction_FullMethodName = "/penstock.v1.FunctionOperationsService/DescribeFunction"
+	FunctionOperationsService_StreamLogs_FullMethodName       = "/penstock.v1.FunctionOperationsService/StreamLogs"
+	FunctionOperationsService_InvokeFunction_FullMethodName   = "/penstock.v1.FunctionOperationsService/InvokeFunction"
+)
+
+// FunctionOperationsServiceClient is the client API for FunctionOperationsService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// FunctionOperationsService works with functions that are there: what they did,
+// what they print, what they answer.
+type FunctionOperationsServiceClient interface {
+	// UploadPackage keeps code for a Function.source; the first message names the
+	// digest, all carry bytes. A package that is there already is not read again.
+	UploadPackage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadPackageRequest, UploadPackageResponse], error)
+	// DescribeFunction tells all that is known of a function.
+	DescribeFunction(ctx context.Context, in *DescribeFunctionRequest, opts ...grpc.CallOption) (*DescribeFunctionResponse, error)
+	// StreamLogs returns the last lines that a function printed and, with follow, the
+	// next ones until the call ends.
+	StreamLogs(ctx context.Context, in *StreamLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamLogsResponse], error)
+	// InvokeFunction sends one request to a function, past all gateways and their
+	// policies.
+	InvokeFunction(ctx context.Context, in *InvokeFunctionRequest, opts ...grpc.CallOption) (*InvokeFunctionResponse, error)
+}
+
+type functionOperationsServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewFunctionOperationsServiceClient(cc grpc.ClientConnInterface) FunctionOperationsServiceClient {
+	return &functionOperationsServiceClient{cc}
+}
+
+func (c *functionOperationsServiceClient) UploadPackage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadPackageRequest, UploadPackageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &FunctionOperationsService_ServiceDesc.Streams[0], FunctionOperationsService_UploadPackage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[UploadPackageRequest, UploadPackageResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FunctionOperationsService_UploadPackageClient = grpc.ClientStreamingClient[UploadPackageRequest, UploadPackageResponse]
+
+func (c *functionOperationsServiceClient) DescribeFunction(ctx context.Context, in *DescribeFunctionRequest, opts ...grpc.CallOption) (*DescribeFunctionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeFunctionResponse)
+	err := c.cc.Invoke(ctx, FunctionOperationsService_DescribeFunction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *functionOperationsServiceClient) StreamLogs(ctx context.Context, in *StreamLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamLogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &FunctionOperationsService_ServiceDesc.Streams[1], FunctionOperationsService_StreamLogs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamLogsRequest, StreamLogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FunctionOperationsService_StreamLogsClient = grpc.ServerStreamingClient[StreamLogsResponse]
+
+func (c *functionOperationsServiceClient) InvokeFunction(ctx context.Context, in *InvokeFunctionRequest, opts ...grpc.CallOption) (*InvokeFunctionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InvokeFunctionResponse)
+	err := c.cc.Invoke(ctx, FunctionOperationsService_InvokeFunction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FunctionOperationsServiceServer is the server API for FunctionOperationsService service.
+// All implementations must embed UnimplementedFunctionOperationsServiceServer
+// for forward compatibility.
+//
+// FunctionOperationsService works with functions that are there: what they did,
+// what they print, what they answer.
+type FunctionOperationsServiceServer interface {
+	// UploadPackage keeps code for a Function.source; the first message names the
+	// digest, all carry bytes. A package that is there already is not read again.
+	UploadPackage(grpc.ClientStreamingServer[UploadPackageRequest, UploadPackageResponse]) error
+	// DescribeFunction tells all that is known of a function.
+	DescribeFunction(context.Context, *DescribeFunctionRequest) (*DescribeFunctionResponse, error)
+	// StreamLogs returns the last lines that a function printed and, with follow, the
+	// next ones until the call ends.
+	StreamLogs(*StreamLogsRequest, grpc.ServerStreamingServer[StreamLogsResponse]) error
+	// InvokeFunction sends one request to a function, past all gateways and their
+	// policies.
+	InvokeFunction(context.Context, *InvokeFunctionRequest) (*InvokeFunctionResponse, error)
+	mustEmbedUnimplementedFunctionOperationsServiceServer()
+}
+
+// UnimplementedFunctionOperationsServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedFunctionOperationsServiceServer struct{}
+
+func (UnimplementedFunctionOperationsServiceServer) UploadPackage(grpc.ClientStreamingServer[UploadPackageRequest, UploadPackageResponse]) error {
+	return status.Error(codes.Unimplemented, "method UploadPackage not implemented")
+}
+func (UnimplementedFunctionOperationsServiceServer) DescribeFunction(context.Context, *DescribeFunctionRequest) (*DescribeFunctionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeFunction not implemented")
+}
+func (UnimplementedFunctionOperationsServiceServer) StreamLogs(*StreamLogsRequest, grpc.ServerStreamingServer[StreamLogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamLogs not implemented")
+}
+func (UnimplementedFunctionOperationsServiceServer) InvokeFunction(context.Context, *InvokeFunctionRequest) (*InvokeFunctionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InvokeFunction not implemented")
+}
+func (UnimplementedFunctionOperationsServiceServer) mustEmbedUnimplementedFunctionOperationsServiceServer() {
+}
+func (UnimplementedFunctionOperationsServiceServer) testEmbeddedByValue() {}
+
+// UnsafeFunctionOperationsServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to FunctionOperationsServiceServer will
+// result in compilation errors.
+type UnsafeFunctionOperationsServiceServer interface {
+	mustEmbedUnimplementedFunctionOperationsServiceServer()
+}
+
+func RegisterFunctionOperationsServiceServer(s grpc.ServiceRegistrar, srv FunctionOperationsServiceServer) {
+	// If the following call panics, it indicates UnimplementedFunctionOperationsServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&FunctionOperationsService_ServiceDesc, srv)
+}
+
+func _FunctionOperationsService_UploadPackage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(FunctionOperationsServiceServer).UploadPackage(&grpc.GenericServerStream[UploadPackageRequest, UploadPackageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FunctionOperationsService_UploadPackageServer = grpc.ClientStreamingServer[UploadPackageRequest, UploadPackageResponse]
+
+func _FunctionOperationsService_DescribeFunction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeFunctionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FunctionOperationsServiceServer).DescribeFunction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FunctionOperationsService_DescribeFunction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FunctionOperationsServiceServer).DescribeFunction(ctx, req.(*DescribeFunctionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FunctionOperationsService_StreamLogs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamLogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(FunctionOperationsServiceServer).StreamLogs(m, &grpc.GenericServerStream[StreamLogsRequest, StreamLogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FunctionOperationsService_StreamLogsServer = grpc.ServerStreamingServer[StreamLogsResponse]
+
+func _FunctionOperationsService_InvokeFunction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InvokeFunctionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FunctionOperationsServiceServer).InvokeFunction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FunctionOperationsService_InvokeFunction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FunctionOperationsServiceServer).InvokeFunction(ctx, req.(*InvokeFunctionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// FunctionOperationsService_ServiceDesc is the grpc.ServiceDesc for FunctionOperationsService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var FunctionOperationsService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "penstock.v1.FunctionOperationsService",
+	HandlerType: (*FunctionOperationsServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "DescribeFunction",
+			Handler:    _FunctionOperationsService_DescribeFunction_Handler,
+		},
+		{
+			MethodName: "InvokeFunction",
+			Handler:    _FunctionOperationsService_InvokeFunction_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "UploadPackage",
+			Handler:       _FunctionOperationsService_UploadPackage_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "StreamLogs",
+			Handler:       _FunctionOperationsService_StreamLogs_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "penstock/v1/function_service.proto",
+}

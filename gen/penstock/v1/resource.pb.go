@@ -35,6 +35,7 @@ type Resource struct {
 	//	*Resource_Function
 	//	*Resource_Consumer
 	//	*Resource_Secret
+	//	*Resource_FunctionVersion
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -131,6 +132,15 @@ func (x *Resource) GetSecret() *Secret {
 	return nil
 }
 
+func (x *Resource) GetFunctionVersion() *FunctionVersion {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_FunctionVersion); ok {
+			return x.FunctionVersion
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -165,6 +175,11 @@ type Resource_Secret struct {
 	Secret *Secret `protobuf:"bytes,6,opt,name=secret,proto3,oneof"`
 }
 
+type Resource_FunctionVersion struct {
+	// A version of a function; written by the system only.
+	FunctionVersion *FunctionVersion `protobuf:"bytes,7,opt,name=function_version,json=functionVersion,proto3,oneof"`
+}
+
 func (*Resource_Gateway) isResource_Kind() {}
 
 func (*Resource_Route) isResource_Kind() {}
@@ -177,18 +192,21 @@ func (*Resource_Consumer) isResource_Kind() {}
 
 func (*Resource_Secret) isResource_Kind() {}
 
+func (*Resource_FunctionVersion) isResource_Kind() {}
+
 var File_penstock_v1_resource_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/resource.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19penstock/v1/backend.proto\x1a\x1apenstock/v1/consumer.proto\x1a\x1apenstock/v1/function.proto\x1a\x19penstock/v1/gateway.proto\x1a\x17penstock/v1/route.proto\x1a\x18penstock/v1/secret.proto\"\xc2\x02\n" +
+	"\x1apenstock/v1/resource.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19penstock/v1/backend.proto\x1a\x1apenstock/v1/consumer.proto\x1a\x1apenstock/v1/function.proto\x1a\x19penstock/v1/gateway.proto\x1a\x17penstock/v1/route.proto\x1a\x18penstock/v1/secret.proto\"\x8d\x03\n" +
 	"\bResource\x120\n" +
 	"\agateway\x18\x01 \x01(\v2\x14.penstock.v1.GatewayH\x00R\agateway\x12*\n" +
 	"\x05route\x18\x02 \x01(\v2\x12.penstock.v1.RouteH\x00R\x05route\x120\n" +
 	"\abackend\x18\x03 \x01(\v2\x14.penstock.v1.BackendH\x00R\abackend\x123\n" +
 	"\bfunction\x18\x04 \x01(\v2\x15.penstock.v1.FunctionH\x00R\bfunction\x123\n" +
 	"\bconsumer\x18\x05 \x01(\v2\x15.penstock.v1.ConsumerH\x00R\bconsumer\x12-\n" +
-	"\x06secret\x18\x06 \x01(\v2\x13.penstock.v1.SecretH\x00R\x06secretB\r\n" +
+	"\x06secret\x18\x06 \x01(\v2\x13.penstock.v1.SecretH\x00R\x06secret\x12I\n" +
+	"\x10function_version\x18\a \x01(\v2\x1c.penstock.v1.FunctionVersionH\x00R\x0ffunctionVersionB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
@@ -205,13 +223,14 @@ func file_penstock_v1_resource_proto_rawDescGZIP() []byte {
 
 var file_penstock_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_penstock_v1_resource_proto_goTypes = []any{
-	(*Resource)(nil), // 0: penstock.v1.Resource
-	(*Gateway)(nil),  // 1: penstock.v1.Gateway
-	(*Route)(nil),    // 2: penstock.v1.Route
-	(*Backend)(nil),  // 3: penstock.v1.Backend
-	(*Function)(nil), // 4: penstock.v1.Function
-	(*Consumer)(nil), // 5: penstock.v1.Consumer
-	(*Secret)(nil),   // 6: penstock.v1.Secret
+	(*Resource)(nil),        // 0: penstock.v1.Resource
+	(*Gateway)(nil),         // 1: penstock.v1.Gateway
+	(*Route)(nil),           // 2: penstock.v1.Route
+	(*Backend)(nil),         // 3: penstock.v1.Backend
+	(*Function)(nil),        // 4: penstock.v1.Function
+	(*Consumer)(nil),        // 5: penstock.v1.Consumer
+	(*Secret)(nil),          // 6: penstock.v1.Secret
+	(*FunctionVersion)(nil), // 7: penstock.v1.FunctionVersion
 }
 var file_penstock_v1_resource_proto_depIdxs = []int32{
 	1, // 0: penstock.v1.Resource.gateway:type_name -> penstock.v1.Gateway
@@ -220,11 +239,12 @@ var file_penstock_v1_resource_proto_depIdxs = []int32{
 	4, // 3: penstock.v1.Resource.function:type_name -> penstock.v1.Function
 	5, // 4: penstock.v1.Resource.consumer:type_name -> penstock.v1.Consumer
 	6, // 5: penstock.v1.Resource.secret:type_name -> penstock.v1.Secret
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: penstock.v1.Resource.function_version:type_name -> penstock.v1.FunctionVersion
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_resource_proto_init() }
@@ -245,6 +265,7 @@ func file_penstock_v1_resource_proto_init() {
 		(*Resource_Function)(nil),
 		(*Resource_Consumer)(nil),
 		(*Resource_Secret)(nil),
+		(*Resource_FunctionVersion)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,6 +23,98 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// FetchPackageRequest asks for a package.
+type FetchPackageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "sha256:" and the hexadecimal digest.
+	Digest        string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchPackageRequest) Reset() {
+	*x = FetchPackageRequest{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchPackageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchPackageRequest) ProtoMessage() {}
+
+func (x *FetchPackageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchPackageRequest.ProtoReflect.Descriptor instead.
+func (*FetchPackageRequest) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *FetchPackageRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// FetchPackageResponse is a part of a package.
+type FetchPackageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes.
+	Chunk         []byte `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchPackageResponse) Reset() {
+	*x = FetchPackageResponse{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchPackageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchPackageResponse) ProtoMessage() {}
+
+func (x *FetchPackageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchPackageResponse.ProtoReflect.Descriptor instead.
+func (*FetchPackageResponse) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FetchPackageResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 // ConnectRequest is what a runner says.
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -31,6 +124,8 @@ type ConnectRequest struct {
 	//
 	//	*ConnectRequest_Hello
 	//	*ConnectRequest_State
+	//	*ConnectRequest_Stats
+	//	*ConnectRequest_Logs
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -38,7 +133,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[0]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -50,7 +145,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[0]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -63,7 +158,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{0}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ConnectRequest) GetMessage() isConnectRequest_Message {
@@ -91,6 +186,24 @@ func (x *ConnectRequest) GetState() *RunnerState {
 	return nil
 }
 
+func (x *ConnectRequest) GetStats() *RunnerStats {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Stats); ok {
+			return x.Stats
+		}
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetLogs() *RunnerLogs {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Logs); ok {
+			return x.Logs
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -105,9 +218,23 @@ type ConnectRequest_State struct {
 	State *RunnerState `protobuf:"bytes,2,opt,name=state,proto3,oneof"`
 }
 
+type ConnectRequest_Stats struct {
+	// What its functions did, every few seconds.
+	Stats *RunnerStats `protobuf:"bytes,3,opt,name=stats,proto3,oneof"`
+}
+
+type ConnectRequest_Logs struct {
+	// Lines of functions that the control plane listens to.
+	Logs *RunnerLogs `protobuf:"bytes,4,opt,name=logs,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_State) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Stats) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Logs) isConnectRequest_Message() {}
 
 // RunnerHello is a runner's first message.
 type RunnerHello struct {
@@ -120,7 +247,7 @@ type RunnerHello struct {
 
 func (x *RunnerHello) Reset() {
 	*x = RunnerHello{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[1]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -132,7 +259,7 @@ func (x *RunnerHello) String() string {
 func (*RunnerHello) ProtoMessage() {}
 
 func (x *RunnerHello) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[1]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -145,7 +272,7 @@ func (x *RunnerHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerHello.ProtoReflect.Descriptor instead.
 func (*RunnerHello) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{1}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RunnerHello) GetRunner() string {
@@ -161,14 +288,18 @@ type RunnerState struct {
 	// The instances.
 	Instances []*Instance `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
 	// Functions that cannot be run, with the reason.
-	Problems      map[string]string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Problems map[string]string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Counts the states of one stream, from 1.
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The functions as a whole.
+	Functions     []*FunctionState `protobuf:"bytes,4,rep,name=functions,proto3" json:"functions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunnerState) Reset() {
 	*x = RunnerState{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -180,7 +311,7 @@ func (x *RunnerState) String() string {
 func (*RunnerState) ProtoMessage() {}
 
 func (x *RunnerState) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -193,7 +324,7 @@ func (x *RunnerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerState.ProtoReflect.Descriptor instead.
 func (*RunnerState) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RunnerState) GetInstances() []*Instance {
@@ -210,20 +341,253 @@ func (x *RunnerState) GetProblems() map[string]string {
 	return nil
 }
 
+func (x *RunnerState) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *RunnerState) GetFunctions() []*FunctionState {
+	if x != nil {
+		return x.Functions
+	}
+	return nil
+}
+
+// RunnerStats is what the functions of a runner did.
+type RunnerStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One entry for each function that did anything.
+	Functions []*FunctionStats `protobuf:"bytes,1,rep,name=functions,proto3" json:"functions,omitempty"`
+	// The last decision for each function that is scaled.
+	Decisions     []*ScaleDecision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunnerStats) Reset() {
+	*x = RunnerStats{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunnerStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunnerStats) ProtoMessage() {}
+
+func (x *RunnerStats) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunnerStats.ProtoReflect.Descriptor instead.
+func (*RunnerStats) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunnerStats) GetFunctions() []*FunctionStats {
+	if x != nil {
+		return x.Functions
+	}
+	return nil
+}
+
+func (x *RunnerStats) GetDecisions() []*ScaleDecision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+// RunnerLogs are lines of output.
+type RunnerLogs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order, for each function.
+	Lines         []*LogLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunnerLogs) Reset() {
+	*x = RunnerLogs{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunnerLogs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunnerLogs) ProtoMessage() {}
+
+func (x *RunnerLogs) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunnerLogs.ProtoReflect.Descriptor instead.
+func (*RunnerLogs) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RunnerLogs) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// LogLine is one line that a function printed, or that the runner says of it.
+type LogLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in FunctionState.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// The instance's id.
+	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	// When it was read.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// "stdout", "stderr" or "runner".
+	Stream string `protobuf:"bytes,4,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The text, without its end of line.
+	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	// The request that was handled, where known.
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Its trace, where known.
+	TraceId string `protobuf:"bytes,7,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Counts the lines of one runner.
+	Sequence      uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLine) Reset() {
+	*x = LogLine{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLine) ProtoMessage() {}
+
+func (x *LogLine) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
+func (*LogLine) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LogLine) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *LogLine) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *LogLine) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *LogLine) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *LogLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *LogLine) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *LogLine) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *LogLine) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 // ConnectResponse is what a runner is to run.
 type ConnectResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All functions.
+	// All functions; an older version that gets requests has "@" and its number
+	// behind the name.
 	Functions []*Function `protobuf:"bytes,1,rep,name=functions,proto3" json:"functions,omitempty"`
 	// The revision they are of.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// functions is left out: they are those of the message before.
+	FunctionsUnchanged bool `protobuf:"varint,3,opt,name=functions_unchanged,json=functionsUnchanged,proto3" json:"functions_unchanged,omitempty"`
+	// Every connected proxy, or all that are left, has what follows from the state
+	// with this sequence, so that an instance that it does not list as ready gets no
+	// new requests.
+	AcknowledgedSequence uint64 `protobuf:"varint,4,opt,name=acknowledged_sequence,json=acknowledgedSequence,proto3" json:"acknowledged_sequence,omitempty"`
+	// Functions whose lines are to be sent; absent from a message: as before.
+	Logs          *LogSubscription `protobuf:"bytes,5,opt,name=logs,proto3" json:"logs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +599,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +612,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ConnectResponse) GetFunctions() []*Function {
@@ -265,28 +629,125 @@ func (x *ConnectResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *ConnectResponse) GetFunctionsUnchanged() bool {
+	if x != nil {
+		return x.FunctionsUnchanged
+	}
+	return false
+}
+
+func (x *ConnectResponse) GetAcknowledgedSequence() uint64 {
+	if x != nil {
+		return x.AcknowledgedSequence
+	}
+	return 0
+}
+
+func (x *ConnectResponse) GetLogs() *LogSubscription {
+	if x != nil {
+		return x.Logs
+	}
+	return nil
+}
+
+// LogSubscription is whose lines are to be sent.
+type LogSubscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in FunctionState.
+	Functions     []string `protobuf:"bytes,1,rep,name=functions,proto3" json:"functions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogSubscription) Reset() {
+	*x = LogSubscription{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogSubscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogSubscription) ProtoMessage() {}
+
+func (x *LogSubscription) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
+func (*LogSubscription) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LogSubscription) GetFunctions() []string {
+	if x != nil {
+		return x.Functions
+	}
+	return nil
+}
+
 var File_penstock_v1_runner_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\n" +
-	" penstock/v1/runner_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1apenstock/v1/function.proto\"\x86\x01\n" +
+	" penstock/v1/runner_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/function.proto\"-\n" +
+	"\x13FetchPackageRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\",\n" +
+	"\x14FetchPackageResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xe7\x01\n" +
 	"\x0eConnectRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.penstock.v1.RunnerHelloH\x00R\x05hello\x120\n" +
-	"\x05state\x18\x02 \x01(\v2\x18.penstock.v1.RunnerStateH\x00R\x05stateB\x10\n" +
+	"\x05state\x18\x02 \x01(\v2\x18.penstock.v1.RunnerStateH\x00R\x05state\x120\n" +
+	"\x05stats\x18\x03 \x01(\v2\x18.penstock.v1.RunnerStatsH\x00R\x05stats\x12-\n" +
+	"\x04logs\x18\x04 \x01(\v2\x17.penstock.v1.RunnerLogsH\x00R\x04logsB\x10\n" +
 	"\amessage\x12\x05\xbaH\x02\b\x01\"R\n" +
 	"\vRunnerHello\x12C\n" +
-	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\"\xc3\x01\n" +
+	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\"\x99\x02\n" +
 	"\vRunnerState\x123\n" +
 	"\tinstances\x18\x01 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x12B\n" +
-	"\bproblems\x18\x02 \x03(\v2&.penstock.v1.RunnerState.ProblemsEntryR\bproblems\x1a;\n" +
+	"\bproblems\x18\x02 \x03(\v2&.penstock.v1.RunnerState.ProblemsEntryR\bproblems\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\x128\n" +
+	"\tfunctions\x18\x04 \x03(\v2\x1a.penstock.v1.FunctionStateR\tfunctions\x1a;\n" +
 	"\rProblemsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\vRunnerStats\x128\n" +
+	"\tfunctions\x18\x01 \x03(\v2\x1a.penstock.v1.FunctionStatsR\tfunctions\x128\n" +
+	"\tdecisions\x18\x02 \x03(\v2\x1a.penstock.v1.ScaleDecisionR\tdecisions\"8\n" +
+	"\n" +
+	"RunnerLogs\x12*\n" +
+	"\x05lines\x18\x01 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\"\xf3\x01\n" +
+	"\aLogLine\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06stream\x18\x04 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x12\x19\n" +
+	"\btrace_id\x18\a \x01(\tR\atraceId\x12\x1a\n" +
+	"\bsequence\x18\b \x01(\x04R\bsequence\"\xfa\x01\n" +
 	"\x0fConnectResponse\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.penstock.v1.FunctionR\tfunctions\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision2Y\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12/\n" +
+	"\x13functions_unchanged\x18\x03 \x01(\bR\x12functionsUnchanged\x123\n" +
+	"\x15acknowledged_sequence\x18\x04 \x01(\x04R\x14acknowledgedSequence\x120\n" +
+	"\x04logs\x18\x05 \x01(\v2\x1c.penstock.v1.LogSubscriptionR\x04logs\"/\n" +
+	"\x0fLogSubscription\x12\x1c\n" +
+	"\tfunctions\x18\x01 \x03(\tR\tfunctions2\xb0\x01\n" +
 	"\rRunnerService\x12H\n" +
-	"\aConnect\x12\x1b.penstock.v1.ConnectRequest\x1a\x1c.penstock.v1.ConnectResponse(\x010\x01BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\aConnect\x12\x1b.penstock.v1.ConnectRequest\x1a\x1c.penstock.v1.ConnectResponse(\x010\x01\x12U\n" +
+	"\fFetchPackage\x12 .penstock.v1.FetchPackageRequest\x1a!.penstock.v1.FetchPackageResponse0\x01BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_runner_service_proto_rawDescOnce sync.Once
@@ -300,29 +761,49 @@ func file_penstock_v1_runner_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_runner_service_proto_rawDescData
 }
 
-var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_penstock_v1_runner_service_proto_goTypes = []any{
-	(*ConnectRequest)(nil),  // 0: penstock.v1.ConnectRequest
-	(*RunnerHello)(nil),     // 1: penstock.v1.RunnerHello
-	(*RunnerState)(nil),     // 2: penstock.v1.RunnerState
-	(*ConnectResponse)(nil), // 3: penstock.v1.ConnectResponse
-	nil,                     // 4: penstock.v1.RunnerState.ProblemsEntry
-	(*Instance)(nil),        // 5: penstock.v1.Instance
-	(*Function)(nil),        // 6: penstock.v1.Function
+	(*FetchPackageRequest)(nil),   // 0: penstock.v1.FetchPackageRequest
+	(*FetchPackageResponse)(nil),  // 1: penstock.v1.FetchPackageResponse
+	(*ConnectRequest)(nil),        // 2: penstock.v1.ConnectRequest
+	(*RunnerHello)(nil),           // 3: penstock.v1.RunnerHello
+	(*RunnerState)(nil),           // 4: penstock.v1.RunnerState
+	(*RunnerStats)(nil),           // 5: penstock.v1.RunnerStats
+	(*RunnerLogs)(nil),            // 6: penstock.v1.RunnerLogs
+	(*LogLine)(nil),               // 7: penstock.v1.LogLine
+	(*ConnectResponse)(nil),       // 8: penstock.v1.ConnectResponse
+	(*LogSubscription)(nil),       // 9: penstock.v1.LogSubscription
+	nil,                           // 10: penstock.v1.RunnerState.ProblemsEntry
+	(*Instance)(nil),              // 11: penstock.v1.Instance
+	(*FunctionState)(nil),         // 12: penstock.v1.FunctionState
+	(*FunctionStats)(nil),         // 13: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),         // 14: penstock.v1.ScaleDecision
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Function)(nil),              // 16: penstock.v1.Function
 }
 var file_penstock_v1_runner_service_proto_depIdxs = []int32{
-	1, // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
-	2, // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
-	5, // 2: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
-	4, // 3: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
-	6, // 4: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
-	0, // 5: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
-	3, // 6: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3,  // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
+	4,  // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
+	5,  // 2: penstock.v1.ConnectRequest.stats:type_name -> penstock.v1.RunnerStats
+	6,  // 3: penstock.v1.ConnectRequest.logs:type_name -> penstock.v1.RunnerLogs
+	11, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
+	10, // 5: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
+	12, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
+	13, // 7: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
+	14, // 8: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
+	7,  // 9: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
+	15, // 10: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	16, // 11: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
+	9,  // 12: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
+	2,  // 13: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
+	0,  // 14: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
+	8,  // 15: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
+	1,  // 16: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_runner_service_proto_init() }
@@ -331,9 +812,11 @@ func file_penstock_v1_runner_service_proto_init() {
 		return
 	}
 	file_penstock_v1_function_proto_init()
-	file_penstock_v1_runner_service_proto_msgTypes[0].OneofWrappers = []any{
+	file_penstock_v1_runner_service_proto_msgTypes[2].OneofWrappers = []any{
 		(*ConnectRequest_Hello)(nil),
 		(*ConnectRequest_State)(nil),
+		(*ConnectRequest_Stats)(nil),
+		(*ConnectRequest_Logs)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -341,7 +824,7 @@ func file_penstock_v1_runner_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_runner_service_proto_rawDesc), len(file_penstock_v1_runner_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

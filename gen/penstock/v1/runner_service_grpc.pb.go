@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RunnerService_Connect_FullMethodName = "/penstock.v1.RunnerService/Connect"
+	RunnerService_Connect_FullMethodName      = "/penstock.v1.RunnerService/Connect"
+	RunnerService_FetchPackage_FullMethodName = "/penstock.v1.RunnerService/FetchPackage"
 )
 
 // RunnerServiceClient is the client API for RunnerService service.
@@ -33,6 +34,8 @@ type RunnerServiceClient interface {
 	// sends a hello, then its whole state after each change; the control plane
 	// sends the whole list of functions after each change.
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConnectRequest, ConnectResponse], error)
+	// FetchPackage returns an uploaded package in chunks; NOT_FOUND when there is none.
+	FetchPackage(ctx context.Context, in *FetchPackageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchPackageResponse], error)
 }
 
 type runnerServiceClient struct {
@@ -56,6 +59,25 @@ func (c *runnerServiceClient) Connect(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RunnerService_ConnectClient = grpc.BidiStreamingClient[ConnectRequest, ConnectResponse]
 
+func (c *runnerServiceClient) FetchPackage(ctx context.Context, in *FetchPackageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchPackageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RunnerService_ServiceDesc.Streams[1], RunnerService_FetchPackage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchPackageRequest, FetchPackageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunnerService_FetchPackageClient = grpc.ServerStreamingClient[FetchPackageResponse]
+
 // RunnerServiceServer is the server API for RunnerService service.
 // All implementations must embed UnimplementedRunnerServiceServer
 // for forward compatibility.
@@ -67,6 +89,8 @@ type RunnerServiceServer interface {
 	// sends a hello, then its whole state after each change; the control plane
 	// sends the whole list of functions after each change.
 	Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error
+	// FetchPackage returns an uploaded package in chunks; NOT_FOUND when there is none.
+	FetchPackage(*FetchPackageRequest, grpc.ServerStreamingServer[FetchPackageResponse]) error
 	mustEmbedUnimplementedRunnerServiceServer()
 }
 
@@ -79,6 +103,9 @@ type UnimplementedRunnerServiceServer struct{}
 
 func (UnimplementedRunnerServiceServer) Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error {
 	return status.Error(codes.Unimplemented, "method Connect not implemented")
+}
+func (UnimplementedRunnerServiceServer) FetchPackage(*FetchPackageRequest, grpc.ServerStreamingServer[FetchPackageResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchPackage not implemented")
 }
 func (UnimplementedRunnerServiceServer) mustEmbedUnimplementedRunnerServiceServer() {}
 func (UnimplementedRunnerServiceServer) testEmbeddedByValue()                       {}
@@ -108,6 +135,17 @@ func _RunnerService_Connect_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RunnerService_ConnectServer = grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]
 
+func _RunnerService_FetchPackage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchPackageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RunnerServiceServer).FetchPackage(m, &grpc.GenericServerStream[FetchPackageRequest, FetchPackageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunnerService_FetchPackageServer = grpc.ServerStreamingServer[FetchPackageResponse]
+
 // RunnerService_ServiceDesc is the grpc.ServiceDesc for RunnerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -121,6 +159,11 @@ var RunnerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _RunnerService_Connect_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchPackage",
+			Handler:       _RunnerService_FetchPackage_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "penstock/v1/runner_service.proto",
