@@ -255,7 +255,7 @@ func (s *Snapshot) policyProblem(o Object, path string, p *pb.Policies) string {
 
 // targets resolves the backends of a forward; what cannot be resolved is left out.
 func (s *Snapshot) targets(r *pb.Route, rule int, f *pb.Forward) []Target {
-	var out []Target
+	var parts [][]Target
 	project := projectOf(r.GetName())
 	for j, b := range f.GetBackends() {
 		ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", rule, j), project, b.GetBackend(), KindBackends, KindFunctions)
@@ -268,11 +268,13 @@ func (s *Snapshot) targets(r *pb.Route, rule int, f *pb.Forward) []Target {
 		if len(f.GetBackends()) == 1 && t.Weight == 0 {
 			t.Weight = 1
 		}
-		t.Backend, _ = o.(*pb.Backend)
-		t.Function, _ = o.(*pb.Function)
-		out = append(out, t)
+		if t.Backend, _ = o.(*pb.Backend); t.Backend != nil {
+			parts = append(parts, []Target{t})
+		} else {
+			parts = append(parts, s.split(o.(*pb.Function), t))
+		}
 	}
-	return out
+	return weigh(parts)
 }
 
 // intersect returns the host names that a route and a listener both serve, sorted

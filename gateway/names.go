@@ -18,20 +18,25 @@ const (
 	KindFunctions = "functions"
 	KindConsumers = "consumers"
 	KindSecrets   = "secrets"
+	// KindFunctionVersions is written by the control plane only.
+	KindFunctionVersions = "functionVersions"
 )
 
 // Kinds are all collections in the order in which All lists them: what others
 // refer to comes first.
-var Kinds = []string{KindSecrets, KindConsumers, KindBackends, KindFunctions, KindGateways, KindRoutes}
+var Kinds = []string{KindSecrets, KindConsumers, KindBackends, KindFunctionVersions, KindFunctions, KindGateways, KindRoutes}
 
 var singular = map[string]string{
 	KindGateways: "gateway", KindRoutes: "route", KindBackends: "backend",
 	KindFunctions: "function", KindConsumers: "consumer", KindSecrets: "secret",
+	KindFunctionVersions: "function version",
 }
 
 var (
 	projectPattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	idPattern      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
+	// versionPattern is a function's id and a number behind it.
+	versionPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?\.[1-9][0-9]{0,18}$`)
 )
 
 // KindOf splits a full resource name such as "projects/p/routes/r" (AIP-122) into
@@ -41,15 +46,24 @@ func KindOf(name string) (project, kind, id string, err error) {
 	project, kind, id, ok := split(name)
 	switch {
 	case !ok:
-		return "", "", "", fmt.Errorf("%q is no resource name: want projects/{project}/{%s}/{id}", name, strings.Join(slices.Sorted(slices.Values(Kinds)), "|"))
+		return "", "", "", fmt.Errorf("%q is no resource name: want projects/{project}/{%s}/{id}", name, strings.Join(writable(), "|"))
 	case singular[kind] == "":
-		return "", "", "", fmt.Errorf("%q is no kind of resource: want one of %s", kind, strings.Join(slices.Sorted(slices.Values(Kinds)), ", "))
+		return "", "", "", fmt.Errorf("%q is no kind of resource: want one of %s", kind, strings.Join(writable(), ", "))
 	case !projectPattern.MatchString(project):
 		return "", "", "", fmt.Errorf("project %q must start with a letter and hold only a-z, 0-9 and -, at most 63 of them", project)
+	case kind == KindFunctionVersions:
+		if !versionPattern.MatchString(id) {
+			return "", "", "", fmt.Errorf("id %q must be the function's id, a dot and the number of the version", id)
+		}
 	case !idPattern.MatchString(id):
 		return "", "", "", fmt.Errorf("id %q must start and end with a-z or 0-9 and hold only a-z, 0-9, - and dots, at most 63 of them", id)
 	}
 	return project, kind, id, nil
+}
+
+// writable are the collections that people write to, sorted.
+func writable() []string {
+	return slices.DeleteFunc(slices.Sorted(slices.Values(Kinds)), func(k string) bool { return k == KindFunctionVersions })
 }
 
 // split takes a full name apart without looking at the parts.
@@ -110,6 +124,8 @@ func FromResource(r *pb.Resource) Object {
 		return orNil(k.Consumer)
 	case *pb.Resource_Secret:
 		return orNil(k.Secret)
+	case *pb.Resource_FunctionVersion:
+		return orNil(k.FunctionVersion)
 	}
 	return nil
 }
@@ -140,6 +156,8 @@ func ToResource(o Object) *pb.Resource {
 		return &pb.Resource{Kind: &pb.Resource_Consumer{Consumer: v}}
 	case *pb.Secret:
 		return &pb.Resource{Kind: &pb.Resource_Secret{Secret: v}}
+	case *pb.FunctionVersion:
+		return &pb.Resource{Kind: &pb.Resource_FunctionVersion{FunctionVersion: v}}
 	}
 	return nil
 }
@@ -159,6 +177,8 @@ func collectionOf(o Object) string {
 		return KindConsumers
 	case *pb.Secret:
 		return KindSecrets
+	case *pb.FunctionVersion:
+		return KindFunctionVersions
 	}
 	return ""
 }

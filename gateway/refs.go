@@ -34,6 +34,12 @@ func references(o Object) []reference {
 			}
 		}
 		out = append(out, policyReferences(project, "policies", v.GetPolicies())...)
+	case *pb.Function:
+		for i, t := range v.GetTraffic() {
+			if t.GetVersion() != 0 {
+				out = append(out, refTo(fmt.Sprintf("traffic[%d].version", i), project, VersionOf(v.GetName(), t.GetVersion()), KindFunctionVersions))
+			}
+		}
 	case *pb.Route:
 		for i, g := range v.GetGateways() {
 			out = append(out, refTo(fmt.Sprintf("gateways[%d]", i), project, g, KindGateways))
@@ -83,8 +89,6 @@ func (r reference) malformed(from Object) string {
 		return fmt.Sprintf("%q is a %s; here stands the name of a %s", r.text, singular[kind], r.wants())
 	case project != projectOf(from.GetName()):
 		return fmt.Sprintf("%q is in another project; a reference may not leave project %s", r.text, projectOf(from.GetName()))
-	case r.subset != "" && kind == KindFunctions:
-		return fmt.Sprintf("%q is a function and has no subsets; take the subset away", r.text)
 	}
 	return ""
 }
@@ -105,12 +109,19 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 	}
 	o := s.Get(r.name)
 	if o == nil {
+		if strings.HasPrefix(r.field, "traffic[") {
+			return nil, fmt.Sprintf("the function has no such version: it has %s", s.versionNumbers(from.GetName()))
+		}
 		return nil, fmt.Sprintf("%s does not exist; create it, in the same apply if you like, or change the reference", r.name)
 	}
 	switch v := o.(type) {
 	case *pb.Backend:
 		if r.subset != "" && !slices.ContainsFunc(v.GetSubsets(), func(x *pb.Subset) bool { return x.GetName() == r.subset }) {
 			return nil, fmt.Sprintf("%s has no subset %q; it has %s", r.name, r.subset, subsetNames(v))
+		}
+	case *pb.Function:
+		if r.subset != "" && tagged(v, r.subset) == nil {
+			return nil, fmt.Sprintf("%s has no subset %q: a subset of a function is a tag of its traffic, and it has %s", r.name, r.subset, tagNames(v))
 		}
 	case *pb.Secret:
 		if want, field := secretKind(r.field); v.GetValue() != nil && want != secretValue(v) {

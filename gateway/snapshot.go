@@ -10,7 +10,7 @@ import (
 )
 
 // Object is any configuration resource: *pb.Gateway, *pb.Route, *pb.Backend,
-// *pb.Function, *pb.Consumer or *pb.Secret. Objects in a Snapshot are immutable.
+// *pb.Function, *pb.FunctionVersion, *pb.Consumer or *pb.Secret. Objects in a Snapshot are immutable.
 type Object interface {
 	proto.Message
 	GetName() string
@@ -67,12 +67,16 @@ type Entry struct {
 
 // Target is one resolved weighted backend.
 type Target struct {
-	// Exactly one of Backend and Function is set.
+	// Exactly one of Backend and Function is set. A version of a function that is
+	// not the newest is a Function with the name of VersionName.
 	Backend  *pb.Backend
 	Function *pb.Function
 	// Subset of Backend or "".
 	Subset string
 	Weight uint32
+
+	// share of of is the weight before it is made whole; see weigh.
+	share, of uint64
 }
 
 // Name is the full name of the backend or function.

@@ -155,6 +155,7 @@ func (c *checker) function(f *pb.Function) {
 			c.add("lambda.handler", `%q must be the module and the function, such as "app.lambda_handler"`, l.GetHandler())
 		}
 	}
+	c.traffic(f)
 	if s := f.GetServer(); s != nil {
 		c.command("server.command", s.GetCommand())
 		c.command("server.build", s.GetBuild())

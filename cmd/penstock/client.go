@@ -239,13 +239,13 @@ func fullName(project string, args []string) (string, error) {
 	return gateway.Resolve(project, kind, args[1]), nil
 }
 
-var kinds = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets"}
+var kinds = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets", gateway.KindFunctionVersions}
 
 // collection accepts "route", "routes", "Route".
 func collection(kind string) (string, error) {
 	k := strings.ToLower(kind)
 	for _, c := range kinds {
-		if k == c || k+"s" == c {
+		if l := strings.ToLower(c); k == l || k+"s" == l {
 			return c, nil
 		}
 	}

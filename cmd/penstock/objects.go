@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,6 +87,9 @@ func newListCommand() *cobra.Command {
 					return err
 				}
 				want = append(want, k)
+			}
+			if len(want) == 0 {
+				want = slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == gateway.KindFunctionVersions })
 			}
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {

@@ -77,7 +77,7 @@ func (c *Core) Rollback(ctx context.Context, r *pb.RollbackRequest, caller strin
 	}
 	// A rollback is a write of the old content: it passes the same checks, and
 	// what Envoy or the model learned to refuse since does not come back.
-	w := &api.Write{Options: o, Caller: caller, Source: "rollback"}
+	w := &api.Write{Options: o, Caller: caller, Source: sourceRollback}
 	if o.GetMessage() == "" {
 		w.Options = proto.Clone(orEmpty(o)).(*pb.WriteOptions)
 		w.Options.Message = fmt.Sprintf("rollback to revision %d", r.GetRevision())
@@ -85,12 +85,16 @@ func (c *Core) Rollback(ctx context.Context, r *pb.RollbackRequest, caller strin
 	head := c.Snapshot()
 	w.ExpectedRevision = head.Revision()
 	for o := range head.All() {
-		if target.Get(o.GetName()) == nil {
+		if _, version := o.(*pb.FunctionVersion); !version && target.Get(o.GetName()) == nil {
 			w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Delete, Name: o.GetName()})
 		}
 	}
 	for old := range target.All() {
 		if now := head.Get(old.GetName()); now != nil && now.GetMetadata().GetEtag() == old.GetMetadata().GetEtag() {
+			continue
+		}
+		// A version never changes; one that is gone comes back, for traffic may name it.
+		if _, version := old.(*pb.FunctionVersion); version && head.Get(old.GetName()) != nil {
 			continue
 		}
 		w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Upsert, Name: old.GetName(), Object: old})
@@ -330,4 +334,4 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 	}
 }
 
-var collections = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets"}
+var collections = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets", gateway.KindFunctionVersions}

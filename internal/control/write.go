@@ -222,6 +222,7 @@ func (c *Core) plan(w *api.Write) (*plan, error) {
 	if len(problems) > 0 {
 		return nil, invalid(problems)
 	}
+	c.keepVersions(head, w, p, &ch)
 	if len(p.changes) == 0 {
 		p.next = head
 		return p, nil
@@ -305,8 +306,12 @@ func withPrunes(head *gateway.Snapshot, w *api.Write) ([]api.Mutation, error) {
 	out := make([]api.Mutation, 0, len(w.Mutations))
 	seen := make(map[string]bool, len(w.Mutations))
 	for _, m := range w.Mutations {
-		if _, _, _, err := gateway.KindOf(m.Name); err != nil {
+		_, kind, _, err := gateway.KindOf(m.Name)
+		if err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "name %q: %v", m.Name, err)
+		}
+		if kind == gateway.KindFunctionVersions && w.Source != sourceRollback {
+			return nil, status.Errorf(codes.InvalidArgument, "%s: versions are made by writes of their function and never change; which of them get requests is said by its traffic", m.Name)
 		}
 		if seen[m.Name] {
 			return nil, status.Errorf(codes.InvalidArgument, "%s is named twice in one write", m.Name)

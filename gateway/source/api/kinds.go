@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -27,6 +28,7 @@ var kindServices = []*grpc.ServiceDesc{
 	&pb.FunctionService_ServiceDesc,
 	&pb.ConsumerService_ServiceDesc,
 	&pb.SecretService_ServiceDesc,
+	&pb.FunctionVersionService_ServiceDesc, // Get and List only
 }
 
 // registerKinds registers the services of all kinds.
@@ -51,14 +53,23 @@ type kind struct {
 	core Core
 	svc  protoreflect.ServiceDescriptor
 	// singular is the field of the resource in messages ("route"), plural that of
-	// lists and the collection of names ("routes").
+	// lists ("routes").
 	singular, plural protoreflect.Name
+	// collection is that of names: plural in camel case.
+	collection string
 }
 
 func newKind(core Core, svc protoreflect.ServiceDescriptor) *kind {
 	word := strings.TrimSuffix(string(svc.Name()), "Service")
-	singular := protoreflect.Name(strings.ToLower(word[:1]) + word[1:])
-	return &kind{core: core, svc: svc, singular: singular, plural: singular + "s"}
+	var singular strings.Builder
+	for i, c := range word {
+		if unicode.IsUpper(c) && i > 0 {
+			singular.WriteByte('_')
+		}
+		singular.WriteRune(unicode.ToLower(c))
+	}
+	name := protoreflect.Name(singular.String())
+	return &kind{core: core, svc: svc, singular: name, plural: name + "s", collection: strings.ToLower(word[:1]) + word[1:] + "s"}
 }
 
 // verb is a method without its service: it reads in and fills out.
@@ -133,8 +144,8 @@ func (k *kind) own(name string) error {
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "name: %v", err)
 	}
-	if collection != string(k.plural) {
-		return status.Errorf(codes.InvalidArgument, "name: %.256q is of %s, not of %s", name, collection, k.plural)
+	if collection != k.collection {
+		return status.Errorf(codes.InvalidArgument, "name: %.256q is of %s, not of %s", name, collection, k.collection)
 	}
 	return nil
 }
@@ -169,7 +180,7 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 	annotate := k.core.Annotator()
 	// The token is the last name of the page before, so a page stays right when
 	// objects come and go between two calls.
-	for _, o := range k.core.Snapshot().List(string(k.plural), project) {
+	for _, o := range k.core.Snapshot().List(k.collection, project) {
 		if o.GetName() <= string(after) {
 			continue
 		}
@@ -206,7 +217,7 @@ func (k *kind) create(ctx context.Context, in, out protoreflect.Message) error {
 	}
 	want := ""
 	if id := text(in, protoreflect.Name(string(k.singular)+"_id")); id != "" {
-		want = fmt.Sprintf("projects/%s/%s/%s", project, k.plural, id)
+		want = fmt.Sprintf("projects/%s/%s/%s", project, k.collection, id)
 	}
 	switch {
 	case o.GetName() == "" && want == "":
@@ -214,7 +225,7 @@ func (k *kind) create(ctx context.Context, in, out protoreflect.Message) error {
 	case o.GetName() == "":
 		setName(o, want)
 	default:
-		setName(o, gateway.Resolve(project, string(k.plural), o.GetName()))
+		setName(o, gateway.Resolve(project, k.collection, o.GetName()))
 		if want != "" && o.GetName() != want {
 			return status.Errorf(codes.InvalidArgument, "%s.name: is %q, but parent and %s_id say %q", k.singular, o.GetName(), k.singular, want)
 		}

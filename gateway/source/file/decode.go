@@ -161,7 +161,7 @@ func (l *loader) document(d *strict.Doc) {
 		l.errs = append(l.errs, d.Place(kind.Value).Errorf("kind", hint, "unknown kind %q", name))
 		return
 	}
-	o, places, bad := l.resource(d, resourceKinds.Get(i), fields)
+	o, places, bad := l.resource(d, resourceKinds[i], fields)
 	l.errs = append(l.errs, bad...)
 	if len(bad)+len(errs) == 0 {
 		l.own = append(l.own, newDocument(o, places))

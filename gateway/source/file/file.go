@@ -122,19 +122,30 @@ func (s *Set) Locate(problems []gateway.Problem) Errors {
 // message: Gateway, Route, …
 var kinds = func() []string {
 	var out []string
-	for i := range resourceKinds.Len() {
-		out = append(out, string(resourceKinds.Get(i).Message().Name()))
+	for _, fd := range resourceKinds {
+		out = append(out, string(fd.Message().Name()))
 	}
 	return out
 }()
 
-var resourceKinds = (&pb.Resource{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
+var allKinds = (&pb.Resource{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
+
+// resourceKinds are those that people write.
+var resourceKinds = func() []protoreflect.FieldDescriptor {
+	var out []protoreflect.FieldDescriptor
+	for i := range allKinds.Len() {
+		if fd := allKinds.Get(i); fd.Message().Name() != (&pb.FunctionVersion{}).ProtoReflect().Descriptor().Name() {
+			out = append(out, fd)
+		}
+	}
+	return out
+}()
 
 // kindField is the field of Resource that holds messages of a type; nil for
 // messages that are no resource.
 func kindField(md protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
-	for i := range resourceKinds.Len() {
-		if fd := resourceKinds.Get(i); fd.Message().FullName() == md.FullName() {
+	for i := range allKinds.Len() {
+		if fd := allKinds.Get(i); fd.Message().FullName() == md.FullName() {
 			return fd
 		}
 	}
@@ -143,5 +154,5 @@ func kindField(md protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
 
 // collection is the collection of a kind's names: "routes" for Route.
 func collection(md protoreflect.MessageDescriptor) string {
-	return string(kindField(md).Name()) + "s"
+	return kindField(md).JSONName() + "s"
 }

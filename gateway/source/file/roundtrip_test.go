@@ -75,6 +75,10 @@ func value(t *rapid.T, fd protoreflect.FieldDescriptor, fresh func() protoreflec
 		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(rapid.IntRange(0, fd.Enum().Values().Len()-1).Draw(t, label)))
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(rapid.Uint32().Draw(t, label))
+	case protoreflect.Int64Kind:
+		return protoreflect.ValueOfInt64(rapid.Int64().Draw(t, label))
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(rapid.Float64().Draw(t, label))
 	case protoreflect.Int32Kind:
 		return protoreflect.ValueOfInt32(rapid.Int32().Draw(t, label))
 	case protoreflect.MessageKind:
@@ -95,7 +99,7 @@ func value(t *rapid.T, fd protoreflect.FieldDescriptor, fresh func() protoreflec
 // same again.
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		fd := resourceKinds.Get(rapid.IntRange(0, resourceKinds.Len()-1).Draw(t, "kind"))
+		fd := rapid.SampledFrom(resourceKinds).Draw(t, "kind")
 		o := newObject(fd)
 		fill(t, o.ProtoReflect(), 0)
 		project := rapid.SampledFrom([]string{"default", "p"}).Draw(t, "project")

@@ -1177,7 +1177,7 @@ func (x *Scale) GetMaxWait() *durationpb.Duration {
 // Traffic is the part of one version.
 type Traffic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of the version; 0: the newest.
+	// Number of the version, as in FunctionVersion; 0: the newest.
 	Version int64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Weight against the other entries. 0: only by its tag.
 	Weight uint32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
@@ -1460,7 +1460,7 @@ type FunctionVersion struct {
 	Metadata *Metadata `protobuf:"bytes,2,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The function's full name.
 	Function string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
-	// 1 for the first, one more for each after it.
+	// The configuration revision that made it, so a number is never used again.
 	Number int64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
 	// What it was, without scale, traffic and metadata.
 	Spec          *Function `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
