@@ -104,7 +104,7 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 			return o, "", err
 		}
 	}
-	r, err := g.m.contract(f, o.Dir)
+	r, err := g.m.contract(g.ctx, f, o.Dir)
 	if err != nil {
 		g.m.builder.release(build)
 		return o, "", err
