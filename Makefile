@@ -1,4 +1,5 @@
-# The everyday commands. `make up` and `make test` need Go, and Python 3 with pip.
+# The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
+# `make test` needs Node.js with npm, too.
 .DEFAULT_GOAL := build
 .PHONY: build up down test bench bench-xds soak sim vet lint gen clean tools FORCE
 
@@ -8,7 +9,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
 
-TOOLS  := envoy lambda redis jaeger
+TOOLS  := envoy lambda framework framework-node redis jaeger
 # Flags of `penstock up`: make up ARGS='--gateway-listen 127.0.0.1:9080'
 ARGS   ?=
 # Flags of `go test`: make test TESTFLAGS='-v -run Limit' PKG=./ratelimit/...

@@ -39,8 +39,14 @@ type Config struct {
 	// LambdaPythonPath is the folder that awslambdaric is installed in. Empty:
 	// the interpreter must find it by itself.
 	LambdaPythonPath string
-	// Python is the interpreter of Lambda functions. Default "python3".
+	// FrameworkPython and FrameworkNode return the folder that Google's Functions
+	// Framework is installed in, and may install it then: they are called when the
+	// first function needs them. nil: only the source may bring it.
+	FrameworkPython, FrameworkNode func(context.Context) (string, error)
+	// Python is the interpreter of Python functions. Default "python3".
 	Python string
+	// Node is the program that runs Node.js functions. Default "node".
+	Node string
 	// Logger receives the runner's own records and the functions' output.
 	Logger *slog.Logger
 	// TracerProvider makes one server span per invocation; nil: none.
@@ -73,6 +79,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Python == "" {
 		c.Python = "python3"
+	}
+	if c.Node == "" {
+		c.Node = "node"
 	}
 	if c.MaxEventBytes <= 0 {
 		c.MaxEventBytes = 6 << 20

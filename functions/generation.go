@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +13,6 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
-	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
-	"github.com/penstock-gateway/penstock/functions/runtime/server"
 )
 
 // Pauses between two attempts to start what failed.
@@ -102,46 +98,21 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics,
 	}
-	switch contract := f.GetContract().(type) {
-	case *pb.Function_Lambda:
-		l := lambda.Options{
-			Handler: contract.Lambda.GetHandler(), Python: c.Python, PythonPath: c.LambdaPythonPath,
-			Env: f.GetEnv(), MaxPayload: c.MaxEventBytes, Project: projectOf(f.GetName()),
-		}
-		switch contract.Lambda.GetRuntime() {
-		case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
-			l.Runtime = lambda.Python
-		case pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED:
-			l.Runtime = lambda.Provided
-		default:
-			return o, "", fmt.Errorf("runtime %s is not one that this runner knows", contract.Lambda.GetRuntime())
-		}
-		if n := f.GetConcurrency(); n > 1 {
-			return o, "", fmt.Errorf("concurrency is %d, but a Lambda handler takes one event at a time: use instances", n)
-		}
-		if err := lambda.Check(l, dir); err != nil {
+	if b := f.GetServer().GetBuild(); len(b) > 0 {
+		build, o.Dir, err = g.m.builder.build(g.ctx, f.GetSource(), b, f.GetEnv())
+		if err != nil {
 			return o, "", err
 		}
-		o.Concurrency, o.Contract = 1, lambda.New(l)
-	case *pb.Function_Server:
-		o.Concurrency = int(cmp.Or(f.GetConcurrency(), 100))
-		if b := contract.Server.GetBuild(); len(b) > 0 {
-			build, o.Dir, err = g.m.builder.build(g.ctx, f.GetSource(), b, f.GetEnv())
-			if err != nil {
-				return o, "", err
-			}
-		}
-		o.Contract = server.New(server.Options{Command: contract.Server.GetCommand(), Concurrency: o.Concurrency})
-	default:
-		return o, "", errors.New("its contract is not one that this runner knows: it needs a newer runner")
 	}
+	r, err := g.m.contract(g.ctx, f, o.Dir)
+	if err != nil {
+		g.m.builder.release(build)
+		return o, "", err
+	}
+	o.Contract, o.Concurrency, o.UploadStall = r.factory, r.concurrency, r.uploadStall
+	o.Dir = cmp.Or(r.dir, o.Dir)
 	o.Queue = max(16, o.Concurrency/4)
 	return o, build, nil
-}
-
-func projectOf(name string) string {
-	p := strings.Split(name, "/")
-	return p[min(1, len(p)-1)]
 }
 
 // scale changes how many instances are wanted. The caller holds mu.

@@ -269,6 +269,7 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 	}
 	c := functions.Config{
 		Name: "test", Root: root, CacheDir: t.TempDir(), Conn: conn, LambdaPythonPath: path,
+		FrameworkPython: install(toolbox.FrameworkPython), FrameworkNode: install(toolbox.FrameworkNode),
 		Logger:         slog.New(slog.NewJSONHandler(r.logs, nil)),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)),
 		DrainGrace:     time.Millisecond,
@@ -306,6 +307,11 @@ func (r *runner) dump(t testing.TB) {
 		b, _ := json.Marshal(m)
 		t.Logf("%.2000s", b)
 	}
+}
+
+// install is a tool as the runner asks for it.
+func install(tool func(context.Context, toolbox.Options) (string, error)) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) { return tool(ctx, toolbox.Options{}) }
 }
 
 type testWriter struct{ t testing.TB }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
 
@@ -30,6 +31,9 @@ type runnerFlags struct {
 	pkiDir, name          string
 	root, cacheDir        string
 	lambdaPath, python    string
+	frameworkPath         string
+	frameworkNodePath     string
+	toolsDir, node        string
 	otlp, http, logLevel  string
 	maxEvent              int64
 	drainGrace, stopAfter time.Duration
@@ -53,7 +57,11 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.root, "root", ".", "folder that the sources of functions are in")
 	fl.StringVar(&f.cacheDir, "cache-dir", "./.penstock/functions", "folder of built functions")
 	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: where the interpreter finds it)")
-	fl.StringVar(&f.python, "python", "python3", "Python interpreter of Lambda functions")
+	fl.StringVar(&f.frameworkPath, "framework-path", "", "folder that functions-framework for Python is installed in (empty: it is installed when a function needs it)")
+	fl.StringVar(&f.frameworkNodePath, "framework-node-path", "", "node_modules folder with @google-cloud/functions-framework (empty: it is installed when a function needs it)")
+	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of what is installed (default: $"+toolbox.EnvDir+", else .tools)")
+	fl.StringVar(&f.python, "python", "python3", "Python interpreter of functions")
+	fl.StringVar(&f.node, "node", "node", "Node.js program of functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
 	fl.DurationVar(&f.drainGrace, "drain-grace", 2*time.Second, "how long an instance serves on after it was taken out, before its connections are counted")
 	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
@@ -84,10 +92,22 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 	}
 	return functions.Run(ctx, functions.Config{
 		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
-		LambdaPythonPath: f.lambdaPath, Python: f.python, MaxEventBytes: f.maxEvent,
+		LambdaPythonPath: f.lambdaPath, Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
+		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),
 		DrainGrace: f.drainGrace, StopTimeout: f.stopAfter,
 		Logger: log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
 	})
+}
+
+// tool is where a tool is: in the folder that a flag names, else where it is
+// installed then.
+func (f *runnerFlags) tool(path string, install func(context.Context, toolbox.Options) (string, error)) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		if path != "" {
+			return filepath.Abs(path)
+		}
+		return install(ctx, toolbox.Options{Dir: f.toolsDir, Progress: os.Stderr})
+	}
 }
 
 // connect makes the connection to the control plane; it is dialled when the

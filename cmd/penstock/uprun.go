@@ -270,6 +270,7 @@ func (u *up) helpers() []supervise.Process {
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
 		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"), "--lambda-path", u.lambda,
+		"--tools-dir", u.f.toolsDir,
 	}
 	out = append(out, supervise.Process{
 		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), StopTimeout: 20 * time.Second,

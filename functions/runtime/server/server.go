@@ -1,7 +1,9 @@
 // Package server runs ordinary HTTP servers: a program that listens on the port
 // in the variable PORT (the container contract of Cloud Run, Heroku and others).
-// Requests are passed on as they are, HTTP/1.1, with streaming in both directions
-// and upgrades such as WebSocket.
+// Requests are passed on as they are: HTTP/1.1, with streaming in both directions
+// and upgrades such as WebSocket, or HTTP/2 without TLS, with trailers, which is
+// what gRPC needs. Contracts whose processes are HTTP servers with some rules more
+// are built on it.
 //
 // Ready means that the port takes connections. No system tells a stranger when a
 // process begins to listen, so the contract tries to connect, first every
@@ -10,11 +12,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -40,8 +44,27 @@ const (
 type Options struct {
 	// Command and arguments.
 	Command []string
+	// Env are variables of the process besides PORT, HOST and K_SERVICE.
+	Env map[string]string
+	// PortVariable is another variable that holds the port, too; empty: none.
+	PortVariable string
 	// Concurrency is how many connections are kept open to the server.
 	Concurrency int
+	// HTTP2 means that the server speaks HTTP/2 without TLS, by prior knowledge.
+	HTTP2 bool
+	// IdleTimeout is how long a connection without a request is kept. It must be
+	// shorter than the server's own. Default 1 min.
+	IdleTimeout time.Duration
+	// Workers means that requests are handled by children of the process, which
+	// puts others in their place when they end: a connection that ends without an
+	// answer is the end of one.
+	Workers bool
+	// Uncancelable means that a request that was begun cannot be given up by closing
+	// its connection: one past its deadline costs the process its life.
+	Uncancelable bool
+	// Inspect looks at the head of an answer, and may return an instance.Failed for
+	// the caller in its place; nil: none.
+	Inspect func(*http.Response) error
 }
 
 // New makes the contract of instances.
@@ -52,25 +75,44 @@ func New(o Options) instance.Factory {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		c := &contract{o: o, host: h, port: port, exited: make(chan struct{})}
-		dialer := &net.Dialer{Timeout: dialTimeout}
-		address := c.address()
-		c.transport = &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				conn, err := dialer.DialContext(ctx, "tcp", address)
-				if err != nil {
-					return nil, &dialError{err}
-				}
-				return conn, nil
-			},
-			DisableCompression: true, MaxIdleConns: 0, MaxIdleConnsPerHost: max(o.Concurrency, 1), IdleConnTimeout: time.Minute,
-		}
+		c.transport = c.newTransport()
 		c.proxy = &httputil.ReverseProxy{
 			Rewrite: c.rewrite, Transport: c.transport, FlushInterval: -1,
-			ModifyResponse: func(r *http.Response) error { invocation(r.Request).End(); return nil },
-			ErrorHandler:   c.failed, ErrorLog: slog.NewLogLogger(h.Logger.Handler(), slog.LevelDebug),
+			ModifyResponse: c.head, ErrorHandler: c.failed,
+			ErrorLog: slog.NewLogLogger(h.Logger.Handler(), slog.LevelDebug),
 		}
 		return c, nil
 	}
+}
+
+func (c *contract) newTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	address := c.address()
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, "tcp", address)
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return conn, nil
+		},
+		DisableCompression: true, MaxIdleConns: 0, MaxIdleConnsPerHost: max(c.o.Concurrency, 1),
+		IdleConnTimeout: cmp.Or(c.o.IdleTimeout, time.Minute),
+	}
+	if c.o.HTTP2 {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return t
+}
+
+// head takes the head of an answer, with which the handler's own time ends.
+func (c *contract) head(r *http.Response) error {
+	invocation(r.Request).End()
+	if c.o.Inspect != nil {
+		return c.o.Inspect(r)
+	}
+	return nil
 }
 
 type contract struct {
@@ -86,12 +128,17 @@ func (c *contract) address() string { return net.JoinHostPort("127.0.0.1", strco
 
 // Command implements instance.Contract.
 func (c *contract) Command() instance.Command {
-	return instance.Command{Args: c.o.Command, Env: map[string]string{
+	env := map[string]string{
 		"PORT": strconv.Itoa(c.port),
 		// For servers that ask which address to listen on; others take all of them.
 		"HOST":      "127.0.0.1",
 		"K_SERVICE": c.host.Name,
-	}}
+	}
+	if c.o.PortVariable != "" {
+		env[c.o.PortVariable] = strconv.Itoa(c.port)
+	}
+	maps.Copy(env, c.o.Env)
+	return instance.Command{Args: c.o.Command, Env: env}
 }
 
 // WaitReady implements instance.Contract.
@@ -108,7 +155,8 @@ func (c *contract) WaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("nothing listens on the port in PORT (%d on 127.0.0.1) within the start timeout: the server must read the variable PORT", c.port)
+				v := cmp.Or(c.o.PortVariable, "PORT")
+				return fmt.Errorf("nothing listens on the port in %s (%d on 127.0.0.1) within the start timeout: the server must read the variable %s", v, c.port, v)
 			}
 			return ctx.Err()
 		case <-timer.C:
@@ -118,7 +166,7 @@ func (c *contract) WaitReady(ctx context.Context) error {
 }
 
 // Cancels implements instance.Contract: the connection is closed.
-func (c *contract) Cancels() bool { return true }
+func (c *contract) Cancels() bool { return !c.o.Uncancelable }
 
 // Exited implements instance.Contract. Connections of the process are closed by
 // the kernel, which ends what waits for them.
@@ -159,6 +207,8 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 			panic(p)
 		case context.Cause(r.Context()) != nil: // the deadline, or the caller went away
 			err = context.Cause(r.Context())
+		case c.o.HTTP2 && !c.gone(): // it reset this stream and goes on
+			err = &instance.Failed{Status: http.StatusBadGateway, Kind: instance.KindBadResponse, Detail: "the server broke off its answer"}
 		default: // the proxy broke off in the middle of the answer
 			err = instance.ErrDied
 		}
@@ -189,7 +239,10 @@ func (c *contract) rewrite(p *httputil.ProxyRequest) {
 func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
 	s := r.Context().Value(invocationKey{}).(*served)
 	var dial *dialError
+	var answer *instance.Failed
 	switch {
+	case errors.As(err, &answer):
+		s.err = answer
 	case context.Cause(r.Context()) != nil:
 		s.err = context.Cause(r.Context())
 	case errors.As(err, &dial):
@@ -197,9 +250,9 @@ func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
 		s.err = instance.RefusedUnread
 	case c.ended(err):
 		s.err = instance.ErrDied
-		if errors.Is(err, syscall.ECONNRESET) && r.ContentLength == 0 {
+		if errors.Is(err, syscall.ECONNRESET) && r.ContentLength == 0 && !c.o.HTTP2 {
 			// A process that ends with something unread resets its connections. A
-			// request without body cannot have been begun then.
+			// request without body cannot have been begun then, if it was alone on its.
 			s.err = instance.RefusedUnread
 		}
 	default:
@@ -216,13 +269,18 @@ func (c *contract) ended(err error) bool {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		return false
 	}
+	return c.o.Workers || c.gone()
+}
+
+// gone tells whether the process has ended, or is about to.
+func (c *contract) gone() bool {
 	timer := time.NewTimer(250 * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-c.exited:
 		return true
 	case <-timer.C:
-		return false // it closed a connection without an answer
+		return false // it only closed a connection
 	}
 }
 

@@ -1,5 +1,6 @@
-// Command install installs the named pinned tools (envoy, lambda, redis, jaeger;
-// all when none is named) below .tools and prints their paths.
+// Command install installs the named pinned tools (envoy, lambda, framework,
+// framework-node, redis, jaeger; all when none is named) below .tools and prints
+// their paths.
 package main
 
 import (
@@ -17,7 +18,7 @@ func main() {
 	defer stop()
 	names := os.Args[1:]
 	if len(names) == 0 {
-		names = []string{"envoy", "lambda", "redis", "jaeger"}
+		names = []string{"envoy", "lambda", "framework", "framework-node", "redis", "jaeger"}
 	}
 	if err := install(ctx, names); err != nil {
 		fmt.Fprintln(os.Stderr, "install:", err)
@@ -29,10 +30,11 @@ func install(ctx context.Context, names []string) error {
 	o := toolbox.Options{Progress: os.Stderr}
 	tools := map[string]func(context.Context, toolbox.Options) (string, error){
 		"envoy": toolbox.Envoy, "lambda": toolbox.Lambda, "redis": toolbox.Redis, "jaeger": toolbox.Jaeger,
+		"framework": toolbox.FrameworkPython, "framework-node": toolbox.FrameworkNode,
 	}
 	for _, name := range names {
 		if tools[name] == nil {
-			return fmt.Errorf("unknown tool %q: the tools are envoy, lambda, redis and jaeger", name)
+			return fmt.Errorf("unknown tool %q: the tools are envoy, lambda, framework, framework-node, redis and jaeger", name)
 		}
 	}
 	for _, name := range names {
@@ -40,7 +42,7 @@ func install(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%-8s%s\n", name, path)
+		fmt.Printf("%-16s%s\n", name, path)
 	}
 	return nil
 }

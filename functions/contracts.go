@@ -1,0 +1,117 @@
+package functions
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/runtime/framework"
+	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
+	"github.com/penstock-gateway/penstock/functions/runtime/server"
+)
+
+// runnable is how the instances of a function are run and spoken to.
+type runnable struct {
+	factory     instance.Factory
+	concurrency int
+	// dir is the working directory; empty: the source.
+	dir string
+	// uploadStall is how long a sender may pause; 0: the instance's default.
+	uploadStall time.Duration
+}
+
+// contract makes a function runnable out of its source, which is there and built.
+// Its errors are for the function's author. A new contract is one more case here
+// and a folder below runtime/.
+func (m *manager) contract(ctx context.Context, f *pb.Function, dir string) (runnable, error) {
+	switch contract := f.GetContract().(type) {
+	case *pb.Function_Lambda:
+		return m.lambda(f, contract.Lambda, dir)
+	case *pb.Function_Server:
+		return m.server(f, contract.Server)
+	case *pb.Function_FunctionsFramework:
+		return m.framework(ctx, f, contract.FunctionsFramework, dir)
+	}
+	return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
+}
+
+func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir string) (runnable, error) {
+	o := lambda.Options{
+		Handler: c.GetHandler(), Python: m.config.Python, PythonPath: m.config.LambdaPythonPath,
+		Env: f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
+	}
+	switch c.GetRuntime() {
+	case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
+		o.Runtime = lambda.Python
+	case pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED:
+		o.Runtime = lambda.Provided
+	default:
+		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
+	}
+	if n := f.GetConcurrency(); n > 1 {
+		return runnable{}, fmt.Errorf("concurrency is %d, but a Lambda handler takes one event at a time: use instances", n)
+	}
+	if err := lambda.Check(o, dir); err != nil {
+		return runnable{}, err
+	}
+	return runnable{factory: lambda.New(o), concurrency: 1}, nil
+}
+
+func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error) {
+	if c.GetImage() != "" {
+		return runnable{}, fmt.Errorf("image %q: this runner runs programs on its machine, it cannot run container images; give the program in server.command", c.GetImage())
+	}
+	n := int(cmp.Or(f.GetConcurrency(), 100))
+	o := server.Options{Command: c.GetCommand(), Concurrency: n}
+	r := runnable{concurrency: n}
+	switch c.GetProtocol() {
+	case pb.ServerProtocol_SERVER_PROTOCOL_UNSPECIFIED, pb.ServerProtocol_SERVER_PROTOCOL_HTTP1:
+	case pb.ServerProtocol_SERVER_PROTOCOL_H2C:
+		o.HTTP2 = true
+		// A gRPC stream may be silent for as long as it may last.
+		r.uploadStall = cmp.Or(f.GetTimeout().AsDuration(), 30*time.Second)
+	default:
+		return runnable{}, fmt.Errorf("protocol %s is not one that this runner knows", c.GetProtocol())
+	}
+	r.factory = server.New(o)
+	return r, nil
+}
+
+func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.FunctionsFrameworkContract, dir string) (runnable, error) {
+	o := framework.Options{
+		Target: c.GetTarget(), CloudEvent: c.GetSignature() == pb.FunctionSignature_FUNCTION_SIGNATURE_CLOUDEVENT,
+		Env: f.GetEnv(), Concurrency: int(cmp.Or(f.GetConcurrency(), 1)),
+	}
+	find := m.config.FrameworkPython
+	switch c.GetRuntime() {
+	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
+		o.Runtime, o.Interpreter = framework.Python, m.config.Python
+	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
+		o.Runtime, o.Interpreter, find = framework.Node, m.config.Node, m.config.FrameworkNode
+	default:
+		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
+	}
+	if find != nil {
+		path, err := find(ctx)
+		if err != nil {
+			return runnable{}, fmt.Errorf("the Functions Framework: %w", err)
+		}
+		o.Path = path
+	}
+	if err := framework.Check(o, dir); err != nil {
+		return runnable{}, err
+	}
+	factory, err := framework.New(o, dir)
+	return runnable{factory: factory, concurrency: o.Concurrency}, err
+}
+
+func projectOf(name string) string {
+	p := strings.Split(name, "/")
+	return p[min(1, len(p)-1)]
+}
