@@ -154,7 +154,9 @@ func (v *view) tracing(p *packer) *hcmv3.HttpConnectionManager_Tracing {
 		OverallSampling:   &typev3.Percent{Value: 100},
 		ClientSampling:    &typev3.Percent{Value: 100},
 		SpawnUpstreamSpan: wrapperspb.Bool(true),
-		MaxPathTagLength:  wrapperspb.UInt32(256),
+		// Said once here, and not in a decorator of every route.
+		Operation:        "%ROUTE_NAME%",
+		MaxPathTagLength: wrapperspb.UInt32(256),
 		CustomTags: []*tracingv3.CustomTag{{
 			Tag: "penstock.route", Type: &tracingv3.CustomTag_Value{Value: "%ROUTE_NAME%"},
 		}},

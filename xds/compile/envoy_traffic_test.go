@@ -237,6 +237,9 @@ rules:
 - {name: mixed, matches: [{path: {prefix: /mixed}}], forward: {backends: [{backend: refusing, weight: 1}, {backend: functions/idle, weight: 1}]}}
 - {name: bad, matches: [{path: {prefix: /bad}}], forward: {backends: [{backend: resetting, subset: bad}]}}
 - {name: off, matches: [{path: {prefix: /off}}], forward: {backends: [{backend: refusing}]}, policies: {retry: {idempotent: {attempts: 0}, other: {attempts: 0}}}}
+- {name: careful, matches: [{path: {prefix: /careful}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {on: [CONNECT_FAILURE]}, other: {on: [CONNECT_FAILURE]}}}}
+- {name: never, matches: [{path: {prefix: /never}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {attempts: 0}, other: {attempts: 0}}}}
+- {name: bold, matches: [{path: {prefix: /bold}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {attempts: 4}, other: {attempts: 1, on: [RESET]}}}}
 - {name: slow, matches: [{path: {prefix: /slow}}], forward: {backends: [{backend: hanging}]}, policies: {timeout: {request: 0.2s}}}
 ---
 kind: Backend
@@ -295,6 +298,21 @@ func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64
 	}
 	if refused != int(refusals.Load()) || refused == 0 {
 		t.Errorf("retries off: %d refusals, %d answers 503", refusals.Load(), refused)
+	}
+	// Whatever the host's policy is, that of a route replaces it, for every method.
+	for _, c := range []struct {
+		method, path string
+		tries        int64
+	}{
+		{"GET", "/bad", 3}, {"PUT", "/bad", 3}, {"POST", "/bad", 1}, {"PATCH", "/bad", 1},
+		{"GET", "/careful", 1}, {"POST", "/careful", 1}, {"GET", "/never", 1}, {"POST", "/never", 1},
+		{"GET", "/bold", 5}, {"OPTIONS", "/bold", 5}, {"POST", "/bold", 2},
+	} {
+		resets.Store(0)
+		a := r.do(t, port, c.method, "x.test"+c.path, "Content-Length: 0", "x-envoy-retry-on: reset", "x-envoy-max-retries: 9")
+		if a.status != 503 || resets.Load() != c.tries {
+			t.Errorf("%s %s: status %d after %d tries, want %d", c.method, c.path, a.status, resets.Load(), c.tries)
+		}
 	}
 	before := resets.Load()
 	if a := r.do(t, port, "POST", "x.test/bad", "Content-Length: 0"); a.status != 503 {

@@ -39,6 +39,7 @@ func filters(p *packer, project string, l layout, listener string) []*hcmv3.Http
 		// Only the mixed-case scope switches it on; it is before every filter whose
 		// configuration depends on the route, for it changes the route.
 		static(filterHostCase, hostCase(l, listener), true),
+		static(filterRetryOn, retryOn(p), false),
 		discovered(claimsFilter(project), nil, p.pack(&headermutationv3.HeaderMutation{})),
 		discovered(jwtFilter(project), p.pack(jwt.Deny()), p.pack(jwt.Deny())),
 		static(filterRBAC, denyAll("rbac"), false),

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -92,7 +93,10 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
 		c.u.owners = append(c.u.owners, e.Route.GetName())
 	}
 	vhost.TypedPerFilterConfig = factor(c.project, routeEntries(vhost.Routes))
-	vhost.Routes = append(vhost.Routes, c.noRoute())
+	vhost.RetryPolicy = shareRetries(vhost.Routes)
+	last := c.noRoute()
+	inherit(last, vhost.TypedPerFilterConfig)
+	vhost.Routes = append(vhost.Routes, last)
 	c.u.vhost = vhost
 	slices.Sort(c.u.owners)
 	c.u.owners = slices.Compact(c.u.owners)
@@ -134,7 +138,6 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, error) {
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
-		r.Decorator = &routev3.Decorator{Operation: r.Name, Propagate: wrapperspb.Bool(false)}
 		headers.Apply(r, headerLevels(p, e))
 		r.TypedPerFilterConfig = entries
 		p.check(r)
@@ -308,7 +311,8 @@ func redirect(r *pb.Redirect, l *pb.Listener) (*routev3.Route_Redirect, error) {
 	return &routev3.Route_Redirect{Redirect: a}, nil
 }
 
-// forward is one Envoy route for each class of methods whose retries differ.
+// forward is one Envoy route for each class of methods whose retries differ by more
+// than what the filter retryOn does.
 func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error) {
 	base, err := forwardAction(p, e, f)
 	if err != nil {
@@ -323,9 +327,10 @@ func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error)
 		retry   *routev3.RetryPolicy
 	}
 	var classes []class
+	one, reset, ok := retry.Merge(idempotent, other)
 	switch {
-	case proto.Equal(idempotent, other) && (idempotent == nil) == (other == nil):
-		classes = []class{{slices.Sorted(slices.Values(e.Match.GetMethods())), idempotent}}
+	case ok:
+		classes = []class{{slices.Sorted(slices.Values(e.Match.GetMethods())), one}}
 	case all:
 		classes = []class{{methods, idempotent}, {nil, other}}
 	default:
@@ -343,7 +348,11 @@ func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error)
 			a.PrefixRewrite = v.rewrite
 			a.RetryPolicy = k.retry
 			conditions(v.match, e.Match, k.methods)
-			out = append(out, &routev3.Route{Match: v.match, Action: &routev3.Route_Route{Route: a}})
+			r := &routev3.Route{Match: v.match, Action: &routev3.Route_Route{Route: a}}
+			if !reset {
+				r.RequestHeadersToRemove = []string{retryOnHeader}
+			}
+			out = append(out, r)
 		}
 	}
 	return out, nil
@@ -384,6 +393,13 @@ func routeEntries(routes []*routev3.Route) []*map[string]*anypb.Any {
 		out = append(out, &r.TypedPerFilterConfig)
 	}
 	return out
+}
+
+// inherit takes out of a route the entries that its host has, the same.
+func inherit(r *routev3.Route, host map[string]*anypb.Any) {
+	maps.DeleteFunc(r.TypedPerFilterConfig, func(name string, entry *anypb.Any) bool {
+		return host[name] != nil && proto.Equal(host[name], entry)
+	})
 }
 
 // factor takes the entries of enabled filters that all parts have in common out of

@@ -20,6 +20,7 @@ const (
 	filterTrace       = "penstock." + chainVersion + ".trace"
 	filterEdge        = "penstock." + chainVersion + ".edge"
 	filterHostCase    = "penstock." + chainVersion + ".host-case"
+	filterRetryOn     = "penstock." + chainVersion + ".retry-on"
 	filterRBAC        = "penstock." + chainVersion + ".rbac"
 	filterLimitOpen   = "penstock." + chainVersion + ".limit-open"
 	filterLimitClosed = "penstock." + chainVersion + ".limit-closed"

@@ -1,7 +1,7 @@
 // Package retry compiles retries to Envoy. A rule has two retry policies, by
 // method: a request that is not idempotent may only be repeated when it was never
 // sent (RFC 9110, section 9.2.2), so a rule becomes two Envoy routes where the
-// policies differ.
+// policies differ by more than that.
 package retry
 
 import (
@@ -11,6 +11,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -38,12 +39,34 @@ var names = map[pb.RetryOn]string{
 	pb.RetryOn_RETRY_ON_CONNECT_FAILURE:      "connect-failure",
 	pb.RetryOn_RETRY_ON_REFUSED_STREAM:       "refused-stream",
 	pb.RetryOn_RETRY_ON_RESET_BEFORE_REQUEST: "reset-before-request",
-	pb.RetryOn_RETRY_ON_RESET:                "reset",
+	pb.RetryOn_RETRY_ON_RESET:                Reset,
 	pb.RetryOn_RETRY_ON_5XX:                  "5xx",
 	pb.RetryOn_RETRY_ON_GATEWAY_ERROR:        "gateway-error",
 	pb.RetryOn_RETRY_ON_RETRIABLE_4XX:        "retriable-4xx",
 	pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE:     "unavailable",
 	pb.RetryOn_RETRY_ON_GRPC_CANCELLED:       "cancelled",
+}
+
+// Reset is Envoy's word for the condition that idempotent requests alone are
+// retried on by default.
+const Reset = "reset"
+
+// Merge tells whether one policy of Envoy's does for both groups of methods: as it
+// is, or (reset) when Reset is added to its conditions for idempotent methods.
+func Merge(idempotent, other *routev3.RetryPolicy) (p *routev3.RetryPolicy, reset, ok bool) {
+	if idempotent == nil || other == nil {
+		return nil, false, idempotent == other
+	}
+	if proto.Equal(idempotent, other) {
+		return other, false, true
+	}
+	on := strings.Split(idempotent.GetRetryOn(), ",")
+	without := proto.CloneOf(idempotent)
+	without.RetryOn = strings.Join(slices.DeleteFunc(on, func(s string) bool { return s == Reset }), ",")
+	if proto.Equal(without, other) {
+		return other, true, true
+	}
+	return nil, false, false
 }
 
 // Policies are those for idempotent methods and for all others; nil: no retries.

@@ -80,3 +80,34 @@ func TestEveryCondition(t *testing.T) {
 		}
 	}
 }
+
+// TestMerge: one policy does for all methods when nothing but a reset of what was
+// sent tells the two apart.
+func TestMerge(t *testing.T) {
+	rule := func(attempts uint32, on ...pb.RetryOn) *pb.RetryRule {
+		return &pb.RetryRule{Attempts: &attempts, On: on}
+	}
+	const connect, reset, server = pb.RetryOn_RETRY_ON_CONNECT_FAILURE, pb.RetryOn_RETRY_ON_RESET, pb.RetryOn_RETRY_ON_5XX
+	for name, c := range map[string]struct {
+		policy    *pb.RetryPolicy
+		reset, ok bool
+	}{
+		"default":            {nil, true, true},
+		"none":               {&pb.RetryPolicy{Idempotent: rule(0), Other: rule(0)}, false, true},
+		"the same":           {&pb.RetryPolicy{Idempotent: rule(1, connect), Other: rule(1, connect)}, false, true},
+		"reset":              {&pb.RetryPolicy{Idempotent: rule(1, reset, connect), Other: rule(1, connect)}, true, true},
+		"reset for others":   {&pb.RetryPolicy{Idempotent: rule(1, connect), Other: rule(1, reset, connect)}, false, false},
+		"something else":     {&pb.RetryPolicy{Idempotent: rule(1, server, connect), Other: rule(1, connect)}, false, false},
+		"other attempts":     {&pb.RetryPolicy{Idempotent: rule(2, reset, connect), Other: rule(1, connect)}, false, false},
+		"only for some":      {&pb.RetryPolicy{Idempotent: rule(2, connect), Other: rule(0)}, false, false},
+		"other status codes": {&pb.RetryPolicy{Idempotent: &pb.RetryRule{StatusCodes: []uint32{503}}}, false, false},
+	} {
+		for _, functions := range []bool{true, false} {
+			idempotent, other := retry.Policies(c.policy, functions)
+			p, r, ok := retry.Merge(idempotent, other)
+			if r != c.reset || ok != c.ok || ok && !proto.Equal(p, other) || !ok && p != nil {
+				t.Errorf("%s: %v, reset %v, ok %v", name, p, r, ok)
+			}
+		}
+	}
+}
