@@ -53,6 +53,9 @@ type Resource struct {
 	// Refs are the resources that a proxy must have acknowledged before it may
 	// be sent this one (a RouteConfiguration's clusters).
 	Refs []Ref
+	// Lazy says that a proxy asks for what this refers to by name only when a
+	// request needs it, and may never do so (on-demand scopes).
+	Lazy bool
 	// Owners are the full names of the objects it was made from, for status.
 	Owners []string
 }

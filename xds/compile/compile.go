@@ -58,6 +58,9 @@ type Settings struct {
 	Limiters []Endpoint
 	// OTLP is the collector of traces (gRPC). Zero: no tracing.
 	OTLP Endpoint
+	// EagerHosts is how many hosts of a listener proxies hold from their start; see
+	// LayoutOf. 0 is DefaultEagerHosts, below 0 is none.
+	EagerHosts int
 }
 
 func (s Settings) tracing() bool { return s.OTLP != Endpoint{} }

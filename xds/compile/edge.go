@@ -19,6 +19,11 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
+// noRouteTimeout bounds how long a request waits for the routes of its host, when
+// they do not come to a proxy that has not loaded them yet (on-demand scopes). A
+// request whose head does not come is ended by it, too.
+const noRouteTimeout = 5 * time.Second
+
 // edgeProfile are the settings that are the same on every listener: those of
 // Envoy's "edge proxy" best practices, hardened where backends were seen to read a
 // request differently than Envoy.
@@ -60,9 +65,10 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 		MaxRequestHeadersKb:   u32(60),
 		RequestHeadersTimeout: durationpb.New(10 * time.Second),
 		RequestTimeout:        durationpb.New(300 * time.Second),
-		StreamIdleTimeout:     durationpb.New(300 * time.Second),
-		DelayedCloseTimeout:   durationpb.New(time.Second),
-		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		// Of requests that have no route yet: every route that forwards has its own.
+		StreamIdleTimeout:   durationpb.New(noRouteTimeout),
+		DelayedCloseTimeout: durationpb.New(time.Second),
+		UpgradeConfigs:      []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 	}
 }
 

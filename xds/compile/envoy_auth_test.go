@@ -217,9 +217,20 @@ func (r *rig) rotate(t *testing.T) {
 // seen to pass without their checks.
 func (r *rig) forms(t *testing.T, port int, host, path, auth string) map[string]int {
 	t.Helper()
+	return r.formsOf(t, port, func() string { return host }, path, auth)
+}
+
+// formsOf is forms, each with a host of its own.
+func (r *rig) formsOf(t *testing.T, port int, next func() string, path, auth string) map[string]int {
+	t.Helper()
+	host := next()
 	head := "Host: " + host + "\r\n" + auth
 	got := map[string]int{}
-	raw := func(name, request string) { got[name] = r.raw(t, port, request).status }
+	raw := func(name, request string) {
+		got[name] = r.raw(t, port, request).status
+		host = next()
+		head = "Host: " + host + "\r\n" + auth
+	}
 	raw("GET", "GET "+path+" HTTP/1.1\r\n"+head+"\r\n")
 	raw("POST", "POST "+path+" HTTP/1.1\r\n"+head+"Content-Length: 5\r\n\r\nhello")
 	raw("POST 100 kB", "POST "+path+" HTTP/1.1\r\n"+head+"Content-Length: 100000\r\n\r\n"+strings.Repeat("x", 100000))
@@ -240,7 +251,7 @@ func (r *rig) forms(t *testing.T, port int, host, path, auth string) map[string]
 	raw("rewrite headers", "GET "+path+" HTTP/1.1\r\n"+head+"x-original-url: /public\r\nx-rewrite-url: /public\r\n\r\n")
 	raw("scope header", "GET "+path+" HTTP/1.1\r\n"+head+"x-penstock-scope: default/edge/http/other.test\r\n\r\n")
 	got["incomplete body"] = r.incomplete(t, port, "POST "+path+" HTTP/1.1\r\n"+head+"Content-Length: 50\r\n\r\nhello")
-	for name, status := range r.http2(t, port, host, path, auth) {
+	for name, status := range r.http2(t, port, next, path, auth) {
 		got[name] = status
 	}
 	return got
@@ -283,13 +294,13 @@ func (r *rig) incomplete(t *testing.T, port int, request string) int {
 }
 
 // http2 sends GET, POST and many streams at once on one connection.
-func (r *rig) http2(t *testing.T, port int, host, path, auth string) map[string]int {
+func (r *rig) http2(t *testing.T, port int, next func() string, path, auth string) map[string]int {
 	t.Helper()
 	p := new(http.Protocols)
 	p.SetUnencryptedHTTP2(true)
 	tr := &http.Transport{Protocols: p, MaxConnsPerHost: 1}
 	defer tr.CloseIdleConnections()
-	send := func(method, body string) int {
+	send := func(host, method, body string) int {
 		req, err := http.NewRequestWithContext(t.Context(), method, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), strings.NewReader(body))
 		if err != nil {
 			return -1
@@ -306,10 +317,10 @@ func (r *rig) http2(t *testing.T, port int, host, path, auth string) map[string]
 		res.Body.Close()
 		return res.StatusCode
 	}
-	got := map[string]int{"h2 GET": send("GET", ""), "h2 POST": send("POST", "hello")}
-	results := make(chan int)
+	got := map[string]int{"h2 GET": send(next(), "GET", ""), "h2 POST": send(next(), "POST", "hello")}
+	results, host := make(chan int), next()
 	for i := range 20 {
-		go func() { results <- send([]string{"GET", "POST"}[i%2], "") }()
+		go func() { results <- send(host, []string{"GET", "POST"}[i%2], "") }()
 	}
 	for range 20 {
 		if s := <-results; got["h2 parallel"] == 0 || s != got["h2 parallel"] {

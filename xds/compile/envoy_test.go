@@ -31,6 +31,7 @@ func TestEnvoy(t *testing.T) {
 		{"Retries", testRetries},
 		{"Functions", testFunctions},
 		{"HTTPS", testHTTPS},
+		{"OnDemand", testOnDemand},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, r) }) {
 			t.Fatal("stopped: the parts share one Envoy")
@@ -82,6 +83,7 @@ dns: {hostname: localhost, port: 1}
 ---
 kind: Route
 name: all
+HOSTS
 rules:
 - {name: exact, matches: [{path: {exact: /exact}}], forward: {backends: [{backend: up}], prefix_rewrite: /new}}
 - {name: prefix, matches: [{path: {prefix: /a}}], forward: {backends: [{backend: up}], prefix_rewrite: /b}}
@@ -162,7 +164,13 @@ var routingCases = []struct {
 }
 
 func testRouting(t *testing.T, r *rig) {
-	port := r.serve(t, gatewayOn+routingYAML)
+	for layout, names := range map[string][]string{"table": nil, "scopes": {"x.test"}, "wildcard": {"*.test"}} {
+		t.Run(layout, func(t *testing.T) { routingIn(t, r, names) })
+	}
+}
+
+func routingIn(t *testing.T, r *rig, names []string) {
+	port := r.serve(t, gatewayOn+hosts(routingYAML, names...))
 	for _, c := range routingCases {
 		method, url, _ := strings.Cut(c.request, " ")
 		a := r.do(t, port, method, url, c.header...)

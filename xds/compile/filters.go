@@ -12,6 +12,7 @@ import (
 	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -39,6 +40,10 @@ func filters(p *packer, project string, l layout, listener string) []*hcmv3.Http
 		// Only the mixed-case scope switches it on; it is before every filter whose
 		// configuration depends on the route, for it changes the route.
 		static(filterHostCase, hostCase(l, listener), true),
+		// It waits for the routes of an on-demand scope. After host-case, so that it
+		// sees the scope that a host in capital letters ends at; before everything that
+		// takes its configuration from the route.
+		static(filterOnDemand, &ondemandv3.OnDemand{}, false),
 		static(filterRetryOn, retryOn(p), false),
 		discovered(claimsFilter(project), nil, p.pack(&headermutationv3.HeaderMutation{})),
 		discovered(jwtFilter(project), p.pack(jwt.Deny()), p.pack(jwt.Deny())),

@@ -34,6 +34,8 @@ type unit struct {
 	refs         []xds.Ref
 	owners       []string
 	problems     []gateway.Problem
+	// eager: no request may come to the host before its routes.
+	eager bool
 	// consumers are those that were looked up, with what was found, nil included.
 	consumers map[string]*pb.Consumer
 }
@@ -97,7 +99,7 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
 	last := c.noRoute()
 	inherit(last, vhost.TypedPerFilterConfig)
 	vhost.Routes = append(vhost.Routes, last)
-	c.u.vhost = vhost
+	c.u.vhost, c.u.eager = vhost, mustBeEager(c.project, vhost)
 	slices.Sort(c.u.owners)
 	c.u.owners = slices.Compact(c.u.owners)
 	return c.u

@@ -1,8 +1,13 @@
 package compile
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"strings"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 )
@@ -119,4 +124,56 @@ func (l layout) hostCaseScript(listener string) string {
   handle:clearRouteCache()
 end
 `
+}
+
+// DefaultEagerHosts is how many hosts of a listener are eager unless Settings say
+// otherwise. An eager host with ten routes takes about 100 kB in an Envoy, so this
+// is about 100 MB (docs/decisions/0005).
+const DefaultEagerHosts = 1000
+
+// eagerShare is which part of n hosts is eager, in 1/2^32: all up to limit, none
+// from twice the limit on, and less and less between. So there is no number of
+// hosts at which all change at once: a host that comes or goes changes about two
+// others at most, wherever the number moves to and fro.
+func eagerShare(n, limit int) uint64 {
+	if limit == 0 {
+		limit = DefaultEagerHosts
+	}
+	switch limit = max(limit, 0); {
+	case n <= limit:
+		return 1 << 32
+	case n >= 2*limit:
+		return 0
+	default:
+		return uint64(2*limit-n) << 32 / uint64(limit)
+	}
+}
+
+// eagerByName tells whether a scope is in the eager share. It depends on nothing but
+// its name, so that the same hosts stay eager.
+func eagerByName(scope string, share uint64) bool {
+	sum := sha256.Sum256([]byte(scope))
+	return uint64(binary.BigEndian.Uint32(sum[:])) < share
+}
+
+// onDemand tells whether proxies load the routes of a scope at its first request.
+// That is safe only where all filters that its routes have an entry for are enabled
+// in the chain: which filters a request passes is decided before its routes come,
+// and what a filter does, after (docs/decisions/0005).
+func (st *listenerState) onDemand(scope string, units []*unit) bool {
+	return !eagerByName(scope, st.share) && !slices.ContainsFunc(units, func(u *unit) bool { return u.eager })
+}
+
+// mustBeEager tells whether a host has an entry for a filter that is not always on.
+func mustBeEager(project string, vhost *routev3.VirtualHost) bool {
+	foreign := func(entries map[string]*anypb.Any) bool {
+		for name := range entries {
+			if name != jwtFilter(project) && name != filterRBAC && name != filterGuard {
+				return true
+			}
+		}
+		return false
+	}
+	return foreign(vhost.GetTypedPerFilterConfig()) ||
+		slices.ContainsFunc(vhost.GetRoutes(), func(r *routev3.Route) bool { return foreign(r.GetTypedPerFilterConfig()) })
 }

@@ -19,6 +19,7 @@ const (
 	chainVersion      = "v1"
 	filterTrace       = "penstock." + chainVersion + ".trace"
 	filterEdge        = "penstock." + chainVersion + ".edge"
+	filterOnDemand    = "penstock." + chainVersion + ".on-demand"
 	filterHostCase    = "penstock." + chainVersion + ".host-case"
 	filterRetryOn     = "penstock." + chainVersion + ".retry-on"
 	filterRBAC        = "penstock." + chainVersion + ".rbac"

@@ -66,7 +66,7 @@ func newRig(t *testing.T) *rig {
 	if r.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	r.compiler = compile.New(compile.Settings{Limiters: []compile.Endpoint{r.limiter.endpoint}, OTLP: r.spans.endpoint})
+	r.setEager(0)
 	r.server = delivery.New(delivery.Options{Authenticate: func(ctx context.Context) (delivery.Identity, error) {
 		id, err := pki.PeerSPIFFE(ctx)
 		return delivery.Identity{Proxy: "one", SPIFFE: id, View: r.view.String()}, err
@@ -100,6 +100,11 @@ func newRig(t *testing.T) *rig {
 		},
 	})
 	return r
+}
+
+// setEager changes how many hosts of a listener are eager.
+func (r *rig) setEager(hosts int) {
+	r.compiler = compile.New(compile.Settings{Limiters: []compile.Endpoint{r.limiter.endpoint}, OTLP: r.spans.endpoint, EagerHosts: hosts})
 }
 
 func serveGRPC(t *testing.T, s *grpc.Server) string {

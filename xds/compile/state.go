@@ -110,6 +110,7 @@ type listenerState struct {
 	listener     *pb.Listener
 	certificates []string
 	lay          layout
+	share        uint64 // of the hosts that are eager; see eagerShare
 	// hosts are sorted by name; units are theirs.
 	hosts []*gateway.Host
 	units []*unit
@@ -167,7 +168,15 @@ func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certifi
 		}
 	}
 	units, changed := st.compileHosts(v.in.Snapshot, hosts, lay)
-	st.gateway, st.listener, st.certificates, st.lay = gw, l, certificates, lay
+	share := eagerShare(len(hosts), v.settings.EagerHosts)
+	if share != st.share {
+		for scope := range st.groups {
+			if eagerByName(scope, share) != eagerByName(scope, st.share) {
+				changed[scope] = true
+			}
+		}
+	}
+	st.gateway, st.listener, st.certificates, st.lay, st.share = gw, l, certificates, lay, share
 	st.hosts, st.units = hosts, units
 	switch {
 	case lay.kind == LayoutTable && (!same || len(changed) > 0):
@@ -288,9 +297,10 @@ func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfigur
 	for _, s := range scopes {
 		g.scopes = append(g.scopes, st.name+"/"+s)
 	}
+	onDemand := scope != mixedCase && st.onDemand(scope, units)
 	if g.err = emitRoutes(v, rc, refs, owners); g.err == nil {
 		for _, name := range g.scopes {
-			g.err = errors.Join(g.err, emitScope(v, name, rc.GetName(), st.gateway.GetName()))
+			g.err = errors.Join(g.err, emitScope(v, name, rc.GetName(), st.gateway.GetName(), onDemand))
 		}
 	}
 	if old := st.groups[scope]; old != nil {
@@ -330,10 +340,11 @@ func emitRoutes(v *view, rc *routev3.RouteConfiguration, refs []xds.Ref, owners 
 	return nil
 }
 
-// emitScope emits a scope, whose key is its name, that leads to routes.
-func emitScope(v *view, name, routes, owner string) error {
+// emitScope emits a scope, whose key is its name, that leads to routes. With
+// onDemand a proxy asks for them at the first request.
+func emitScope(v *view, name, routes, owner string, onDemand bool) error {
 	s := &routev3.ScopedRouteConfiguration{
-		Name: name, RouteConfigurationName: routes,
+		Name: name, RouteConfigurationName: routes, OnDemand: onDemand,
 		Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
 			Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: name},
 		}}},
@@ -342,6 +353,9 @@ func emitScope(v *view, name, routes, owner string) error {
 	var r *xds.Resource
 	if err == nil {
 		r, err = xds.NewResource(xds.Scope, name, s, []xds.Ref{{Type: xds.Route, Name: routes}}, []string{owner})
+	}
+	if err == nil {
+		r.Lazy = onDemand
 	}
 	if err != nil {
 		return fmt.Errorf("scope %s: %w", name, err)

@@ -142,7 +142,7 @@ func (p *Proxy) needs(k kind) bool {
 		l := &p.lanes[h]
 		for i := range l.col().each(l.held) {
 			res := l.col().slots[i].res
-			if res == nil {
+			if res == nil || (res.Lazy && k == routes) {
 				continue
 			}
 			if h == clusters && k == endpoints && wanted.has(res.Name) {
