@@ -169,7 +169,7 @@ func measureFanout(ctx context.Context, r role) (*fanoutResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(credentials.NewTLS(conf)))...)
+	server := grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
 	s.register(server)
 	lis, err := net.Listen("tcp", r.Listen)
 	if err != nil {

@@ -82,7 +82,7 @@ func listenADS(r role, ads discoveryv3.AggregatedDiscoveryServiceServer) (*grpc.
 	if err != nil {
 		return nil, nil, err
 	}
-	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(credentials.NewTLS(conf)))...)
+	s := grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, ads)
 	return s, lis, nil
 }

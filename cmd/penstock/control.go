@@ -251,5 +251,7 @@ func authenticateProxy(ctx context.Context) (delivery.Identity, error) {
 		return delivery.Identity{}, err
 	}
 	v := compile.View{Project: project, Gateway: gateway}
-	return delivery.Identity{Proxy: name, SPIFFE: id, View: v.String()}, nil
+	g := v
+	g.GRPC = true
+	return delivery.Identity{Proxy: name, SPIFFE: id, View: v.String(), GRPCView: g.String()}, nil
 }

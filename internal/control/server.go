@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -156,10 +155,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(c.guard.credentials(o.TLS)),
-		// As delivery has it, and no connection stays that does nothing: anybody may
-		// open one, for joining.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second, MaxConnectionIdle: time.Minute}),
+	s := grpc.NewServer(append(delivery.GRPCOptions(delivery.DefaultStreamAge), grpc.Creds(c.guard.credentials(o.TLS)),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.InTapHandle(c.guard.tap),
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), c.guard.unary), grpc.ChainStreamInterceptor(c.guard.stream))...)
 	c.delivery.Register(s)

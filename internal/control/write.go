@@ -295,7 +295,10 @@ func (c *Core) tryCompile(s *gateway.Snapshot) []gateway.Problem {
 	var all []gateway.Problem
 	for _, v := range c.views {
 		_, problems := c.compile(v, s)
-		all = append(all, problems...)
+		// What a gRPC client without a proxy cannot do is no reason to refuse a write.
+		if !v.view.GRPC {
+			all = append(all, problems...)
+		}
 	}
 	return unique(all)
 }

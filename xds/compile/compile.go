@@ -20,18 +20,29 @@ type View struct {
 	Project string
 	// Gateway is the id of one gateway, or AllGateways.
 	Gateway string
+	// GRPC is for gRPC clients without a proxy: see grpc.go.
+	GRPC bool
 }
 
-// String returns "project/gateway".
-func (v View) String() string { return v.Project + "/" + v.Gateway }
+// grpcView ends the name of a view for gRPC clients.
+const grpcView = "/grpc"
+
+// String returns "project/gateway" or "project/gateway/grpc".
+func (v View) String() string {
+	if v.GRPC {
+		return v.Project + "/" + v.Gateway + grpcView
+	}
+	return v.Project + "/" + v.Gateway
+}
 
 // ParseView reads what String wrote.
 func ParseView(s string) (View, error) {
+	s, isGRPC := strings.CutSuffix(s, grpcView)
 	project, id, ok := strings.Cut(s, "/")
 	if !ok || project == "" || id == "" || strings.Contains(id, "/") {
-		return View{}, fmt.Errorf("view %q is not project/gateway, such as \"default/-\"", s)
+		return View{}, fmt.Errorf("view %q is not project/gateway, such as \"default/-\", or project/gateway/grpc", s)
 	}
-	return View{Project: project, Gateway: id}, nil
+	return View{Project: project, Gateway: id, GRPC: isGRPC}, nil
 }
 
 // gateways are the full names of the gateways of the view.
@@ -106,7 +117,11 @@ func (c *Compiler) Compile(in Input) (*xds.Generation, []gateway.Problem) {
 	}
 	c.state.run++
 	v := &view{state: c.state, settings: c.settings, in: in, out: edit(c.state.last, in.Snapshot.Revision())}
-	v.compile()
+	if in.View.GRPC {
+		v.compileGRPC()
+	} else {
+		v.compile()
+	}
 	c.state.last = v.out.g
 	return v.out.g, v.sortedProblems()
 }

@@ -89,7 +89,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(append(delivery.GRPCOptions(), grpc.Creds(credentials.NewTLS(conf)))...)
+	s := grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
 	r.server.Register(s)
 	address := serveGRPC(t, s)
 	cert, key = issue("proxy", "spiffe://penstock.local/proxy/default/-/one")

@@ -28,6 +28,8 @@ type state struct {
 	listeners map[string]*listenerState
 	clusters  map[string]*clusterState
 	secrets   map[string]*secretState
+	// grpcHosts are the hosts of a view for gRPC clients.
+	grpcHosts map[string]*grpcHost
 }
 
 func newState(v View, s Settings) *state {

@@ -1,5 +1,7 @@
 // Package delivery is the xDS server: it carries what the ledger decides to the
-// Envoys over delta aggregated discovery (ADS), and tells who serves what.
+// Envoys over delta aggregated discovery (ADS), and tells who serves what. gRPC
+// clients without a proxy, which know the state-of-the-world variant only, get a
+// view of their own over that, from the same ledger.
 //
 // The server is its own, on go-control-plane's API types only: the caches of
 // go-control-plane walk all resources for each client and change, and take a
@@ -38,6 +40,9 @@ type Identity struct {
 	SPIFFE string
 	// View names the Generation that it may see.
 	View string
+	// GRPCView names the Generation that it may see as a gRPC client, over the
+	// state-of-the-world variant. Empty: that is refused.
+	GRPCView string
 }
 
 // Options configure a Server.
@@ -59,6 +64,14 @@ type Options struct {
 	// Grace is how long a resource that nothing refers to any more stays with a
 	// proxy, for requests that are under way. Default 1 s; negative is none.
 	Grace time.Duration
+	// StreamAge is how long a stream lasts; up to a tenth is added by chance, so
+	// that proxies that came together do not all come back together. It ends when no
+	// answer is awaited, so nothing is sent again on the next one. See GRPCOptions.
+	// Zero: for ever.
+	StreamAge time.Duration
+	// FullSyncs is how many proxies that come with nothing are synchronised at one
+	// time; the others wait in turn. Default 32.
+	FullSyncs int
 }
 
 // Server is the xDS server. It is safe for concurrent use.
@@ -66,10 +79,13 @@ type Server struct {
 	opt   Options
 	stats counters
 
-	mu      sync.Mutex
-	views   map[string]*view
-	streams map[string]*stream // by SPIFFE id
-	closed  bool
+	turns turns
+
+	mu       sync.Mutex
+	views    map[string]*view
+	streams  map[string]*stream // by SPIFFE id, with more for those of gRPC clients
+	channels map[string]int     // streams of gRPC clients, by SPIFFE id
+	closed   bool
 
 	// changed is closed and replaced when a proxy's state may have changed, while
 	// somebody waits.
@@ -96,11 +112,20 @@ type memory struct {
 	version string
 }
 
-// maxMemory bounds the memory of a view.
-const maxMemory = 4096
+const (
+	// maxMemory bounds the memory of a view.
+	maxMemory = 4096
+	// maxChannels bounds the streams of gRPC clients of one identity: each channel
+	// has one.
+	maxChannels = 256
+	// ageSpread is the part of StreamAge that is added by chance.
+	ageSpread = 10
+)
 
 var (
 	errReplaced = status.Error(codes.Aborted, "another stream of the same proxy identity was opened: each proxy needs a certificate of its own")
+	errChannels = status.Errorf(codes.ResourceExhausted, "%d channels of this identity have a stream already: give the processes certificates of their own, or share channels", maxChannels)
+	errEnvoy    = status.Error(codes.Unimplemented, "state-of-the-world xDS is for gRPC clients: set api_type DELTA_GRPC in the ads_config of an Envoy")
 	errClosed   = status.Error(codes.Unavailable, "the control plane shuts down")
 )
 
@@ -120,7 +145,11 @@ func New(o Options) *Server {
 			return Identity{}, status.Error(codes.Unauthenticated, "the server has no way to tell who a proxy is")
 		}
 	}
-	s := &Server{opt: o, views: map[string]*view{}, streams: map[string]*stream{}}
+	if o.FullSyncs == 0 {
+		o.FullSyncs = 32
+	}
+	s := &Server{opt: o, views: map[string]*view{}, streams: map[string]*stream{}, channels: map[string]int{}}
+	s.turns.free, s.turns.holders = o.FullSyncs, map[*stream]struct{}{}
 	s.stats.types = map[xds.Type]*typeCounters{}
 	for _, t := range ledger.Types() {
 		s.stats.types[t] = &typeCounters{}
@@ -136,13 +165,27 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, &service{server: s})
 }
 
+// DefaultStreamAge is how long a stream of a proxy lasts, in a control plane that
+// has the option.
+const DefaultStreamAge = 30 * time.Minute
+
 // GRPCOptions are for the gRPC server that a Server is registered on, besides its
-// credentials: a proxy that is gone without a word is found within 20 s; small
-// buffers, since a thousand idle proxies are connections that hardly speak; and
-// room for the first request of an Envoy that holds 100,000 resources.
-func GRPCOptions() []grpc.ServerOption {
+// credentials. A proxy that is gone without a word is found within 35 s: with an
+// answer due within 5 s, proxies were cut off that were only busy, in the storm of
+// a start. Small buffers, since a thousand idle proxies are connections that hardly
+// speak; and room for the first request of an Envoy that holds 100,000 resources.
+//
+// age is Options.StreamAge. Connections are told to go a little before that (gRPC
+// spreads it by a tenth either way), so that the next stream of a proxy takes a new
+// connection, which may lead to another replica, and are cut off much later only if
+// the stream did not end by itself. One that does nothing is closed after a minute.
+func GRPCOptions(age time.Duration) []grpc.ServerOption {
+	p := keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 20 * time.Second, MaxConnectionIdle: time.Minute}
+	if age > 0 {
+		p.MaxConnectionAge, p.MaxConnectionAgeGrace = age*9/10, age/2+10*time.Second
+	}
 	return []grpc.ServerOption{
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveParams(p),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ReadBufferSize(4 << 10),
 		grpc.SharedWriteBuffer(true),
@@ -225,32 +268,50 @@ type service struct {
 	server *Server
 }
 
-// StreamAggregatedResources is the state-of-the-world variant, which is not
-// served.
-func (*service) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return status.Error(codes.Unimplemented,
-		"state-of-the-world xDS is not served: set api_type DELTA_GRPC in the proxy's ads_config")
+// StreamAggregatedResources serves a gRPC client until its stream ends.
+func (sv *service) StreamAggregatedResources(ss discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	id, err := sv.server.identify(ss.Context())
+	if err != nil {
+		return err
+	}
+	if id.GRPCView == "" {
+		return errEnvoy
+	}
+	return sv.server.serve(ss.Context(), newSotw(ss), id, id.GRPCView, true)
 }
 
 // DeltaAggregatedResources serves one proxy until its stream ends.
 func (sv *service) DeltaAggregatedResources(ds discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	s := sv.server
-	id, err := s.opt.Authenticate(ds.Context())
+	id, err := sv.server.identify(ds.Context())
+	if err != nil {
+		return err
+	}
+	return sv.server.serve(ds.Context(), delta{ds}, id, id.View, false)
+}
+
+// identify asks who opened a stream.
+func (s *Server) identify(ctx context.Context) (Identity, error) {
+	id, err := s.opt.Authenticate(ctx)
 	if err != nil {
 		s.opt.Logger.Warn("refused an xDS stream", "error", err)
 		if _, ok := status.FromError(err); !ok {
 			err = status.Error(codes.Unauthenticated, err.Error())
 		}
-		return err
+		return id, err
 	}
 	if id.SPIFFE == "" {
 		id.SPIFFE = id.Proxy
 	}
-	v, ok := s.view(id.View)
+	return id, nil
+}
+
+// serve serves a stream until it ends.
+func (s *Server) serve(ctx context.Context, wire dialect, id Identity, name string, sotw bool) error {
+	v, ok := s.view(name)
 	if !ok {
 		return errClosed
 	}
-	st, err := s.attach(ds, v, id)
+	st, err := s.attach(ctx, wire, v, id, sotw)
 	if err != nil {
 		return err
 	}

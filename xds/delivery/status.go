@@ -35,7 +35,7 @@ func (s *Server) Proxies() []ledger.ProxyStatus {
 // status is the proxy's state and who it is. The caller holds the view's mu.
 func (st *stream) status(now time.Time) ledger.ProxyStatus {
 	p := st.proxy.Status(now)
-	p.Name, p.Identity, p.View = st.id.Proxy, st.id.SPIFFE, st.v.name
+	p.Name, p.Identity, p.View = st.id.Proxy, st.key, st.v.name
 	p.Node, p.Version = st.node, st.version
 	for i := range p.Problems {
 		p.Problems[i].Proxy = st.id.Proxy

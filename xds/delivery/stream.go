@@ -5,18 +5,37 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
+	"strconv"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
-type deltaStream = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+// dialect is a variant of the protocol on one stream.
+type dialect interface {
+	// recv waits for the next request.
+	recv() (request, error)
+	// read makes a request what the ledger takes. It returns false for one that
+	// means nothing. The caller holds the view's mu, also for write and held.
+	read(q request, p *ledger.Proxy, t *ledger.Table) (ledger.Request, bool)
+	// write makes what sends a response, without the mu. It is nil when the response
+	// is kept for held.
+	write(r *ledger.Response, p *ledger.Proxy, now time.Time) func() error
+	// held is a response that was kept and can be sent now, and when to look again
+	// at the latest.
+	held(p *ledger.Proxy, now time.Time) (func() error, time.Time)
+}
+
+// request is what is the same in all dialects.
+type request interface {
+	GetNode() *corev3.Node
+	GetTypeUrl() string
+}
 
 // stream is one connected proxy: the goroutine of the call sends, another one
 // receives.
@@ -24,30 +43,51 @@ type stream struct {
 	s      *Server
 	v      *view
 	id     Identity
-	ds     deltaStream
+	key    string // in Server.streams
+	wire   dialect
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // capacity 1
 	proxy  *ledger.Proxy // guarded by v.mu
+	// channel says that this is one of several streams of its identity.
+	channel bool
+	// end is when the stream has lasted long enough; zero for never.
+	end time.Time
 
 	// Guarded by v.mu.
 	node, version string
 	remembered    string // version of Envoy that the memory is from
+	synced        bool   // had all once
+	granted       time.Time
 	detached      bool
 }
 
-// attach registers a stream, in place of an earlier one of the same proxy.
-func (s *Server) attach(ds deltaStream, v *view, id Identity) (*stream, error) {
-	st := &stream{s: s, v: v, id: id, ds: ds, wake: make(chan struct{}, 1)}
-	st.ctx, st.cancel = context.WithCancelCause(ds.Context())
+// attach registers a stream. One of an Envoy takes the place of an earlier one of
+// the same proxy; clients of the other dialect have several, one for each channel.
+func (s *Server) attach(ctx context.Context, wire dialect, v *view, id Identity, sotw bool) (*stream, error) {
+	st := &stream{s: s, v: v, id: id, key: id.SPIFFE, wire: wire, wake: make(chan struct{}, 1)}
+	st.ctx, st.cancel = context.WithCancelCause(ctx)
+	if age := s.opt.StreamAge; age > 0 {
+		st.end = time.Now().Add(age + rand.N(age/ageSpread+1))
+	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		st.cancel(errClosed)
 		return nil, errClosed
 	}
-	old := s.streams[id.SPIFFE]
-	s.streams[id.SPIFFE] = st
+	if sotw {
+		if s.channels[id.SPIFFE] >= maxChannels {
+			s.mu.Unlock()
+			st.cancel(errChannels)
+			return nil, errChannels
+		}
+		s.channels[id.SPIFFE]++
+		st.channel = true
+		st.key += "#" + strconv.FormatUint(rand.Uint64(), 36)
+	}
+	old := s.streams[st.key]
+	s.streams[st.key] = st
 	s.mu.Unlock()
 	if old != nil {
 		s.opt.Logger.Warn("a second stream of the same proxy replaces the first", "proxy", id.Proxy, "identity", id.SPIFFE)
@@ -55,14 +95,14 @@ func (s *Server) attach(ds deltaStream, v *view, id Identity) (*stream, error) {
 		old.leave()
 	}
 	v.mu.Lock()
-	m := v.memory[id.SPIFFE]
-	delete(v.memory, id.SPIFFE)
+	m := v.memory[st.key]
+	delete(v.memory, st.key)
 	st.remembered = m.version
 	st.proxy = v.table.Attach(ledger.Options{SilentAfter: s.opt.SilentAfter, Grace: max(0, s.opt.Grace), Memory: m.refused}, time.Now())
 	v.streams[st] = struct{}{}
 	v.mu.Unlock()
 	s.stats.streams.Add(1)
-	s.opt.Logger.Info("proxy connected", "proxy", id.Proxy, "identity", id.SPIFFE, "view", id.View)
+	s.opt.Logger.Info("proxy connected", "proxy", id.Proxy, "identity", id.SPIFFE, "view", v.name)
 	s.notify()
 	return st, nil
 }
@@ -71,11 +111,17 @@ func (s *Server) attach(ds deltaStream, v *view, id Identity) (*stream, error) {
 func (s *Server) detach(st *stream) {
 	st.cancel(nil)
 	s.mu.Lock()
-	if s.streams[st.id.SPIFFE] == st {
-		delete(s.streams, st.id.SPIFFE)
+	if s.streams[st.key] == st {
+		delete(s.streams, st.key)
+	}
+	if st.channel {
+		if s.channels[st.id.SPIFFE]--; s.channels[st.id.SPIFFE] == 0 {
+			delete(s.channels, st.id.SPIFFE)
+		}
 	}
 	s.mu.Unlock()
 	st.leave()
+	s.turns.leave(st)
 	s.stats.streams.Add(-1)
 	s.opt.Logger.Info("proxy disconnected", "proxy", st.id.Proxy, "identity", st.id.SPIFFE)
 	s.notify()
@@ -91,8 +137,8 @@ func (st *stream) leave() {
 	}
 	st.detached = true
 	delete(v.streams, st)
-	if m := st.proxy.Detach(); len(m) > 0 && len(v.memory) < maxMemory {
-		v.memory[st.id.SPIFFE] = memory{refused: m, version: st.version}
+	if m := st.proxy.Detach(); !st.channel && len(m) > 0 && len(v.memory) < maxMemory {
+		v.memory[st.key] = memory{refused: m, version: st.version}
 	}
 }
 
@@ -112,12 +158,15 @@ func (st *stream) run() error {
 	received := make(chan error, 1)
 	go func() { received <- st.receive() }()
 	for {
-		r, wake := st.next()
-		if r != nil {
-			if err := st.ds.Send(r); err != nil {
+		send, wake := st.next()
+		if send != nil {
+			if err := send(); err != nil {
 				return err
 			}
 			continue
+		}
+		if wake == over {
+			return nil
 		}
 		var due <-chan time.Time
 		var timer *time.Timer
@@ -157,83 +206,107 @@ func (st *stream) awaitView() error {
 	}
 }
 
-// next takes the next response from the ledger.
-func (st *stream) next() (*discoveryv3.DeltaDiscoveryResponse, time.Time) {
+// over is the wake of a stream that has come to its end.
+var over = time.Unix(1, 0)
+
+// next takes the next response from the ledger, as what sends it; else it says
+// when to look again even if nothing happens.
+func (st *stream) next() (send func() error, wake time.Time) {
+	now := time.Now()
 	st.v.mu.Lock()
+	defer st.v.mu.Unlock()
 	if st.detached {
-		st.v.mu.Unlock()
 		return nil, time.Time{}
 	}
-	r := st.proxy.Next(time.Now())
-	wake := st.proxy.Wake()
-	st.v.mu.Unlock()
-	if r == nil {
-		return nil, wake
+	if !st.end.IsZero() && !now.Before(st.end) {
+		// What is still to be sent is for the next stream. An answer that is on its
+		// way is waited for, so that nothing has to be sent twice.
+		if patience := st.end.Add(st.s.opt.SilentAfter); st.proxy.Owing() && now.Before(patience) {
+			return nil, patience
+		}
+		return nil, over
 	}
-	out := &discoveryv3.DeltaDiscoveryResponse{
-		TypeUrl: string(r.Type), Nonce: r.Nonce, RemovedResources: r.Removed,
+	wait, turn := st.awaitTurn(now)
+	if wait {
+		return nil, earliest(turn, st.end)
 	}
-	if len(r.Resources) > 0 {
-		// One allocation for all: there may be ten thousand.
-		all := make([]discoveryv3.Resource, len(r.Resources))
-		out.Resources = make([]*discoveryv3.Resource, len(r.Resources))
-		for i, res := range r.Resources {
-			all[i].Name, all[i].Version, all[i].Resource = res.Name, res.Version, res.Body
-			out.Resources[i] = &all[i]
+	send, kept := st.wire.held(st.proxy, now)
+	if send != nil {
+		return send, time.Time{}
+	}
+	for {
+		r := st.proxy.Next(now)
+		if r == nil {
+			return nil, earliest(st.proxy.Wake(), kept, turn, st.end)
+		}
+		st.debug("xds response", "type", r.Type.Short(), "nonce", r.Nonce, "resources", len(r.Resources), "removed", len(r.Removed))
+		st.s.stats.sent(r)
+		st.s.notify()
+		if send = st.wire.write(r, st.proxy, now); send != nil {
+			return send, time.Time{}
+		}
+		_, kept = st.wire.held(st.proxy, now)
+	}
+}
+
+// earliest is the first of times, of which zero ones are never.
+func earliest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if first.IsZero() || (!t.IsZero() && t.Before(first)) {
+			first = t
 		}
 	}
-	st.debug("xds response", "type", r.Type.Short(), "nonce", r.Nonce, "resources", len(r.Resources), "removed", len(r.Removed))
-	st.s.stats.sent(r)
-	st.s.notify()
-	return out, wake
+	return first
 }
 
 // receive takes in requests until the stream ends.
 func (st *stream) receive() error {
 	for first := true; ; first = false {
-		req, err := st.ds.Recv()
+		q, err := st.wire.recv()
 		if errors.Is(err, io.EOF) {
 			return nil // the proxy closed its side
 		}
 		if err != nil {
 			return err
 		}
-		if err := st.handle(req, first); err != nil {
+		if err := st.handle(q, first); err != nil {
 			return err
 		}
 	}
 }
 
 // handle takes in one request.
-func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, first bool) error {
-	r := ledger.Request{
-		Type: xds.Type(req.GetTypeUrl()), Nonce: req.GetResponseNonce(),
-		Refused: req.GetErrorDetail() != nil, Detail: req.GetErrorDetail().GetMessage(),
-		Subscribe: req.GetResourceNamesSubscribe(), Unsubscribe: req.GetResourceNamesUnsubscribe(),
-		Initial: req.GetInitialResourceVersions(),
+func (st *stream) handle(q request, first bool) error {
+	if first && st.channel && q.GetNode().GetUserAgentName() == "envoy" {
+		return errEnvoy
 	}
-	st.debug("xds request", "type", r.Type.Short(), "nonce", r.Nonce, "refused", r.Refused,
-		"subscribe", len(r.Subscribe), "unsubscribe", len(r.Unsubscribe), "initial", len(r.Initial))
 	st.v.mu.Lock()
 	if st.detached {
 		st.v.mu.Unlock()
 		return errReplaced
 	}
 	if first {
-		st.node, st.version = req.GetNode().GetId(), envoyVersion(req.GetNode())
+		st.node, st.version = q.GetNode().GetId(), envoyVersion(q.GetNode())
 		if st.version != st.remembered {
 			st.proxy.ForgetRefusals()
 		}
 	}
+	r, ok := st.wire.read(q, st.proxy, st.v.table)
+	if !ok {
+		st.v.mu.Unlock()
+		return nil
+	}
 	out, err := st.proxy.Handle(r, time.Now())
 	st.v.mu.Unlock()
+	st.debug("xds request", "type", r.Type.Short(), "nonce", r.Nonce, "refused", r.Refused,
+		"subscribe", len(r.Subscribe), "unsubscribe", len(r.Unsubscribe), "initial", len(r.Initial))
 	st.poke()
 	st.s.notify()
 	st.s.stats.answered(r.Type, out)
 	st.log(r, out)
 	switch {
 	case errors.Is(err, ledger.ErrType):
-		return st.unknownType(req)
+		return st.unknownType(r)
 	case errors.Is(err, ledger.ErrTooManyNames):
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
@@ -249,15 +322,15 @@ func (st *stream) debug(msg string, args ...any) {
 
 // unknownType notes a request for a type that is not served. The stream goes on
 // and the proxy gets no answer, as if the resource never came.
-func (st *stream) unknownType(req *discoveryv3.DeltaDiscoveryRequest) error {
+func (st *stream) unknownType(r ledger.Request) error {
 	st.s.opt.Logger.Warn("proxy asks for a resource type that is not served",
-		"proxy", st.id.Proxy, "type", req.GetTypeUrl(), "names", req.GetResourceNamesSubscribe())
+		"proxy", st.id.Proxy, "type", string(r.Type), "names", r.Subscribe)
 	return nil
 }
 
 // log reports refusals and names that are not for this proxy.
 func (st *stream) log(r ledger.Request, out ledger.Outcome) {
-	if out.Alone && len(out.Refused) == 1 {
+	if out.Alone && len(out.Refused) == 1 || len(r.Culprits) > 0 && len(out.Refused) > 0 {
 		st.s.opt.Logger.Warn("proxy refused a resource", "proxy", st.id.Proxy,
 			"resource", out.Refused[0].String(), "detail", out.Detail)
 	} else if len(out.Refused) > 0 {

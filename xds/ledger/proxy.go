@@ -53,6 +53,10 @@ type Request struct {
 	// Refused says that the answer is a refusal, and Detail why.
 	Refused bool
 	Detail  string
+	// Culprits are the names of the resources that a refusal is about, from a client
+	// that takes the others of the same response, as gRPC does. Empty: any of them
+	// may be the bad one, and whether the others were taken is not known.
+	Culprits []string
 	// Subscribe and Unsubscribe are resource names; "*" is all of a wildcard type.
 	Subscribe, Unsubscribe []string
 	// Initial are the versions that the proxy holds, in the first request of a
@@ -394,6 +398,17 @@ func (l *lane) answer(r Request, now time.Time) Outcome {
 	out := Outcome{Detail: r.Detail, Alone: alone}
 	for _, it := range items {
 		out.Refused = append(out.Refused, l.ref(it.i))
+	}
+	if bad := l.culprits(items, r.Culprits); len(bad) > 0 {
+		out.Alone, out.Refused = len(bad) == 1, bad
+		for _, it := range items {
+			if slices.Contains(bad, l.ref(it.i)) {
+				l.refuse(it, r.Detail)
+			} else {
+				l.acked(it, f.revision)
+			}
+		}
+		return out
 	}
 	if alone && len(items) == 1 {
 		l.refuse(items[0], r.Detail)
