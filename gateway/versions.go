@@ -56,6 +56,18 @@ func (s *Snapshot) Versions(function string) []*pb.FunctionVersion {
 	return out
 }
 
+// CurrentVersion is the number of the version that a function is now; 0 when none is
+// kept of it.
+func (s *Snapshot) CurrentVersion(f *pb.Function) int64 {
+	spec := Template(f)
+	for _, v := range s.Versions(f.GetName()) {
+		if proto.Equal(v.GetSpec(), spec) {
+			return v.GetNumber()
+		}
+	}
+	return 0
+}
+
 func (s *Snapshot) versionNumbers(function string) string {
 	var out []string
 	for _, v := range s.Versions(function) {

@@ -35,6 +35,7 @@ type controlFlags struct {
 	etcdPrefix, sealKey       string
 	logLevel                  string
 	proxyCertLife             time.Duration
+	packagesDir               string
 }
 
 func newControlCommand() *cobra.Command {
@@ -63,6 +64,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.etcdPrefix, "etcd-prefix", "/penstock", "prefix of all keys in etcd")
 	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
 	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
+	fl.StringVar(&f.packagesDir, "packages-dir", "", "folder of uploaded code of functions, to be shared by all replicas (default DATA-DIR/packages)")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -80,6 +82,9 @@ func runControl(ctx context.Context, f controlFlags) error {
 	}
 	if f.sealKey == "" {
 		f.sealKey = filepath.Join(f.dataDir, "seal.key")
+	}
+	if f.packagesDir == "" {
+		f.packagesDir = filepath.Join(f.dataDir, "packages")
 	}
 	settings, err := f.settings()
 	if err != nil {
@@ -105,7 +110,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	defer st.Close()
 	core, err := control.New(ctx, control.Options{
 		Store: st, Settings: settings, Logger: log, Version: version(), Authenticate: authenticateProxy,
-		CA: ca, ProxyCertLife: f.proxyCertLife,
+		CA: ca, ProxyCertLife: f.proxyCertLife, PackagesDir: f.packagesDir,
 	})
 	if err != nil {
 		return err

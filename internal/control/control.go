@@ -44,6 +44,8 @@ type Options struct {
 	// CA signs the certificates of proxies that join; all replicas must have the
 	// same. nil: proxies cannot join here, nor renew.
 	CA *pki.CA
+	// PackagesDir keeps uploaded code of functions. Empty: none can be uploaded.
+	PackagesDir string
 	// ProxyCertLife is the life of those certificates. Default 30 days.
 	ProxyCertLife time.Duration
 }
@@ -57,6 +59,7 @@ type Core struct {
 	delivery *delivery.Server
 	runners  *runners
 	fleet    *fleet
+	packages *packages
 	guard    *guard
 	joins    *joins
 	now      func() time.Time
@@ -109,6 +112,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	})
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
+	c.packages = &packages{core: c, dir: o.PackagesDir}
 	c.guard = newGuard(o.Logger)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 
@@ -124,6 +128,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if _, err := c.runners.load(ctx); err != nil {
 		return nil, err
 	}
+	c.runners.plan(c.Snapshot())
 	if err := c.joins.load(ctx); err != nil {
 		return nil, err
 	}
@@ -279,7 +284,7 @@ func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {
 func (c *Core) install(s *gateway.Snapshot) {
 	c.snapshot.Store(s)
 	c.publish(s)
-	c.runners.functionsChanged()
+	c.runners.plan(s)
 	next := make(chan struct{})
 	close(*c.heads.Swap(&next))
 }

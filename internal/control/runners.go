@@ -45,6 +45,15 @@ type runners struct {
 	reported chan struct{}
 	// check wakes expire.
 	check chan struct{}
+	logs  logHub
+
+	// deployed is what runners are to run; see plan.
+	deployed deployments
+	// planned is the revision of the last plan, seen are the functions with an
+	// automatic rollback then, rollouts the new versions that are watched.
+	planned  int64
+	seen     map[string]*pb.Function
+	rollouts map[string]*rollout
 }
 
 // runner is one runner, connected here, to another replica, or lately so.
@@ -58,7 +67,12 @@ type runner struct {
 	elsewhere bool
 	// saved is the value that the store had when it was last looked at.
 	saved []byte
+	// stats is what it last said its functions did; of runners connected here only.
+	stats *pb.RunnerStats
 }
+
+// runnerIdentity begins the SPIFFE ids of runners.
+const runnerIdentity = "spiffe://" + pki.TrustDomain + "/runner/"
 
 // heartbeat is how often a replica says that a runner is connected to it, by
 // saving its state again.
@@ -67,6 +81,7 @@ const heartbeat = 5 * time.Second
 func newRunners(c *Core, grace time.Duration) *runners {
 	return &runners{
 		core: c, grace: grace, known: map[string]*runner{},
+		seen: map[string]*pb.Function{}, rollouts: map[string]*rollout{},
 		changed: make(chan struct{}), reported: make(chan struct{}), check: make(chan struct{}, 1),
 	}
 }
@@ -144,7 +159,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
-	if want := "spiffe://" + pki.TrustDomain + "/runner/" + name; name == "" || id != want {
+	if want := runnerIdentity + name; name == "" || id != want {
 		return status.Errorf(codes.PermissionDenied, "the certificate is of %s, but the hello names runner %q", id, name)
 	}
 	me := &struct{}{}
@@ -157,15 +172,20 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 
 	failed := make(chan error, 1)
 	go func() { failed <- r.receive(name, me, stream) }()
+	sent := uint64(0) // version of the functions that were sent
 	for {
 		r.mu.Lock()
 		changed := r.changed
 		r.mu.Unlock()
-		if err := stream.Send(r.wanted()); err != nil {
+		listened := r.logs.wait()
+		out := r.wanted(&sent)
+		out.Logs = &pb.LogSubscription{Functions: r.logs.wanted()}
+		if err := stream.Send(out); err != nil {
 			return err
 		}
 		select {
 		case <-changed:
+		case <-listened:
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
@@ -183,28 +203,15 @@ func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingSe
 		if err != nil {
 			return err
 		}
-		if st := m.GetState(); st != nil {
-			r.report(stream.Context(), name, me, st)
+		switch {
+		case m.GetState() != nil:
+			r.report(stream.Context(), name, me, m.GetState())
+		case m.GetStats() != nil:
+			r.keepStats(name, me, m.GetStats())
+		case m.GetLogs() != nil:
+			r.logs.deliver(m.GetLogs().GetLines())
 		}
 	}
-}
-
-// wanted is every function to run.
-func (r *runners) wanted() *pb.ConnectResponse {
-	s := r.core.Snapshot()
-	out := &pb.ConnectResponse{Revision: s.Revision()}
-	for _, o := range s.List("functions", "") {
-		out.Functions = append(out.Functions, o.(*pb.Function))
-	}
-	return out
-}
-
-// functionsChanged tells the runners to look again.
-func (r *runners) functionsChanged() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	close(r.changed)
-	r.changed = make(chan struct{})
 }
 
 // join tells whether the runner may connect: none of its name is.
@@ -255,6 +262,7 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 	r.version.Add(1)
 	close(r.reported)
 	r.reported = make(chan struct{})
+	r.moved()
 	r.mu.Unlock()
 	if !sameEndpoints(before, st) {
 		r.core.publish(r.core.Snapshot())
@@ -360,6 +368,11 @@ func ready(st *pb.RunnerState) []*pb.Instance {
 func (r *runners) endpoints(function string) []compile.Endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.serves(function) {
+		if other := r.standIn(function); other != "" {
+			function = other
+		}
+	}
 	var out []compile.Endpoint
 	for _, k := range r.known {
 		for _, i := range ready(k.state) {

@@ -146,6 +146,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger)),
 	)
 	api.Register(s, c)
+	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})
 	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)

@@ -48,6 +48,9 @@ func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies 
 	}
 	if f, ok := o.(*pb.Function); ok {
 		out = append(out, c.runners.condition(f))
+		if back := rolledBack(f); back != nil {
+			out = append(out, back)
+		}
 	}
 	return append(out, serving(o.GetName(), proxies))
 }

@@ -257,6 +257,7 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 	if check = slices.Compact(check); len(check) > 0 {
 		problems = next.Check(check...)
 	}
+	problems = append(problems, c.packages.missing(ch.Updates)...)
 	if len(problems) == 0 {
 		// Problems that were there before are not this write's fault; a new one is,
 		// even of another object: a listener can take another gateway's port.

@@ -43,7 +43,8 @@ func REST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pb.RegisterConfigServiceHandler, pb.RegisterProxyServiceHandler, pb.RegisterExplainServiceHandler,
 		pb.RegisterGatewayServiceHandler, pb.RegisterRouteServiceHandler, pb.RegisterBackendServiceHandler,
-		pb.RegisterFunctionServiceHandler, pb.RegisterConsumerServiceHandler, pb.RegisterSecretServiceHandler,
+		pb.RegisterFunctionServiceHandler, pb.RegisterFunctionVersionServiceHandler, pb.RegisterFunctionOperationsServiceHandler,
+		pb.RegisterConsumerServiceHandler, pb.RegisterSecretServiceHandler,
 	} {
 		if err := register(ctx, mux, conn); err != nil {
 			return nil, fmt.Errorf("register REST handler: %w", err)

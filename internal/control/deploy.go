@@ -1,0 +1,115 @@
+package control
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// deployments are what runners are to run: each function, or those of its versions
+// that get requests. When requests move from one to another, those that they move
+// away from stay until the others are ready, and serve in their place meanwhile.
+type deployments struct {
+	// version counts changes of list.
+	version uint64
+	// list is everything to run, byFunction the same by function.
+	list       []*pb.Function
+	byFunction map[string][]*pb.Function
+	// moving are the functions of which something stays for the others' sake.
+	moving map[string]bool
+}
+
+// plan makes what runners are to run follow a snapshot, and tells them.
+func (r *runners) plan(s *gateway.Snapshot) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.planLocked(s)
+}
+
+func (r *runners) planLocked(s *gateway.Snapshot) {
+	old := r.deployed
+	next := deployments{version: old.version, byFunction: map[string][]*pb.Function{}, moving: map[string]bool{}}
+	for _, o := range s.List(gateway.KindFunctions, "") {
+		f := o.(*pb.Function)
+		r.watchVersion(s, f)
+		wanted := s.Deployments(f)
+		if !r.allServe(wanted) {
+			for _, d := range old.byFunction[f.GetName()] {
+				named := slices.ContainsFunc(wanted, func(w *pb.Function) bool { return w.GetName() == d.GetName() })
+				if !named && r.serves(d.GetName()) {
+					wanted = append(slices.Clip(wanted), d)
+					next.moving[f.GetName()] = true
+				}
+			}
+		}
+		next.byFunction[f.GetName()] = wanted
+		next.list = append(next.list, wanted...)
+	}
+	r.planned = s.Revision()
+	if old.version > 0 && slices.EqualFunc(old.list, next.list, func(a, b *pb.Function) bool { return a == b || proto.Equal(a, b) }) {
+		r.deployed.moving = next.moving
+		return
+	}
+	next.version++
+	r.deployed = next
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// allServe tells whether every one of some deployments takes requests. The caller
+// holds mu.
+func (r *runners) allServe(list []*pb.Function) bool {
+	return !slices.ContainsFunc(list, func(f *pb.Function) bool { return !r.serves(f.GetName()) })
+}
+
+// serves tells whether a deployment takes requests: an instance is ready, or can be
+// started for one. The caller holds mu.
+func (r *runners) serves(name string) bool {
+	for _, k := range r.known {
+		if slices.ContainsFunc(ready(k.state), func(i *pb.Instance) bool { return i.GetFunction() == name }) {
+			return true
+		}
+		if slices.ContainsFunc(k.state.GetFunctions(), func(f *pb.FunctionState) bool { return f.GetFunction() == name && f.GetActivatorPort() != 0 }) {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted is the next message to a runner that was last sent the functions of a
+// version, which it brings up to date.
+func (r *runners) wanted(sent *uint64) *pb.ConnectResponse {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := &pb.ConnectResponse{Revision: r.core.Snapshot().Revision()}
+	if *sent == r.deployed.version {
+		out.FunctionsUnchanged = true
+		return out
+	}
+	*sent = r.deployed.version
+	out.Functions = r.deployed.list
+	return out
+}
+
+// moved lets go of what is not needed any more, after a runner has reported. The
+// caller holds mu.
+func (r *runners) moved() {
+	if len(r.deployed.moving) > 0 {
+		r.planLocked(r.core.Snapshot())
+	}
+}
+
+// standIn is a deployment that serves in the place of another one of its function
+// while that is not ready; "" when there is none. The caller holds mu.
+func (r *runners) standIn(name string) string {
+	function, _ := gateway.FunctionOf(name)
+	for _, d := range r.deployed.byFunction[function] {
+		if d.GetName() != name && r.serves(d.GetName()) {
+			return d.GetName()
+		}
+	}
+	return ""
+}
