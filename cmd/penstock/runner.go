@@ -25,14 +25,14 @@ import (
 
 // runnerFlags are the flags of `penstock runner`.
 type runnerFlags struct {
-	control               []string
-	serverName            string
-	pkiDir, name          string
-	root, cacheDir        string
-	lambdaPath, python    string
-	otlp, http, logLevel  string
-	maxEvent              int64
-	drainGrace, stopAfter time.Duration
+	control              []string
+	serverName           string
+	pkiDir, name         string
+	root, cacheDir       string
+	lambdaPath, python   string
+	otlp, http, logLevel string
+	maxEvent             int64
+	stopAfter            time.Duration
 }
 
 func newRunnerCommand() *cobra.Command {
@@ -55,7 +55,6 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: where the interpreter finds it)")
 	fl.StringVar(&f.python, "python", "python3", "Python interpreter of Lambda functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
-	fl.DurationVar(&f.drainGrace, "drain-grace", 2*time.Second, "how long an instance serves on after it was taken out, before its connections are counted")
 	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
 	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
 	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez (empty: none)")
@@ -85,8 +84,8 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 	return functions.Run(ctx, functions.Config{
 		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
 		LambdaPythonPath: f.lambdaPath, Python: f.python, MaxEventBytes: f.maxEvent,
-		DrainGrace: f.drainGrace, StopTimeout: f.stopAfter,
-		Logger: log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
+		StopTimeout: f.stopAfter,
+		Logger:      log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
 	})
 }
 
