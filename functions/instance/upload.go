@@ -98,8 +98,9 @@ func (u *upload) receive(maxBody int64, stream bool) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	more := !u.pumping
-	if all && u.limit <= int(maxBody) {
-		u.limit, stream, more = int(maxBody)+1, false, true
+	if all {
+		more = more || u.limit <= int(maxBody)
+		u.limit, stream = int(maxBody)+1, false
 	}
 	if !u.pumping {
 		u.all.add(u)

@@ -57,6 +57,7 @@ type Core struct {
 	delivery *delivery.Server
 	runners  *runners
 	fleet    *fleet
+	acks     *acks
 	guard    *guard
 	joins    *joins
 	now      func() time.Time
@@ -108,6 +109,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	})
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
+	c.acks = newAcks(c)
 	c.guard = newGuard(o.Logger)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 
@@ -120,8 +122,11 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
 	}
 	c.snapshot.Store(gateway.Build(nil, head.Number, whole))
-	if _, err := c.runners.load(ctx); err != nil {
+	if err := c.runners.load(ctx, nil); err != nil {
 		return nil, err
+	}
+	if len(c.runners.known) > 0 {
+		c.acks.from = c.now().Add(returning)
 	}
 	if err := c.joins.load(ctx); err != nil {
 		return nil, err
@@ -138,6 +143,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
+	c.done.Go(func() { c.acks.run(run) })
 	c.done.Go(func() { c.joins.follow(run) })
 	c.done.Go(func() { c.fleet.run(run) })
 	c.done.Go(func() { c.fleet.follow(run) })
