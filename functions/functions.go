@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 
+	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
 )
 
@@ -56,10 +57,6 @@ type Config struct {
 	// MaxEventBytes is the largest request body, and the largest answer, of a
 	// Lambda function. Default 6 MiB, as on AWS.
 	MaxEventBytes int64
-	// DrainGrace is how long an instance that takes no new requests goes on
-	// serving before its connections are counted, so that the proxies have heard
-	// of it. Default 2 s.
-	DrainGrace time.Duration
 	// StopTimeout is how long instances may drain when the runner stops. Default 8 s.
 	StopTimeout time.Duration
 }
@@ -85,9 +82,6 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxEventBytes <= 0 {
 		c.MaxEventBytes = 6 << 20
-	}
-	if c.DrainGrace <= 0 {
-		c.DrainGrace = 2 * time.Second
 	}
 	if c.StopTimeout <= 0 {
 		c.StopTimeout = 8 * time.Second
@@ -127,7 +121,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer func() { abandon(); adopted() }() // after all instances have ended
-	m, err := newManager(c, instance.NewMetrics(c.Registerer))
+	m, err := newManager(c, instance.NewMetrics(c.Registerer), activate.NewMetrics(c.Registerer))
 	if err != nil {
 		return err
 	}
@@ -142,8 +136,11 @@ func Run(ctx context.Context, c Config) error {
 		defer close(ended)
 		s.keep(sessions)
 	}()
+	sampled := make(chan struct{})
+	go func() { defer close(sampled); m.sampler.run(ctx) }()
 	<-ctx.Done()
-	m.stop(s.connected())
+	<-sampled
+	m.stop(m.connected())
 	close(s.quit)
 	select {
 	case <-ended:

@@ -33,6 +33,7 @@ type generation struct {
 	key      [sha256.Size]byte
 	want     int
 	slots    []*slot
+	crash    crash
 	// options of its instances, once prepared; build is what it holds in the cache.
 	options  instance.Options
 	build    string
@@ -51,7 +52,7 @@ type generation struct {
 func newGeneration(m *manager, f *function, spec *pb.Function, key [sha256.Size]byte, want int) *generation {
 	g := &generation{m: m, function: f, spec: spec, key: key, want: want}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.drain = m.drainOptions(cmp.Or(spec.GetTimeout().AsDuration(), 30*time.Second))
+	g.drain = instance.DrainOptions{Limit: cmp.Or(spec.GetTimeout().AsDuration(), 30*time.Second) + time.Second}
 	return g
 }
 
@@ -66,6 +67,7 @@ func (g *generation) prepare() {
 			g.options, g.build, g.prepared, g.problem = options, build, true, ""
 			if !g.retired {
 				g.fill()
+				g.m.settle(g.function)
 			}
 			g.m.collect()
 			g.m.mu.Unlock()
@@ -75,6 +77,8 @@ func (g *generation) prepare() {
 		if g.problem != err.Error() {
 			g.problem = err.Error()
 			g.m.config.Logger.Error("function cannot be run", "function", g.function.name, "error", err)
+			g.m.logs.say(g.function.name, "", "it cannot be run: "+g.problem)
+			g.m.settle(g.function)
 		}
 		g.m.mu.Unlock()
 		g.m.notify()
@@ -96,7 +100,7 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 	o = instance.Options{
 		Function: f.GetName(), Dir: dir, Env: f.GetEnv(),
 		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
-		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics,
+		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}
 	if b := f.GetServer().GetBuild(); len(b) > 0 {
 		build, o.Dir, err = g.m.builder.build(g.ctx, f.GetSource(), b, f.GetEnv())
@@ -129,6 +133,10 @@ func (g *generation) scale(n int) {
 // are not ready. The caller holds mu.
 func (g *generation) fill() {
 	if !g.prepared || g.retired {
+		return
+	}
+	if g.function.scaled != nil {
+		g.adjust()
 		return
 	}
 	active := 0

@@ -59,12 +59,17 @@ type control struct {
 	address string
 	server  *grpc.Server
 
-	mu      sync.Mutex
-	wanted  []*pb.Function
-	state   *pb.RunnerState
-	hellos  []string
-	seen    map[int32]launch.ID // every process that was reported
-	changed chan struct{}       // closed and replaced at each change of anything
+	mu        sync.Mutex
+	wanted    []*pb.Function
+	state     *pb.RunnerState
+	hellos    []string
+	seen      map[int32]launch.ID // every process that was reported
+	stats     *pb.RunnerStats
+	sequence  uint64 // of the state, on its stream
+	lines     []*pb.LogLine
+	listening []string      // functions whose lines are wanted
+	deaf      bool          // no proxy acknowledges anything
+	changed   chan struct{} // closed and replaced at each change of anything
 }
 
 func newControl(t testing.TB) *control {
@@ -94,6 +99,19 @@ func (c *control) update(change func()) {
 	c.changed = make(chan struct{})
 }
 
+// take takes in what the runner says. The caller holds mu.
+func (c *control) take(m *pb.ConnectRequest) {
+	switch {
+	case m.GetState() != nil:
+		c.state, c.sequence = m.GetState(), m.GetState().GetSequence()
+		c.note()
+	case m.GetStats() != nil:
+		c.stats = m.GetStats()
+	case m.GetLogs() != nil:
+		c.lines = append(c.lines, m.GetLogs().GetLines()...)
+	}
+}
+
 // note keeps the identity of reported processes. The caller holds mu.
 func (c *control) note() {
 	for _, i := range c.state.GetInstances() {
@@ -118,7 +136,7 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	if m.GetHello() == nil {
 		return errors.New("the first message is no hello")
 	}
-	c.update(func() { c.hellos = append(c.hellos, m.GetHello().GetRunner()) })
+	c.update(func() { c.hellos, c.sequence = append(c.hellos, m.GetHello().GetRunner()), 0 })
 	failed := make(chan error, 1)
 	go func() {
 		for {
@@ -127,19 +145,31 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 				failed <- err
 				return
 			}
-			c.update(func() { c.state = m.GetState(); c.note() })
+			c.update(func() { c.take(m) })
 		}
 	}()
 	var sent []*pb.Function
+	var acknowledged uint64
+	var listened []string
 	for first := true; ; first = false {
 		c.mu.Lock()
-		wanted, changed := c.wanted, c.changed
+		wanted, changed, sequence, listen := c.wanted, c.changed, c.sequence, c.listening
+		if c.deaf {
+			sequence = acknowledged
+		}
 		c.mu.Unlock()
-		if first || !slices.Equal(wanted, sent) {
-			if err := stream.Send(&pb.ConnectResponse{Functions: wanted, Revision: 1}); err != nil {
+		if first || !slices.Equal(wanted, sent) || sequence != acknowledged || !slices.Equal(listen, listened) {
+			m := &pb.ConnectResponse{Functions: wanted, Revision: 1, AcknowledgedSequence: sequence}
+			if !first && slices.Equal(wanted, sent) {
+				m.Functions, m.FunctionsUnchanged = nil, true
+			}
+			if !slices.Equal(listen, listened) {
+				m.Logs = &pb.LogSubscription{Functions: listen}
+			}
+			if err := stream.Send(m); err != nil {
 				return err
 			}
-			sent = wanted
+			sent, acknowledged, listened = wanted, sequence, listen
 		}
 		select {
 		case <-changed:
@@ -272,7 +302,6 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 		FrameworkPython: install(toolbox.FrameworkPython), FrameworkNode: install(toolbox.FrameworkNode),
 		Logger:         slog.New(slog.NewJSONHandler(r.logs, nil)),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)),
-		DrainGrace:     time.Millisecond,
 	}
 	for _, f := range change {
 		f(&c)

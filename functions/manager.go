@@ -7,12 +7,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
+	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
 )
@@ -29,6 +31,12 @@ type manager struct {
 	builder *builder
 	// changed has a value when state may have changed.
 	changed chan struct{}
+	// live tells that there is a stream to the control plane.
+	live       atomic.Bool
+	logs       *logbook
+	sampler    *sampler
+	activation *activate.Metrics
+	unlisting  unlisting
 
 	mu        sync.Mutex
 	functions map[string]*function
@@ -41,6 +49,11 @@ type manager struct {
 type function struct {
 	name        string
 	generations []*generation
+	meter       *meter
+	// scaled is nil when the number of instances is fixed.
+	scaled *scaled
+	// closing counts activators that are taken out of service.
+	closing int
 }
 
 // current is the wanted generation; nil when the function was removed.
@@ -51,15 +64,16 @@ func (f *function) current() *generation {
 	return nil
 }
 
-func newManager(c Config, metrics *instance.Metrics) (*manager, error) {
+func newManager(c Config, metrics *instance.Metrics, activation *activate.Metrics) (*manager, error) {
 	root, err := os.OpenRoot(c.Root)
 	if err != nil {
 		return nil, err
 	}
 	m := &manager{
 		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
-		changed: make(chan struct{}, 1), functions: map[string]*function{},
+		changed: make(chan struct{}, 1), functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
+	m.sampler = &sampler{m: m, seen: map[string]*sampled{}}
 	if c.LambdaPythonPath != "" {
 		m.running.Go(m.compile)
 	}
@@ -89,7 +103,7 @@ func (m *manager) notify() {
 // concern a running instance.
 func key(f *pb.Function) [sha256.Size]byte {
 	c := proto.CloneOf(f)
-	c.Metadata, c.Status, c.Instances = nil, nil, 0
+	c.Metadata, c.Status, c.Instances, c.Scale, c.Traffic, c.AutoRollback = nil, nil, 0, nil, nil, nil
 	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(c)
 	return sha256.Sum256(b)
 }
@@ -113,6 +127,7 @@ func (m *manager) apply(wanted []*pb.Function) {
 		if f.current() != nil {
 			m.config.Logger.Info("function is removed", "function", name)
 		}
+		f.fix()
 		for _, g := range f.generations {
 			g.retire()
 		}
@@ -124,10 +139,10 @@ func (m *manager) apply(wanted []*pb.Function) {
 func (m *manager) applyOne(w *pb.Function) {
 	f := m.functions[w.GetName()]
 	if f == nil {
-		f = &function{name: w.GetName()}
+		f = &function{name: w.GetName(), meter: &meter{function: w.GetName(), logs: m.logs}}
 		m.functions[w.GetName()] = f
 	}
-	count := max(int(w.GetInstances()), 1)
+	count := f.scale(m, w)
 	k := key(w)
 	if g := f.current(); g != nil && g.key == k {
 		g.scale(count)
@@ -150,15 +165,15 @@ func (m *manager) applyOne(w *pb.Function) {
 // caller holds mu.
 func (m *manager) settle(f *function) {
 	g := f.current()
-	if g == nil || g.readyCount() < g.want {
-		return
-	}
-	g.whole = true
-	for _, old := range f.generations {
-		if old != g {
-			old.retire()
+	if g != nil && g.complete() {
+		g.whole = true
+		for _, old := range f.generations {
+			if old != g {
+				old.retire()
+			}
 		}
 	}
+	f.tell()
 }
 
 // collect forgets generations that have no slots left, and functions without
@@ -172,9 +187,11 @@ func (m *manager) collect() {
 			}
 			return false
 		})
-		if len(f.generations) == 0 {
+		if len(f.generations) == 0 && f.closing == 0 {
 			delete(m.functions, name)
 			m.metrics.Forget(name)
+			m.activation.Forget(name)
+			m.logs.forget(name)
 		}
 	}
 }
@@ -196,7 +213,11 @@ func (m *manager) state() *pb.RunnerState {
 				out.Problems[f.name] = why
 			}
 		}
+		if st := f.state(); st != nil {
+			out.Functions = append(out.Functions, st)
+		}
 	}
+	slices.SortFunc(out.Functions, func(a, b *pb.FunctionState) int { return strings.Compare(a.GetFunction(), b.GetFunction()) })
 	slices.SortFunc(out.Instances, func(a, b *pb.Instance) int {
 		if c := strings.Compare(a.GetFunction(), b.GetFunction()); c != 0 {
 			return c
@@ -206,20 +227,15 @@ func (m *manager) state() *pb.RunnerState {
 	return out
 }
 
-// drainOptions say how an instance of a function is taken out of service while
-// the runner goes on.
-func (m *manager) drainOptions(timeout time.Duration) instance.DrainOptions {
-	return instance.DrainOptions{Grace: m.config.DrainGrace, Limit: m.config.DrainGrace + timeout + time.Second}
-}
-
 // stop drains everything, within the stop timeout, and returns when no process is
 // left. Without a control plane nobody tells the proxies to close connections, so
-// idle ones are closed.
+// idle ones are closed; with one it is waited for, but not for long.
 func (m *manager) stop(connected bool) {
 	m.mu.Lock()
 	m.stopped = true
-	o := instance.DrainOptions{Limit: m.config.StopTimeout, Grace: min(m.config.DrainGrace, 200*time.Millisecond), CutIdle: !connected}
+	o := instance.DrainOptions{Limit: m.config.StopTimeout, CutIdle: !connected}
 	for _, f := range m.functions {
+		f.fix()
 		for _, g := range f.generations {
 			g.retireWith(o)
 		}
@@ -227,6 +243,11 @@ func (m *manager) stop(connected bool) {
 	m.mu.Unlock()
 	m.notify()
 	m.builder.stop()
+	if connected {
+		defer time.AfterFunc(m.config.StopTimeout/2, m.unlisting.end).Stop()
+	} else {
+		m.unlisting.end()
+	}
 
 	done := make(chan struct{})
 	go func() { m.running.Wait(); close(done) }()
@@ -247,4 +268,52 @@ func (m *manager) stop(connected bool) {
 	m.mu.Unlock()
 	<-done
 	m.notify()
+}
+
+// connected tells whether there is a stream to the control plane.
+func (m *manager) connected() bool { return m.live.Load() }
+
+// alive are the instances whose processes run.
+func (m *manager) alive() []alive {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []alive
+	add := func(f *function, i *instance.Instance, started time.Time) {
+		select {
+		case <-i.Dead():
+		default:
+			out = append(out, alive{meter: f.meter, id: i.ID(), pid: i.PID(), started: started})
+		}
+	}
+	for _, f := range m.functions {
+		for _, g := range f.generations {
+			for _, s := range g.slots {
+				if s.instance != nil {
+					add(f, s.instance, s.started)
+				}
+				for _, x := range s.former {
+					add(f, x.Instance, x.started)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// stats is what the control plane is told of what functions did.
+func (m *manager) stats() *pb.RunnerStats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := &pb.RunnerStats{}
+	for _, f := range m.functions {
+		if st := f.meter.stats(); st != nil {
+			out.Functions = append(out.Functions, st)
+		}
+		if f.scaled != nil && !f.scaled.last.Time.IsZero() {
+			out.Decisions = append(out.Decisions, f.scaled.last.Proto(f.name))
+		}
+	}
+	slices.SortFunc(out.Functions, func(a, b *pb.FunctionStats) int { return strings.Compare(a.GetFunction(), b.GetFunction()) })
+	slices.SortFunc(out.Decisions, func(a, b *pb.ScaleDecision) int { return strings.Compare(a.GetFunction(), b.GetFunction()) })
+	return out
 }

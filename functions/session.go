@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,10 +26,7 @@ type session struct {
 	manager *manager
 	// quit asks for the last state to be sent and the stream to be closed.
 	quit chan struct{}
-	live atomic.Bool
 }
-
-func (s *session) connected() bool { return s.live.Load() }
 
 // keep connects again and again until ctx ends or quit is closed.
 func (s *session) keep(ctx context.Context) {
@@ -75,32 +71,44 @@ func (s *session) once(ctx context.Context) error {
 	}
 	received := make(chan error, 1)
 	go func() { received <- s.receive(stream) }()
-	defer s.live.Store(false)
+	defer s.manager.live.Store(false)
+	s.manager.unlisting.begin()
+	stats := time.NewTicker(sampleEvery)
+	defer stats.Stop()
 
-	var sent *pb.RunnerState
+	t := &teller{m: s.manager}
+	message := t.state()
 	for {
-		if state := s.manager.state(); !proto.Equal(state, sent) {
-			if err := stream.Send(&pb.ConnectRequest{Message: &pb.ConnectRequest_State{State: state}}); err != nil {
+		if message != nil {
+			if err := stream.Send(message); err != nil {
 				cancel()
 				return errors.Join(err, <-received)
 			}
-			sent = state
 		}
+		message = nil
 		select {
 		case <-s.manager.changed:
+			message = t.state()
+		case <-s.manager.logs.ready:
+			message = t.logs()
+		case <-stats.C:
+			message = t.stats()
 		case err := <-received:
 			return err
 		case <-s.quit:
-			return s.finish(stream, received, sent)
+			return s.finish(stream, received, t)
 		}
 	}
 }
 
 // finish sends the last state and waits a moment for the control plane to have
 // read it.
-func (s *session) finish(stream grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse], received <-chan error, sent *pb.RunnerState) error {
-	if state := s.manager.state(); !proto.Equal(state, sent) {
-		if err := stream.Send(&pb.ConnectRequest{Message: &pb.ConnectRequest_State{State: state}}); err != nil {
+func (s *session) finish(stream grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse], received <-chan error, t *teller) error {
+	for _, m := range []*pb.ConnectRequest{t.stats(), t.state()} {
+		if m == nil {
+			continue
+		}
+		if err := stream.Send(m); err != nil {
 			return nil // it is gone, and so are we
 		}
 	}
@@ -121,11 +129,56 @@ func (s *session) receive(stream grpc.BidiStreamingClient[pb.ConnectRequest, pb.
 		if err != nil {
 			return err
 		}
-		if !s.live.Swap(true) {
+		if !s.manager.live.Swap(true) {
 			s.config.Logger.Info("connected to the control plane", "revision", m.GetRevision(), "functions", len(m.GetFunctions()))
 		}
-		s.manager.apply(m.GetFunctions())
+		if l := m.GetLogs(); l != nil {
+			s.manager.logs.subscribe(l.GetFunctions())
+		}
+		if !m.GetFunctionsUnchanged() {
+			s.manager.apply(m.GetFunctions())
+		}
+		s.manager.unlisting.acknowledged(m.GetAcknowledgedSequence())
 	}
+}
+
+// teller makes the messages of one stream.
+type teller struct {
+	m        *manager
+	sent     *pb.RunnerState
+	sequence uint64
+	told     *pb.RunnerStats
+}
+
+// state is the state when it differs from the one before, else nil.
+func (t *teller) state() *pb.ConnectRequest {
+	state, leaving := t.m.unlisting.state(t.m.state)
+	defer func() { t.m.unlisting.told(leaving, t.sequence) }()
+	state.Sequence = t.sequence
+	if t.sent != nil && proto.Equal(state, t.sent) {
+		return nil
+	}
+	t.sequence++
+	state.Sequence = t.sequence
+	t.sent = state
+	return &pb.ConnectRequest{Message: &pb.ConnectRequest_State{State: state}}
+}
+
+func (t *teller) logs() *pb.ConnectRequest {
+	lines := t.m.logs.take()
+	if len(lines.GetLines()) == 0 {
+		return nil
+	}
+	return &pb.ConnectRequest{Message: &pb.ConnectRequest_Logs{Logs: lines}}
+}
+
+func (t *teller) stats() *pb.ConnectRequest {
+	stats := t.m.stats()
+	if proto.Equal(stats, t.told) || len(stats.GetFunctions())+len(stats.GetDecisions()) == 0 {
+		return nil
+	}
+	t.told = stats
+	return &pb.ConnectRequest{Message: &pb.ConnectRequest_Stats{Stats: stats}}
 }
 
 // lastError returns the status of a stream whose Send failed, which only Recv

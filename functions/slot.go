@@ -24,6 +24,7 @@ type slot struct {
 	// when there is no process of it.
 	id       string
 	started  time.Time
+	readyAt  time.Time
 	state    pb.InstanceState
 	message  string
 	instance *instance.Instance
@@ -39,7 +40,7 @@ type slot struct {
 // member is an instance that is not the newest of its slot.
 type member struct {
 	*instance.Instance
-	started time.Time
+	started, readyAt time.Time
 	// state is READY while it serves until its successor is ready, then DRAINING,
 	// and nothing when its process is gone and only its listener refuses.
 	state pb.InstanceState
@@ -121,7 +122,8 @@ func (s *slot) set(change func()) {
 func (s *slot) run() {
 	pause := backoffMin
 	var former *member // serves until its successor is ready
-	for {
+	waited := s.awaitTurn()
+	for waited {
 		served, next, again := s.attempt(former)
 		former = next
 		if !again {
@@ -191,7 +193,8 @@ func (s *slot) attempt(former *member) (served time.Duration, next *member, agai
 	}
 	readyAt := time.Now()
 	s.set(func() {
-		s.state, s.message = pb.InstanceState_INSTANCE_STATE_READY, ""
+		s.state, s.message, s.readyAt = pb.InstanceState_INSTANCE_STATE_READY, "", readyAt
+		s.g.crash.count = 0
 		if former != nil {
 			s.drain(former)
 		}
@@ -232,7 +235,9 @@ func why(i *instance.Instance) string {
 // its way to it.
 func (s *slot) failed(i *instance.Instance, message string) {
 	s.g.m.config.Logger.Warn("instance ended", "function", s.g.function.name, "instance", s.id, "reason", message)
+	s.g.m.logs.say(s.g.function.name, s.id, message)
 	s.set(func() {
+		s.g.crash.note(s.state, s.readyAt, message)
 		if i != nil {
 			s.part().state = 0
 		}
@@ -243,11 +248,12 @@ func (s *slot) failed(i *instance.Instance, message string) {
 // part makes the newest instance a member besides the newest, which there is none
 // of then, and follows it to its end. The caller holds mu.
 func (s *slot) part() *member {
-	m := &member{Instance: s.instance, started: s.started, state: s.state}
+	m := &member{Instance: s.instance, started: s.started, readyAt: s.readyAt, state: s.state}
 	s.instance, s.state = nil, 0
 	s.former = append(s.former, m)
 	s.gone.Go(func() {
 		<-m.Dead()
+		s.g.m.sampler.ended(alive{meter: s.g.function.meter, id: m.ID(), pid: m.PID(), started: m.started}, m.CPU())
 		s.set(func() { m.state = 0 })
 		<-m.Closed()
 		s.set(func() { s.former = slices.DeleteFunc(s.former, func(x *member) bool { return x == m }) })
@@ -255,10 +261,13 @@ func (s *slot) part() *member {
 	return m
 }
 
-// drain takes a member out of service. The caller holds mu.
+// drain takes a member out of service. It serves on until no proxy knows of it.
+// The caller holds mu.
 func (s *slot) drain(m *member) {
+	o := s.g.drain
 	if m.state == pb.InstanceState_INSTANCE_STATE_READY {
 		m.state = pb.InstanceState_INSTANCE_STATE_DRAINING
+		o.Unlisted = s.g.m.unlist()
 	}
-	m.Drain(s.g.drain)
+	m.Drain(o)
 }

@@ -26,17 +26,17 @@ import (
 
 // runnerFlags are the flags of `penstock runner`.
 type runnerFlags struct {
-	control               []string
-	serverName            string
-	pkiDir, name          string
-	root, cacheDir        string
-	lambdaPath, python    string
-	frameworkPath         string
-	frameworkNodePath     string
-	toolsDir, node        string
-	otlp, http, logLevel  string
-	maxEvent              int64
-	drainGrace, stopAfter time.Duration
+	control              []string
+	serverName           string
+	pkiDir, name         string
+	root, cacheDir       string
+	lambdaPath, python   string
+	frameworkPath        string
+	frameworkNodePath    string
+	toolsDir, node       string
+	otlp, http, logLevel string
+	maxEvent             int64
+	stopAfter            time.Duration
 }
 
 func newRunnerCommand() *cobra.Command {
@@ -63,7 +63,6 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.python, "python", "python3", "Python interpreter of functions")
 	fl.StringVar(&f.node, "node", "node", "Node.js program of functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
-	fl.DurationVar(&f.drainGrace, "drain-grace", 2*time.Second, "how long an instance serves on after it was taken out, before its connections are counted")
 	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
 	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
 	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez (empty: none)")
@@ -94,8 +93,8 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
 		LambdaPythonPath: f.lambdaPath, Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
 		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),
-		DrainGrace: f.drainGrace, StopTimeout: f.stopAfter,
-		Logger: log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
+		StopTimeout: f.stopAfter,
+		Logger:      log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
 	})
 }
 

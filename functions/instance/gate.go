@@ -43,4 +43,14 @@ func (g *gate) enter(ctx context.Context, dead <-chan struct{}) error {
 	}
 }
 
+// try takes a slot if one is free.
+func (g *gate) try() bool {
+	select {
+	case g.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (g *gate) leave() { <-g.slots }

@@ -57,6 +57,8 @@ type Options struct {
 	Tracer trace.Tracer
 	// Metrics; nil: none.
 	Metrics *Metrics
+	// Observer hears of requests and output; nil: nobody.
+	Observer Observer
 }
 
 func (o *Options) setDefaults() {
@@ -80,6 +82,9 @@ func (o *Options) setDefaults() {
 	if o.Tracer == nil {
 		o.Tracer = noop.NewTracerProvider().Tracer("")
 	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
 	o.Logger = o.Logger.With("function", o.Function, "instance", o.ID)
 }
 
@@ -100,10 +105,12 @@ type Instance struct {
 	// slots are for all requests, streams for those whose body still comes.
 	slots, streams *gate
 	uploads        uploads
+	traces         sync.Map // trace ids of requests by their ids
 	invocations    atomic.Int64
-	draining       atomic.Bool // answers close their connection
-	stopping       atomic.Bool // new requests are refused
-	gone           atomic.Bool // the process has ended
+	holding        atomic.Int64 // requests of ServeHeld, which have no connection here
+	draining       atomic.Bool  // answers close their connection
+	stopping       atomic.Bool  // new requests are refused
+	gone           atomic.Bool  // the process has ended
 
 	ready, dead, closed, replace, cut chan struct{}
 	drainOnce, replaceOnce, cutOnce   sync.Once
@@ -125,6 +132,8 @@ func Start(o Options) (*Instance, error) {
 		replace: make(chan struct{}), cut: make(chan struct{}),
 	}
 	i.out = newOutput(o.Logger, i.metrics)
+	i.out.sink = i.line
+	i.uploads.count = maxUploads
 	var err error
 	i.contract, err = o.Contract(Host{
 		Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of,
@@ -192,6 +201,9 @@ func (i *Instance) Addr() netip.AddrPort { return i.addr }
 // PID is the process id.
 func (i *Instance) PID() int { return i.proc.pid() }
 
+// CPU is the processor time that the process used; known when it is Dead.
+func (i *Instance) CPU() time.Duration { return i.proc.cpu() }
+
 // ID is the instance's id.
 func (i *Instance) ID() string { return i.o.ID }
 
@@ -227,6 +239,7 @@ func (i *Instance) run() {
 		i.proc.signal(syscall.SIGKILL)
 	} else {
 		i.metrics.started(time.Since(began))
+		i.o.Observer.Ready(time.Since(began))
 		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.PID(), "seconds", time.Since(began).Seconds())
 		close(i.ready)
 	}
@@ -315,6 +328,12 @@ func (i *Instance) shutdown(d time.Duration) {
 		}
 	}()
 	_ = i.server.Shutdown(ctx)
+	for i.holding.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(zeroEvery):
+		}
+	}
 }
 
 // awaitNoConnections returns when no connection was open in some looks, at the
@@ -332,7 +351,7 @@ func (i *Instance) awaitNoConnections(limit <-chan time.Time, gone <-chan struct
 		case <-i.cut:
 			return
 		}
-		if i.listener.open.Load() == 0 {
+		if i.listener.open.Load() == 0 && i.holding.Load() == 0 {
 			zero++
 		} else {
 			zero = 0
@@ -348,9 +367,13 @@ func (i *Instance) kill(reason error) {
 
 // DrainOptions say how an instance is taken out of service.
 type DrainOptions struct {
-	// Grace is how long it serves on before connections are counted.
+	// Unlisted is closed when no proxy knows of the instance any more: only then are
+	// connections counted. It serves on until then. nil: nobody tells.
+	Unlisted <-chan struct{}
+	// Grace is how long it serves on before connections are counted, when nobody
+	// tells: Unlisted is nil.
 	Grace time.Duration
-	// Limit is when it is stopped in any case.
+	// Limit is when it is stopped in any case, from when it is unlisted.
 	Limit time.Duration
 	// CutIdle closes connections that carry no request at once: for when no proxy
 	// is told to close them.
@@ -361,10 +384,7 @@ type DrainOptions struct {
 // be closed, and stops when there are none. It returns at once; Closed tells the
 // end. An instance that is not ready is stopped at once.
 func (i *Instance) Drain(o DrainOptions) {
-	i.drainOnce.Do(func() {
-		i.draining.Store(true)
-		go i.drain(o)
-	})
+	i.drainOnce.Do(func() { go i.drain(o) })
 }
 
 // Cut ends waiting: draining and lingering end now.
@@ -380,6 +400,15 @@ func (i *Instance) drain(o DrainOptions) {
 		i.proc.signal(syscall.SIGKILL)
 		return
 	}
+	if o.Unlisted != nil {
+		o.Grace = 0
+		select {
+		case <-o.Unlisted:
+		case <-i.dead:
+		case <-i.cut:
+		}
+	}
+	i.draining.Store(true)
 	shutdown := time.Second
 	if o.CutIdle {
 		shutdown = o.Limit

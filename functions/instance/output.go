@@ -31,6 +31,7 @@ type output struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *functionMetrics
+	sink    func(stream, request, text string, at time.Time) // nil: none
 
 	mu      sync.Mutex
 	streams []*stream
@@ -209,6 +210,9 @@ func (o *output) line(s *stream, b []byte) {
 		attrs = append(attrs, slog.String("request_id", o.request))
 	}
 	o.log.LogAttrs(context.Background(), slog.LevelInfo, text, attrs...)
+	if o.sink != nil {
+		o.sink(s.name, o.request, text, now)
+	}
 }
 
 func (o *output) reportDropped() {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
@@ -75,6 +76,15 @@ func (p *process) ending() string {
 		return "exit status 0"
 	}
 	return p.err.Error()
+}
+
+// cpu is the processor time that it used, with children that it waited for; known
+// after done.
+func (p *process) cpu() time.Duration {
+	if st := p.cmd.ProcessState; st != nil {
+		return st.UserTime() + st.SystemTime()
+	}
+	return 0
 }
 
 // environment is all that a process gets: nothing of the runner's own but where

@@ -66,6 +66,12 @@ type Error struct {
 
 // ServeHTTP implements http.Handler: it is the shim.
 func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	i.o.Observer.Arrived()
+	i.serve(w, r, nil)
+}
+
+// serve answers a request; held is nil for one that a proxy sent here.
+func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) {
 	began := time.Now()
 	inv := &Invocation{ID: requestID(r), tracer: i.o.Tracer, name: i.name}
 	ctx := i.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
@@ -73,7 +79,9 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		semconv.FaaSName(i.o.Function), semconv.FaaSInstance(i.o.ID), semconv.FaaSInvocationID(inv.ID),
 		semconv.HTTPRequestMethodKey.String(r.Method), semconv.URLPath(r.URL.Path),
 	))
-	rec := &recorder{ResponseWriter: w, instance: i}
+	rec := &recorder{ResponseWriter: w, instance: i, held: held}
+	i.traces.Store(inv.ID, span.SpanContext().TraceID())
+	defer i.traces.Delete(inv.ID)
 	result := "aborted"
 	defer func() { // also when the answer is cut by a panic, as net/http wants it
 		now := time.Now()
@@ -81,6 +89,7 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			inv.handler.End()
 		}
 		i.metrics.request(result, inv.own(now), now.Sub(began))
+		i.o.Observer.Ended(rec.sample(inv, result, now))
 		if rec.status != 0 {
 			span.SetAttributes(semconv.HTTPResponseStatusCode(rec.status))
 		}
@@ -90,7 +99,7 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		span.End()
 	}()
-	err := i.handle(rec, r.WithContext(ctx), inv, span)
+	err := i.handle(rec, r.WithContext(ctx), inv, span, held)
 	begun := rec.begun
 	result = i.answer(ctx, rec, inv, err)
 	rec.upload.linger()
@@ -101,22 +110,31 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // handle reads the body as far as it is needed, waits for a slot and lets the
 // contract serve.
-func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span trace.Span) error {
-	up := i.newUpload(rec, r)
+func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span trace.Span, held *Held) error {
+	if held != nil {
+		defer held.leave()
+		rec.upload = held.up
+	} else {
+		rec.upload = newUpload(rec.ResponseWriter, r, &i.uploads, i.o.UploadStall)
+	}
+	up := rec.upload
 	defer up.end()
 	if err := i.open(); err != nil {
 		return err
 	}
 	if up != nil {
-		if err := i.receive(up); err != nil {
+		if err := up.receive(i.maxBody(), up.length < 0 && i.o.Concurrency > 1); err != nil {
 			return err
 		}
 	}
-	leave, err := i.admit(r.Context(), up)
-	if err != nil {
-		return err
+	if held == nil {
+		leave, err := i.admit(r.Context(), up)
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
-	defer leave()
+	rec.admitted = time.Now()
 	span.SetAttributes(semconv.FaaSColdstart(i.invocations.Add(1) == 1))
 	inv.Deadline = time.Now().Add(i.o.Timeout)
 	parent := r.Context()
@@ -129,7 +147,7 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 	defer stop()
 	// A connection that was taken over (WebSocket) is an invocation no more.
 	rec.switched = stop
-	err = i.contract.Serve(rec, r.WithContext(ctx), inv)
+	err := i.contract.Serve(rec, r.WithContext(ctx), inv)
 	if err == nil {
 		return nil
 	}
@@ -183,12 +201,12 @@ func (i *Instance) admit(ctx context.Context, up *upload) (leave func(), err err
 	if err := i.open(); err != nil {
 		return nil, err
 	}
-	leave, streams := i.slots.leave, !up.complete()
+	leave, streams := i.leaver(i.slots), !up.complete()
 	if streams {
 		if err := i.streams.enter(ctx, i.proc.done); err != nil {
 			return nil, err
 		}
-		leave = func() { i.slots.leave(); i.streams.leave() }
+		leave = func() { i.streams.leave(); i.leaver(i.slots)() }
 	}
 	if err := i.slots.enter(ctx, i.proc.done); err != nil {
 		if streams {
@@ -201,6 +219,28 @@ func (i *Instance) admit(ctx context.Context, up *upload) (leave func(), err err
 		return nil, err
 	}
 	return leave, nil
+}
+
+// leaver gives a slot back.
+func (i *Instance) leaver(g *gate) func() {
+	return func() { g.leave(); i.o.Observer.Freed() }
+}
+
+// maxBody is the largest body of a contract that takes whole ones, else 0.
+func (i *Instance) maxBody() int64 {
+	if c, ok := i.contract.(WholeBody); ok {
+		return c.MaxBody()
+	}
+	return 0
+}
+
+// line tells of a line of output.
+func (i *Instance) line(stream, request, text string, at time.Time) {
+	l := Line{Instance: i.o.ID, Stream: stream, Time: at, Text: text, RequestID: request}
+	if id, ok := i.traces.Load(request); ok && id.(trace.TraceID).IsValid() {
+		l.TraceID = id.(trace.TraceID).String()
+	}
+	i.o.Observer.Line(l)
 }
 
 func (i *Instance) open() error {
@@ -278,6 +318,8 @@ type recorder struct {
 	http.ResponseWriter
 	instance *Instance
 	upload   *upload // nil: none
+	held     *Held   // nil: a proxy sent the request here
+	admitted time.Time
 	switched func()
 	status   int
 	internal bool
@@ -288,6 +330,15 @@ type recorder struct {
 	begun   bool
 	expired bool
 	writing int // calls that may wait for the caller
+}
+
+// sample is what an observer is told.
+func (r *recorder) sample(inv *Invocation, result string, now time.Time) Sample {
+	s := Sample{Status: r.status, Refused: result == "refused", Cold: r.held != nil && r.held.Cold}
+	if !r.admitted.IsZero() && r.status != http.StatusSwitchingProtocols {
+		s.Handler, s.Total = inv.own(now), now.Sub(r.admitted)
+	}
+	return s
 }
 
 // own are the headers of an answer by the shim itself.
@@ -341,6 +392,10 @@ func (r *recorder) WriteHeader(status int) {
 	if !r.internal {
 		h.Del(HeaderRefused)
 		h.Del(HeaderError)
+	}
+	h.Del(HeaderColdStart)
+	if r.held != nil && r.held.Cold {
+		h.Set(HeaderColdStart, "1")
 	}
 	final := status >= 200 || status == http.StatusSwitchingProtocols
 	if final {

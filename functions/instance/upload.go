@@ -68,7 +68,7 @@ type upload struct {
 }
 
 // newUpload makes the body of a request; nil when it has none.
-func (i *Instance) newUpload(rec *recorder, r *http.Request) *upload {
+func newUpload(w http.ResponseWriter, r *http.Request, all *uploads, stall time.Duration) *upload {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
@@ -76,34 +76,39 @@ func (i *Instance) newUpload(rec *recorder, r *http.Request) *upload {
 	// begin, however slowly it comes. With it, a connection whose body was not read
 	// to its end cannot serve another request (net/http panics): the recorder then
 	// has it closed.
-	control := http.NewResponseController(rec.ResponseWriter)
+	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex()
 	u := &upload{
-		src: r.Body, control: control, all: &i.uploads, length: r.ContentLength, limit: aheadBytes, stall: i.o.UploadStall,
+		src: r.Body, control: control, all: all, length: r.ContentLength, limit: aheadBytes, stall: stall,
 		started: time.Now(), ahead: true, stopped: make(chan struct{}),
 	}
 	u.changed.L = &u.mu
-	r.Body, rec.upload = u, u
+	r.Body = u
 	return u
 }
 
 // receive reads ahead before the request is begun: all of the body when the
-// contract wants that, else as much as is kept ahead.
-func (i *Instance) receive(u *upload) error {
-	stream := u.length < 0 && i.o.Concurrency > 1
-	c, all := i.contract.(WholeBody)
-	if all {
-		if u.length > c.MaxBody() {
-			return bodyTooLarge(c.MaxBody())
-		}
-		u.limit, stream = int(c.MaxBody())+1, false
+// contract takes whole ones only, up to maxBody bytes, else (0) as much as is kept
+// ahead, and a stream no longer than a moment. It may be called again for more.
+func (u *upload) receive(maxBody int64, stream bool) error {
+	all := maxBody > 0
+	if all && u.length > maxBody {
+		return bodyTooLarge(maxBody)
 	}
-	u.all.add(u)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.pumping = true
-	go u.pump()
-	over := false
+	more := !u.pumping
+	if all {
+		more = more || u.limit <= int(maxBody)
+		u.limit, stream = int(maxBody)+1, false
+	}
+	if !u.pumping {
+		u.all.add(u)
+		u.pumping = true
+		go u.pump()
+	}
+	over := !more
+	u.changed.Broadcast()
 	if stream {
 		timer := time.AfterFunc(streamAfter, func() {
 			u.mu.Lock()
@@ -119,8 +124,8 @@ func (i *Instance) receive(u *upload) error {
 	switch {
 	case u.fault != nil:
 		return u.fault
-	case all && int64(u.buf.Len()) > c.MaxBody():
-		return bodyTooLarge(c.MaxBody())
+	case all && int64(u.buf.Len()) > maxBody:
+		return bodyTooLarge(maxBody)
 	}
 	u.ahead = false
 	return nil

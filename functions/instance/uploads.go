@@ -14,6 +14,7 @@ const maxUploads = 1024
 type uploads struct {
 	mu    sync.Mutex
 	most  int64 // bytes
+	count int   // bodies
 	total int64
 	held  map[*upload]int64
 	order []*upload // from old to new
@@ -26,7 +27,7 @@ func (a *uploads) add(u *upload) {
 	}
 	a.held[u] = 0
 	a.order = append(a.order, u)
-	full := len(a.order) > maxUploads
+	full := len(a.order) > a.count
 	a.mu.Unlock()
 	if full {
 		a.makeRoom(u)

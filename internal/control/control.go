@@ -60,6 +60,7 @@ type Core struct {
 	runners  *runners
 	fleet    *fleet
 	packages *packages
+	acks     *acks
 	guard    *guard
 	joins    *joins
 	now      func() time.Time
@@ -113,6 +114,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
 	c.packages = &packages{core: c, dir: o.PackagesDir}
+	c.acks = newAcks(c)
 	c.guard = newGuard(o.Logger)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 
@@ -125,10 +127,13 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
 	}
 	c.snapshot.Store(gateway.Build(nil, head.Number, whole))
-	if _, err := c.runners.load(ctx); err != nil {
+	if err := c.runners.load(ctx, nil); err != nil {
 		return nil, err
 	}
 	c.runners.plan(c.Snapshot())
+	if len(c.runners.known) > 0 {
+		c.acks.from = c.now().Add(returning)
+	}
 	if err := c.joins.load(ctx); err != nil {
 		return nil, err
 	}
@@ -144,6 +149,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
+	c.done.Go(func() { c.acks.run(run) })
 	c.done.Go(func() { c.joins.follow(run) })
 	c.done.Go(func() { c.fleet.run(run) })
 	c.done.Go(func() { c.fleet.follow(run) })

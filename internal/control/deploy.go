@@ -69,14 +69,18 @@ func (r *runners) allServe(list []*pb.Function) bool {
 // started for one. The caller holds mu.
 func (r *runners) serves(name string) bool {
 	for _, k := range r.known {
-		if slices.ContainsFunc(ready(k.state), func(i *pb.Instance) bool { return i.GetFunction() == name }) {
-			return true
-		}
-		if slices.ContainsFunc(k.state.GetFunctions(), func(f *pb.FunctionState) bool { return f.GetFunction() == name && f.GetActivatorPort() != 0 }) {
+		if len(k.serve[name]) > 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// reachable is serves for callers that do not hold mu.
+func (r *runners) reachable(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.serves(name)
 }
 
 // wanted is the next message to a runner that was last sent the functions of a

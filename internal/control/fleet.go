@@ -72,6 +72,9 @@ type replicaState struct {
 	// Revision is what the Standings are about.
 	Revision int64
 	Proxies  []delivery.Standing
+	// Heard has, by runner that is connected to another replica, the stamp of its
+	// newest state that all proxies of this one have (acks.go).
+	Heard map[string]uint64 `json:",omitempty"`
 }
 
 func newFleet(c *Core) *fleet {
@@ -220,7 +223,7 @@ type teller struct {
 // a sign of life is due. It returns how many proxies there are.
 func (t *teller) tell(ctx context.Context, alone bool) int {
 	c := t.fleet.core
-	s := &replicaState{Alone: alone, Revision: c.Snapshot().Revision()}
+	s := &replicaState{Alone: alone, Revision: c.Snapshot().Revision(), Heard: c.acks.heardOf()}
 	if !alone {
 		s.Proxies = c.delivery.Standings(s.Revision)
 	}

@@ -281,10 +281,8 @@ func (r *runners) entrance(name string) string {
 		}
 	}
 	for _, k := range r.known {
-		for _, i := range ready(k.state) {
-			if i.GetFunction() == name {
-				return net.JoinHostPort(i.GetAddress(), fmt.Sprint(i.GetPort()))
-			}
+		for _, e := range k.serve[name] {
+			return net.JoinHostPort(e.Address, fmt.Sprint(e.Port))
 		}
 	}
 	return ""

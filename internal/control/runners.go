@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,8 +65,12 @@ type runner struct {
 	elsewhere bool
 	// saved is the value that the store had when it was last looked at.
 	saved []byte
-	// stats is what it last said its functions did; of runners connected here only.
+	// serve are the endpoints that follow from the state, by function.
+	serve map[string][]compile.Endpoint
+	// stats is what it told last of what its functions did; nil: nothing.
 	stats *pb.RunnerStats
+	// saving is held while the state is put into the store.
+	saving sync.Mutex
 }
 
 // runnerIdentity begins the SPIFFE ids of runners.
@@ -87,25 +89,40 @@ func newRunners(c *Core, grace time.Duration) *runners {
 }
 
 // load takes over the instances that the store knows of runners that are not
-// connected here, and tells whether any endpoint changed by that.
-func (r *runners) load(ctx context.Context) (changed bool, err error) {
+// connected here, and calls publish when any endpoint changed by that.
+func (r *runners) load(ctx context.Context, publish func()) error {
 	states, err := r.core.store.State(ctx, runnersPrefix)
 	if err != nil {
-		return false, fmt.Errorf("read the runners' state: %w", err)
+		return fmt.Errorf("read the runners' state: %w", err)
 	}
+	fresh, changed, err := r.takeOver(states)
+	if changed && publish != nil {
+		publish()
+	}
+	for name, functions := range fresh {
+		r.core.acks.followed(name, states[runnersPrefix+name], functions)
+	}
+	return err
+}
+
+// takeOver brings what is known to what the store says. fresh are the runners whose
+// states are others, with the functions whose endpoints are.
+func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string, changed bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, k := range r.known {
 		if _, there := states[runnersPrefix+name]; !there && k.stream == nil {
 			delete(r.known, name)
+			r.core.acks.end(name)
 			r.version.Add(1)
 			changed = true
 		}
 	}
+	fresh = map[string][]string{}
 	for key, value := range states {
 		st, err := decodeState(value)
 		if err != nil {
-			return changed, fmt.Errorf("read the state of %s: %w", key, err)
+			return fresh, changed, fmt.Errorf("read the state of %s: %w", key, err)
 		}
 		name := strings.TrimPrefix(key, runnersPrefix)
 		k := r.known[name]
@@ -114,32 +131,23 @@ func (r *runners) load(ctx context.Context) (changed bool, err error) {
 			k = &runner{state: &pb.RunnerState{}}
 			r.known[name] = k
 		}
-		if k.stream != nil {
+		if k.stream != nil || !first && bytes.Equal(k.saved, value) {
 			continue // nobody knows better than its own stream
 		}
-		changed = changed || !sameEndpoints(k.state, st)
-		if !bytes.Equal(k.saved, value) {
-			k.saved, k.away, k.elsewhere = value, r.core.now(), !first
-		}
-		k.state = st
+		k.saved, k.away, k.elsewhere = value, r.core.now(), !first
+		fresh[name] = k.set(st)
+		changed = changed || len(fresh[name]) > 0
 		r.version.Add(1)
 	}
-	return changed, nil
-}
-
-func sameEndpoints(a, b *pb.RunnerState) bool {
-	return slices.EqualFunc(ready(a), ready(b), func(a, b *pb.Instance) bool { return proto.Equal(a, b) })
+	return fresh, changed, nil
 }
 
 // follow takes over what other replicas say of their runners.
 func (r *runners) follow(ctx context.Context) {
 	for range r.core.store.WatchState(ctx, runnersPrefix) {
-		changed, err := r.load(ctx)
+		err := r.load(ctx, func() { r.core.publish(r.core.Snapshot()) })
 		if err != nil && ctx.Err() == nil {
 			r.core.log.Warn("cannot follow the runners of other replicas", "error", err)
-		}
-		if changed {
-			r.core.publish(r.core.Snapshot())
 		}
 	}
 }
@@ -169,6 +177,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	}
 	defer r.leave(name, me)
 	r.core.log.Info("runner connected", "runner", name)
+	acknowledged := r.core.acks.begin(name)
 
 	failed := make(chan error, 1)
 	go func() { failed <- r.receive(name, me, stream) }()
@@ -178,14 +187,16 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 		changed := r.changed
 		r.mu.Unlock()
 		listened := r.logs.wait()
-		out := r.wanted(&sent)
-		out.Logs = &pb.LogSubscription{Functions: r.logs.wanted()}
-		if err := stream.Send(out); err != nil {
+		message := r.wanted(&sent)
+		message.AcknowledgedSequence = r.core.acks.acknowledged(name)
+		message.Logs = &pb.LogSubscription{Functions: r.logs.wanted()}
+		if err := stream.Send(message); err != nil {
 			return err
 		}
 		select {
 		case <-changed:
 		case <-listened:
+		case <-acknowledged:
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
@@ -243,6 +254,7 @@ func (r *runners) leave(name string, me *struct{}) {
 	r.mu.Lock()
 	if k := r.known[name]; k != nil && k.stream == me {
 		k.stream, k.away, k.elsewhere = nil, r.core.now(), false
+		r.core.acks.end(name)
 	}
 	r.mu.Unlock()
 	r.core.log.Info("runner disconnected", "runner", name)
@@ -257,34 +269,46 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 		r.mu.Unlock()
 		return // a newer stream of the same runner speaks now
 	}
-	before := k.state
-	k.state = st
+	changed := k.set(st)
 	r.version.Add(1)
 	close(r.reported)
 	r.reported = make(chan struct{})
 	r.moved()
 	r.mu.Unlock()
-	if !sameEndpoints(before, st) {
+	if len(changed) > 0 {
 		r.core.publish(r.core.Snapshot())
 	}
-	if !proto.Equal(before, st) {
-		r.save(ctx, name, st)
-	}
+	r.core.acks.published(name, st.GetSequence(), changed)
+	r.save(ctx, name)
 }
 
 // save puts a runner's state where other replicas, and this one after a restart,
 // find it.
-func (r *runners) save(ctx context.Context, name string, st *pb.RunnerState) {
+func (r *runners) save(ctx context.Context, name string) {
+	r.mu.Lock()
+	k := r.known[name]
+	r.mu.Unlock()
+	if k == nil {
+		return
+	}
+	k.saving.Lock() // so that an older state never replaces a newer one
+	defer k.saving.Unlock()
+	r.mu.Lock()
+	st, here := k.state, k.stream != nil
+	r.mu.Unlock()
+	if !here {
+		return // somebody else may save it by now
+	}
 	b, err := proto.Marshal(st)
 	if err == nil {
 		// The time makes each value another one, so that others see a sign of life.
 		b = append(binary.BigEndian.AppendUint64(nil, uint64(r.core.now().UnixNano())), b...)
 		r.mu.Lock()
-		if k := r.known[name]; k != nil {
-			k.saved = b // ours, not a sign of life from elsewhere
-		}
+		k.saved = b // ours, not a sign of life from elsewhere
 		r.mu.Unlock()
-		err = r.core.store.PutState(ctx, runnersPrefix+name, b)
+		if err = r.core.store.PutState(ctx, runnersPrefix+name, b); err == nil {
+			r.core.acks.stored(name, b, st.GetSequence())
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		r.core.log.Warn("cannot save the state of a runner; after a restart its instances are known when it reports again", "runner", name, "error", err)
@@ -302,16 +326,16 @@ func decodeState(value []byte) (*pb.RunnerState, error) {
 
 // beat saves the states of the runners that are connected here.
 func (r *runners) beat(ctx context.Context) {
-	states := map[string]*pb.RunnerState{}
+	var here []string
 	r.mu.Lock()
 	for name, k := range r.known {
 		if k.stream != nil {
-			states[name] = k.state
+			here = append(here, name)
 		}
 	}
 	r.mu.Unlock()
-	for name, st := range states {
-		r.save(ctx, name, st)
+	for _, name := range here {
+		r.save(ctx, name)
 	}
 }
 
@@ -332,6 +356,7 @@ func (r *runners) expire(ctx context.Context) {
 			} else {
 				gone = append(gone, name)
 				delete(r.known, name)
+				r.core.acks.end(name)
 				r.version.Add(1)
 			}
 		}
@@ -350,137 +375,6 @@ func (r *runners) expire(ctx context.Context) {
 			return
 		case <-r.check:
 		case <-time.After(next):
-		}
-	}
-}
-
-func ready(st *pb.RunnerState) []*pb.Instance {
-	var out []*pb.Instance
-	for _, i := range st.GetInstances() {
-		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY && i.GetPort() != 0 {
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// endpoints are the addresses of the ready instances of a function, sorted.
-func (r *runners) endpoints(function string) []compile.Endpoint {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.serves(function) {
-		if other := r.standIn(function); other != "" {
-			function = other
-		}
-	}
-	var out []compile.Endpoint
-	for _, k := range r.known {
-		for _, i := range ready(k.state) {
-			if i.GetFunction() == function {
-				out = append(out, compile.Endpoint{Address: i.GetAddress(), Port: i.GetPort()})
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b compile.Endpoint) int {
-		if c := strings.Compare(a.Address, b.Address); c != 0 {
-			return c
-		}
-		return int(a.Port) - int(b.Port)
-	})
-	return slices.Compact(out)
-}
-
-// instances are all instances of a function, or of all functions when it is "".
-func (r *runners) instances(function string) []*pb.Instance {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []*pb.Instance
-	for _, k := range r.known {
-		for _, i := range k.state.GetInstances() {
-			if function == "" || i.GetFunction() == function {
-				out = append(out, i)
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b *pb.Instance) int {
-		return strings.Compare(a.GetFunction()+"\x00"+a.GetId(), b.GetFunction()+"\x00"+b.GetId())
-	})
-	return out
-}
-
-// connected are the runners that are connected to any replica, by name.
-func (r *runners) connected() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []string
-	for name, k := range r.known {
-		if k.stream != nil || k.elsewhere && r.core.now().Sub(k.away) < 2*heartbeat {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func (r *runners) problems() map[string]string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := map[string]string{}
-	for _, k := range r.known {
-		maps.Copy(out, k.state.GetProblems())
-	}
-	return out
-}
-
-// condition says how many instances of a function are ready.
-func (r *runners) condition(f *pb.Function) *pb.Condition {
-	want := max(int(f.GetInstances()), 1)
-	n, why := 0, r.problems()[f.GetName()]
-	for _, i := range r.instances(f.GetName()) {
-		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
-			n++
-		} else if why == "" {
-			why = i.GetMessage()
-		}
-	}
-	c := &pb.Condition{Type: "Ready", Ok: n >= want, Reason: "InstancesReady", Message: fmt.Sprintf("%d of %d instances ready", n, want)}
-	switch {
-	case c.Ok:
-	case len(r.connected()) == 0:
-		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
-	case why != "":
-		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
-	default:
-		c.Reason = "InstancesStarting"
-	}
-	return c
-}
-
-// waitReady waits until functions have their instances, or cannot have them, and
-// returns what is in the way. Without a runner there is nothing to wait for.
-func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb.ProxyProblem {
-	// What stood in the way of the version before may be mended by this one.
-	for fresh := false; ; fresh = true {
-		r.mu.Lock()
-		reported := r.reported
-		r.mu.Unlock()
-		var out []*pb.ProxyProblem
-		pending := false
-		for _, f := range functions {
-			c := r.condition(f)
-			if c.GetOk() {
-				continue
-			}
-			out = append(out, &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()})
-			pending = pending || c.GetReason() == "InstancesStarting" || (!fresh && c.GetReason() == "InstancesFailing")
-		}
-		if !pending {
-			return out
-		}
-		select {
-		case <-ctx.Done():
-			return out
-		case <-reported:
 		}
 	}
 }

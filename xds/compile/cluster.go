@@ -192,11 +192,14 @@ func assignment(name string, endpoints []*endpointv3.LbEndpoint) *endpointv3.Clu
 }
 
 func endpointResource(name string, endpoints []*endpointv3.LbEndpoint, owner string) (*xds.Resource, error) {
-	a := assignment(name, endpoints)
+	return assignmentResource(assignment(name, endpoints), owner)
+}
+
+func assignmentResource(a *endpointv3.ClusterLoadAssignment, owner string) (*xds.Resource, error) {
 	if err := a.ValidateAll(); err != nil {
 		return nil, err
 	}
-	return xds.NewResource(xds.Endpoint, name, a, nil, []string{owner})
+	return xds.NewResource(xds.Endpoint, a.ClusterName, a, nil, []string{owner})
 }
 
 // target is a gateway.Target with the name of its cluster.
@@ -245,11 +248,15 @@ func (st *clusterState) serve(name string, instances []Endpoint) error {
 	if st.endpoints != nil && slices.Equal(st.instances, instances) {
 		return nil
 	}
-	list := make([]*endpointv3.LbEndpoint, 0, len(instances))
+	var list []*endpointv3.LocalityLbEndpoints
 	for _, e := range instances {
-		list = append(list, lbEndpoint(e.Address, e.Port, 0))
+		if n := len(list); n == 0 || list[n-1].Priority != e.Priority {
+			list = append(list, &endpointv3.LocalityLbEndpoints{Priority: e.Priority})
+		}
+		l := list[len(list)-1]
+		l.LbEndpoints = append(l.LbEndpoints, lbEndpoint(e.Address, e.Port, 0))
 	}
-	r, err := endpointResource(name, list, name)
+	r, err := assignmentResource(&endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: list}, name)
 	if err != nil {
 		return err
 	}

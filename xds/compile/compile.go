@@ -60,6 +60,9 @@ func (v View) gateways(s *gateway.Snapshot) []*pb.Gateway {
 type Endpoint struct {
 	Address string
 	Port    uint32
+	// Priority is 0 for what requests go to. Those of priority 1 get them while
+	// there is none of priority 0 that can be reached, and retries.
+	Priority uint32
 }
 
 // Settings are the parts of the installation that proxies have to know.
@@ -80,8 +83,8 @@ func (s Settings) tracing() bool { return s.OTLP != Endpoint{} }
 type Input struct {
 	Snapshot *gateway.Snapshot
 	View     View
-	// Instances returns the ready instances of a function by its full name,
-	// sorted. It may be nil.
+	// Instances returns the ready instances of a function by its full name, and
+	// with priority 1 its activators, sorted by priority. It may be nil.
 	Instances func(function string) []Endpoint
 	// Previous is the generation that proxies may still have, nil when there is
 	// none. What is shared by hosts and only they still use (JWT providers) stays in

@@ -11,6 +11,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -105,6 +106,7 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn, functions bool) *routev3.Retry
 	}
 	if functions {
 		on = append(on, "retriable-headers")
+		out.RetryPriority = previousPriorities()
 		out.RetriableHeaders = []*routev3.HeaderMatcher{{
 			Name: RefusedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
 		}}
@@ -129,5 +131,18 @@ func previousHosts() *routev3.RetryPolicy_RetryHostPredicate {
 	return &routev3.RetryPolicy_RetryHostPredicate{
 		Name:       "envoy.retry_host_predicates.previous_hosts",
 		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: a},
+	}
+}
+
+// previousPriorities sends a retry to the priority that was not tried: from
+// instances that are gone to the activator, which knows the ones that are there.
+func previousPriorities() *routev3.RetryPolicy_RetryPriority {
+	a, err := anypb.New(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 1})
+	if err != nil {
+		panic(err) // numbers always marshal
+	}
+	return &routev3.RetryPolicy_RetryPriority{
+		Name:       "envoy.retry_priorities.previous_priorities",
+		ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: a},
 	}
 }

@@ -1,0 +1,353 @@
+package functions
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/functions/activate"
+	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/scale"
+)
+
+const (
+	// decideEvery is how often the scaler looks at a function that has instances or
+	// requests. One that has none costs nothing.
+	decideEvery = 250 * time.Millisecond
+	// decidePause is the shortest time between two looks that requests asked for.
+	decidePause = 2 * time.Millisecond
+	// crashLoop is after how many failed starts in a row requests are told so, and
+	// wait no longer.
+	crashLoop = 3
+	// defaultMaxQueued is how many requests may wait when a function does not say.
+	defaultMaxQueued = 1000
+	// heldBytes bounds the bodies of all requests of one function that wait.
+	heldBytes = 256 << 20
+)
+
+// scaled is what a function has whose number of instances follows the load. Its
+// fields are guarded by the manager's mu.
+type scaled struct {
+	m         *manager
+	f         *function
+	config    scale.Config
+	scaler    *scale.Scaler
+	central   bool
+	last      scale.Decision
+	activator *activate.Activator
+	pressure  chan struct{}
+	cancel    context.CancelFunc
+}
+
+// scale brings the way in which a function is scaled to what is wanted, and returns
+// the number of instances to have now. The caller holds the manager's mu.
+func (f *function) scale(m *manager, w *pb.Function) int {
+	if w.GetScale() == nil {
+		f.fix()
+		return max(int(w.GetInstances()), 1)
+	}
+	config, err := scale.ConfigOf(w)
+	if err != nil { // the control plane has refused it
+		m.config.Logger.Error("function cannot be scaled as written", "function", f.name, "error", err)
+		config = scale.Config{Min: int(w.GetScale().GetMin()), Max: max(1, int(w.GetScale().GetMax())), Concurrency: 1}
+	}
+	limits := activate.Limits{MaxQueued: int(cmp.Or(w.GetScale().GetMaxQueued(), defaultMaxQueued)), MaxWait: 30 * time.Second}
+	for _, d := range []interface{ AsDuration() time.Duration }{w.GetStartTimeout(), w.GetScale().GetMaxWait()} {
+		limits.MaxWait = cmp.Or(d.AsDuration(), limits.MaxWait)
+	}
+	if f.scaled == nil {
+		f.scaled = m.newScaled(f, w, limits, config.Concurrency)
+	}
+	s := f.scaled
+	if s.scaler == nil || s.config != config {
+		s.config, s.scaler = config, scale.New(config)
+	}
+	if s.activator != nil {
+		s.activator.SetLimits(limits)
+	}
+	mode := w.GetScale().GetQueue()
+	s.central = mode == pb.QueueMode_QUEUE_MODE_CENTRAL || mode != pb.QueueMode_QUEUE_MODE_DIRECT && config.Concurrency == 1
+	s.poke()
+	return min(max(s.last.Wanted, config.Min), config.Max)
+}
+
+func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits, concurrency int) *scaled {
+	s := &scaled{m: m, f: f, pressure: make(chan struct{}, 1)}
+	whole := int64(0)
+	if w.GetLambda() != nil {
+		whole = m.config.MaxEventBytes
+	}
+	var err error
+	s.activator, err = activate.New(activate.Options{
+		Function: f.name, Receiver: instance.NewReceiver(whole, concurrency, heldBytes), Pressure: s.poke,
+		Arrived: f.meter.Arrived, Left: f.meter.left, Metrics: m.activation,
+		Logger: m.config.Logger, Tracer: m.config.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"),
+	}, limits)
+	if err != nil {
+		m.config.Logger.Error("function cannot be called while it has no instance", "function", f.name, "error", err)
+	}
+	f.meter.activator.Store(s.activator)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	m.running.Go(func() { s.run(ctx) })
+	return s
+}
+
+// fix ends the scaling of a function; its activator goes when no proxy knows of it.
+// The caller holds the manager's mu.
+func (f *function) fix() {
+	s := f.scaled
+	if s == nil {
+		return
+	}
+	f.scaled = nil
+	s.cancel()
+	if s.activator == nil {
+		return
+	}
+	f.closing++
+	unlisted := s.m.unlist()
+	s.m.running.Go(func() {
+		s.activator.Close(context.Background(), unlisted, s.m.config.StopTimeout)
+		s.m.mu.Lock()
+		defer s.m.mu.Unlock()
+		f.closing--
+		s.m.collect()
+	})
+}
+
+// poke has the scaler look now.
+func (s *scaled) poke() {
+	select {
+	case s.pressure <- struct{}{}:
+	default:
+	}
+}
+
+// run is the scaler's loop. It needs no control plane.
+func (s *scaled) run(ctx context.Context) {
+	tick := time.NewTicker(decideEvery)
+	defer tick.Stop()
+	for {
+		looked := time.Now()
+		if s.decide() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			case <-s.pressure:
+			}
+		} else {
+			// Nothing can change before a request comes.
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.pressure:
+			}
+		}
+		// Requests that come together are looked at together.
+		if wait := time.Until(looked.Add(decidePause)); wait > 0 {
+			time.Sleep(wait)
+		}
+	}
+}
+
+// decide looks once, and tells whether it is to look again soon.
+func (s *scaled) decide() (active bool) {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.f.scaled != s || s.m.stopped {
+		return false
+	}
+	g := s.f.serving()
+	if g == nil {
+		return false
+	}
+	o := scale.Observation{Now: time.Now()}
+	slots := 0
+	for _, sl := range g.slots {
+		switch {
+		case sl.leaving:
+			continue
+		case sl.ready():
+			o.Ready++
+		case sl.starting():
+			o.Starting++
+		}
+		slots++
+	}
+	if s.activator != nil {
+		o.Queued, o.OldestWait = s.activator.Load(o.Now)
+	}
+	s.f.meter.observe(&o)
+	before := s.last.Wanted
+	s.last = s.scaler.Decide(o)
+	want := s.last.Wanted
+	for _, g := range s.f.generations {
+		if g.retired {
+			continue
+		}
+		if g.want = want; g.crash.count >= crashLoop {
+			g.want = min(want, max(1, s.config.Min)) // one that tries is enough
+		}
+		g.fill()
+	}
+	s.m.settle(s.f)
+	if before != want {
+		s.m.config.Logger.Info("function is scaled", "function", s.f.name, "from", before, "to", want, "reason", s.last.Reason)
+		s.m.notify()
+	}
+	return slots > 0 || want > 0 || o.Queued > 0 || o.InFlight > 0
+}
+
+// serving is the generation that the scaler goes by: the newest that was whole, or
+// the newest. The caller holds the manager's mu.
+func (f *function) serving() *generation {
+	for i := len(f.generations) - 1; i >= 0; i-- {
+		if g := f.generations[i]; g.whole && !g.retired {
+			return g
+		}
+	}
+	return f.current()
+}
+
+// tell gives the activator the instances that are ready, or why there are none. The
+// caller holds the manager's mu.
+func (f *function) tell() {
+	if f.scaled == nil || f.scaled.activator == nil {
+		return
+	}
+	var members []activate.Member
+	starting := false
+	var trouble *activate.Trouble
+	for _, g := range f.generations {
+		for _, s := range g.slots {
+			if s.ready() {
+				members = append(members, activate.Member{Instance: s.instance, Started: s.started, Ready: s.readyAt})
+			}
+			starting = starting || s.starting()
+			for _, m := range s.former {
+				if m.state == pb.InstanceState_INSTANCE_STATE_READY {
+					members = append(members, activate.Member{Instance: m.Instance, Started: m.started, Ready: m.readyAt})
+				}
+			}
+			if !g.retired && s.state == pb.InstanceState_INSTANCE_STATE_BACKOFF && g.crash.count >= crashLoop {
+				trouble = &activate.Trouble{Kind: activate.KindCrashLoop, Text: fmt.Sprintf(
+					"function %s: its instances have ended %d times in a row; %s", f.name, g.crash.count, g.crash.reason)}
+			}
+		}
+		if g.problem != "" {
+			trouble = &activate.Trouble{Kind: activate.KindCannotStart, Text: fmt.Sprintf("function %s cannot be run: %s", f.name, g.problem)}
+		}
+	}
+	if starting {
+		trouble = nil
+	}
+	f.scaled.activator.Set(members, trouble)
+}
+
+// state is what the control plane is told of the function as a whole; nil: nothing.
+// The caller holds the manager's mu.
+func (f *function) state() *pb.FunctionState {
+	s, prepared := f.scaled, false
+	for _, g := range f.generations {
+		prepared = prepared || g.prepared && !g.retired
+	}
+	if s == nil || s.activator == nil || !prepared {
+		return nil
+	}
+	addr := s.activator.Addr()
+	return &pb.FunctionState{
+		Function: f.name, ActivatorAddress: addr.Addr().String(), ActivatorPort: uint32(addr.Port()),
+		Central: s.central, Wanted: uint32(max(0, s.last.Wanted)),
+	}
+}
+
+// complete tells whether a generation can take over: all of its instances are ready.
+// Of one that is scaled to none nothing is known before the first request; only if
+// it has failed already does the one before stay, too.
+func (g *generation) complete() bool {
+	if g.function.scaled == nil {
+		return g.readyCount() >= g.want
+	}
+	return g.prepared && g.readyCount() >= g.want && (g.want > 0 || g.crash.count == 0)
+}
+
+// adjust makes the slots of a scaled function as many as are wanted. One that
+// starts goes on: what it has cost is spent. Ready ones go only while the control
+// plane can have the proxies told. The caller holds mu.
+func (g *generation) adjust() {
+	active, ready := 0, 0
+	for _, s := range g.slots {
+		if !s.leaving {
+			active++
+		}
+		if s.ready() {
+			ready++
+		}
+	}
+	for ; active < g.want; active++ {
+		s := newSlot(g)
+		g.slots = append(g.slots, s)
+		g.m.running.Go(s.run)
+	}
+	for i := len(g.slots) - 1; i >= 0 && active > g.want; i-- {
+		s := g.slots[i]
+		switch {
+		case s.leaving || s.starting():
+			continue
+		case s.ready():
+			if ready <= g.want || !g.m.connected() {
+				continue
+			}
+			ready--
+		}
+		s.leave()
+		active--
+	}
+}
+
+// crash is how starts of a generation failed, one after another.
+type crash struct {
+	count  int
+	reason string // in one line
+	until  time.Time
+}
+
+// note counts an end. One that served for a while is none of a row.
+func (c *crash) note(state pb.InstanceState, readyAt time.Time, message string) {
+	if state == pb.InstanceState_INSTANCE_STATE_READY && time.Since(readyAt) >= stableAfter {
+		return
+	}
+	c.count++
+	first, rest, _ := strings.Cut(message, "; last output:\n")
+	c.reason = first
+	if lines := strings.Split(strings.TrimSpace(rest), "\n"); lines[len(lines)-1] != "" {
+		line := lines[len(lines)-1]
+		c.reason += fmt.Sprintf("; its last line: %.500s", line)
+	}
+	c.until = time.Now().Add(min(backoffMin<<min(c.count, 20), backoffMax))
+}
+
+// starting tells whether the slot's instance is on its way to be ready.
+func (s *slot) starting() bool {
+	return !s.leaving && (s.state == pb.InstanceState_INSTANCE_STATE_STARTING || s.state == 0)
+}
+
+// awaitTurn holds a new slot of a function back that fails to start again and
+// again. It is false when the slot is to end.
+func (s *slot) awaitTurn() bool {
+	s.g.m.mu.Lock()
+	c := s.g.crash
+	s.g.m.mu.Unlock()
+	pause := time.Until(c.until)
+	if c.count < crashLoop || pause <= 0 || s.g.function.scaled == nil {
+		return true
+	}
+	s.set(func() { s.state, s.message = pb.InstanceState_INSTANCE_STATE_BACKOFF, c.reason })
+	return s.sleep(pause)
+}

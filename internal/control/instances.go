@@ -1,0 +1,206 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds/compile"
+)
+
+// set takes over a state, and returns the functions whose endpoints are others.
+func (k *runner) set(st *pb.RunnerState) []string {
+	before := k.serve
+	k.state, k.serve = st, endpointsOf(st)
+	var changed []string
+	for f, list := range k.serve {
+		if !slices.Equal(before[f], list) {
+			changed = append(changed, f)
+		}
+	}
+	for f := range before {
+		if _, there := k.serve[f]; !there {
+			changed = append(changed, f)
+		}
+	}
+	return changed
+}
+
+// endpointsOf are the endpoints that follow from a state: the instances that are ready,
+// and after them, by priority, the activators, or these alone where all requests are
+// to go to them.
+func endpointsOf(st *pb.RunnerState) map[string][]compile.Endpoint {
+	out, central := map[string][]compile.Endpoint{}, map[string]bool{}
+	for _, f := range st.GetFunctions() {
+		if f.GetActivatorPort() == 0 {
+			continue
+		}
+		central[f.GetFunction()] = f.GetCentral()
+		priority := uint32(1)
+		if f.GetCentral() {
+			priority = 0
+		}
+		out[f.GetFunction()] = []compile.Endpoint{{Address: f.GetActivatorAddress(), Port: f.GetActivatorPort(), Priority: priority}}
+	}
+	for _, i := range st.GetInstances() {
+		if f := i.GetFunction(); i.GetState() == pb.InstanceState_INSTANCE_STATE_READY && i.GetPort() != 0 && !central[f] {
+			out[f] = append(out[f], compile.Endpoint{Address: i.GetAddress(), Port: i.GetPort()})
+		}
+	}
+	for _, list := range out {
+		slices.SortFunc(list, compareEndpoints)
+	}
+	return out
+}
+
+func compareEndpoints(a, b compile.Endpoint) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority), strings.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port))
+}
+
+// endpoints are where requests of a function go: its instances, and its activators.
+func (r *runners) endpoints(function string) []compile.Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.serves(function) {
+		function = r.standIn(function)
+	}
+	var out []compile.Endpoint
+	for _, k := range r.known {
+		out = append(out, k.serve[function]...)
+	}
+	slices.SortFunc(out, compareEndpoints)
+	return slices.Compact(out)
+}
+
+// instances are all instances of a function, or of all functions when it is "".
+func (r *runners) instances(function string) []*pb.Instance {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*pb.Instance
+	for _, k := range r.known {
+		for _, i := range k.state.GetInstances() {
+			if function == "" || i.GetFunction() == function {
+				out = append(out, i)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *pb.Instance) int {
+		return strings.Compare(a.GetFunction()+"\x00"+a.GetId(), b.GetFunction()+"\x00"+b.GetId())
+	})
+	return out
+}
+
+// connected are the runners that are connected to any replica, by name.
+func (r *runners) connected() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for name, k := range r.known {
+		if k.stream != nil || k.elsewhere && r.core.now().Sub(k.away) < 2*heartbeat {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (r *runners) problems() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]string{}
+	for _, k := range r.known {
+		maps.Copy(out, k.state.GetProblems())
+	}
+	return out
+}
+
+// condition says how many instances of a function are ready, of all its versions
+// that are to run.
+func (r *runners) condition(f *pb.Function) *pb.Condition {
+	var out *pb.Condition
+	for _, d := range r.core.Snapshot().Deployments(f) {
+		c := r.conditionOf(d)
+		if _, number := gateway.FunctionOf(d.GetName()); number != 0 {
+			c.Message = fmt.Sprintf("version %d: %s", number, c.GetMessage())
+		}
+		switch {
+		case out == nil:
+			out = c
+		case out.GetOk() && c.GetOk():
+			out.Message += "; " + c.GetMessage()
+		case out.GetOk():
+			out = c
+		}
+	}
+	if out == nil {
+		out = &pb.Condition{Type: "Ready", Reason: "NoVersion", Message: "none of the versions in its traffic is kept"}
+	}
+	return out
+}
+
+// conditionOf is condition for one deployment.
+func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
+	want := max(int(f.GetInstances()), 1)
+	if f.GetScale() != nil {
+		want = int(f.GetScale().GetMin())
+	}
+	n, why := 0, r.problems()[f.GetName()]
+	for _, i := range r.instances(f.GetName()) {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
+			n++
+		} else if why == "" {
+			why = i.GetMessage()
+		}
+	}
+	c := &pb.Condition{Type: "Ready", Ok: n >= want, Reason: "InstancesReady", Message: fmt.Sprintf("%d of %d instances ready", n, want)}
+	if f.GetScale() != nil {
+		// With none it can be called, as soon as it is prepared and there is somebody
+		// to start one.
+		c.Ok = c.Ok && why == "" && r.reachable(f.GetName())
+		c.Message = fmt.Sprintf("%d instances ready, at least %d wanted", n, want)
+	}
+	switch {
+	case c.Ok:
+	case len(r.connected()) == 0:
+		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
+	case why != "":
+		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
+	default:
+		c.Reason = "InstancesStarting"
+	}
+	return c
+}
+
+// waitReady waits until functions have their instances, or cannot have them, and
+// returns what is in the way. Without a runner there is nothing to wait for.
+func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb.ProxyProblem {
+	// What stood in the way of the version before may be mended by this one.
+	for fresh := false; ; fresh = true {
+		r.mu.Lock()
+		reported := r.reported
+		r.mu.Unlock()
+		var out []*pb.ProxyProblem
+		pending := false
+		for _, f := range functions {
+			c := r.condition(f)
+			if c.GetOk() {
+				continue
+			}
+			out = append(out, &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()})
+			pending = pending || c.GetReason() == "InstancesStarting" || (!fresh && c.GetReason() == "InstancesFailing")
+		}
+		if !pending {
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			return out
+		case <-reported:
+		}
+	}
+}
