@@ -101,7 +101,7 @@ func (s *Scaler) latency(o Observation, d *Decision, e *explanation) {
 	if d.Unreachable {
 		reason = ReasonUnreachable
 	}
-	if e.pressure.count > max(need, o.Ready+o.Starting) {
+	if e.pressure.count > need {
 		need, reason = e.pressure.count, ReasonPressure
 	}
 	e.hold = s.config.Hold

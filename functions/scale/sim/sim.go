@@ -126,12 +126,16 @@ const (
 	together = 0.010
 )
 
-// Run simulates the trace with the scaler.
-func Run(c Config, t Trace, s *scale.Scaler) Result {
-	r := &run{
+func newRun(c Config, t Trace, s *scale.Scaler) *run {
+	return &run{
 		config: c, trace: t, scaler: s, rand: rand.New(rand.NewPCG(c.Seed, 0x5ca1e)), last: math.Inf(-1), decided: math.Inf(-1),
 		responses: make([]float64, 0, len(t.Arrivals)),
 	}
+}
+
+// Run simulates the trace with the scaler.
+func Run(c Config, t Trace, s *scale.Scaler) Result {
+	r := newRun(c, t, s)
 	for range c.Warm {
 		r.add(ready)
 	}
@@ -203,13 +207,18 @@ func (r *run) arrive(i int) {
 		q.total = r.trace.Times[i]
 		q.t = q.total
 	} else {
-		q.t = r.config.Handler.normal(r.rand)
-		q.total = q.t + max(0, r.config.Rest.Mean+r.config.Rest.SD*r.rand.NormFloat64())
+		q.t, q.total = r.draw()
 	}
 	r.queue = append(r.queue, q)
 	if r.dispatch(); r.head < len(r.queue) && r.now-r.decided >= together {
 		r.decide()
 	}
+}
+
+// draw is t and T of one request.
+func (r *run) draw() (t, total float64) {
+	t = r.config.Handler.normal(r.rand)
+	return t, t + r.config.Rest.normal(r.rand)
 }
 
 func (r *run) ended(e event) {
