@@ -372,7 +372,7 @@ func FuzzDecide(f *testing.F) {
 // TestDecideAlways is FuzzDecide over many random sequences.
 func TestDecideAlways(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 9))
-	for range 3000 {
+	for range 1000 {
 		data := make([]byte, 4*80)
 		for i := range data {
 			data[i] = byte(r.Uint32())
