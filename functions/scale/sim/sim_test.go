@@ -11,7 +11,9 @@ import (
 
 // fixed keeps a number of instances.
 func fixed(n int) Contestant {
-	return Contestant{Name: fmt.Sprint(n), New: func(c Config) *scale.Scaler { return scale.New(scale.Config{Min: n, Max: n, Concurrency: c.Concurrency}) }}
+	return Contestant{Name: fmt.Sprint(n), New: func(c Config) *scale.Scaler {
+		return scale.New(scale.Config{Min: n, Max: n, Concurrency: c.Concurrency})
+	}}
 }
 
 // TestQueue compares the simulator with the formulas it is not made of: M/M/c waits as

@@ -107,10 +107,13 @@ func newRow(trace, scaler string, results []Result) Row {
 
 // Table compares ours with Knative's over all made traces with the default
 // parameters.
-func Table(seeds int) ([]Row, error) {
+func Table(seeds int) ([]Row, error) { return TableOf(Defaults(), seeds) }
+
+// TableOf does so with other parameters.
+func TableOf(c Config, seeds int) ([]Row, error) {
 	var rows []Row
 	for _, name := range Names() {
-		r, err := Compare(Defaults(), seeds, Contestants(), func(seed uint64) (Trace, error) { return Make(name, seed) })
+		r, err := Compare(c, seeds, Contestants(), func(seed uint64) (Trace, error) { return Make(name, seed) })
 		if err != nil {
 			return nil, err
 		}
