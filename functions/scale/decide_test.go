@@ -114,6 +114,7 @@ func TestHoldAndIdle(t *testing.T) {
 	if w.d.Wanted != 1 {
 		t.Errorf("after the hold: wanted %d because of %s", w.d.Wanted, w.d.Reason)
 	}
+	has(t, w.d, "one is kept: the last request was 54 s ago, idle timeout 60 s")
 	w.run(10*time.Second, 0)
 	if w.d.Wanted != 0 || w.d.Reason != ReasonIdle {
 		t.Errorf("idle: wanted %d because of %s", w.d.Wanted, w.d.Reason)
@@ -391,5 +392,39 @@ func BenchmarkDecide(b *testing.B) {
 		w.o.Now = w.o.Now.Add(time.Millisecond)
 		w.o.Service.Mean += 1e-9
 		w.s.Decide(w.o)
+	}
+}
+
+// TestHistory: rates over windows that are not filled, that nobody looked into, and
+// over counters that begin again.
+func TestHistory(t *testing.T) {
+	at := func(s float64) time.Time { return start.Add(time.Duration(s * 1e9)) }
+	for name, c := range map[string]struct {
+		points            []point
+		window            time.Duration
+		arrivals, seconds float64
+	}{
+		"nothing":         {nil, time.Second, 0, 1},
+		"one look":        {[]point{{at: at(0), arrivals: 50}}, 2 * time.Second, 0, 1},
+		"not filled":      {[]point{{at: at(0)}, {at: at(1), arrivals: 10}, {at: at(4), arrivals: 40}}, 10 * time.Second, 40, 4},
+		"on the line":     {[]point{{at: at(0)}, {at: at(1), arrivals: 10}, {at: at(2), arrivals: 30}}, 1500 * time.Millisecond, 25, 1.5},
+		"not looked":      {[]point{{at: at(0)}, {at: at(3600), arrivals: 7}}, 2 * time.Second, 7, 2},
+		"begins again":    {[]point{{at: at(0), arrivals: 100}, {at: at(1), arrivals: 3}}, time.Second, 0, 1},
+		"near each other": {[]point{{at: at(0)}, {at: at(1), arrivals: 1}, {at: at(1.01), arrivals: 5}, {at: at(1.02), arrivals: 6}}, time.Second, 5.98, 1},
+	} {
+		h := history{keep: 10 * time.Second, spacing: 100 * time.Millisecond}
+		for _, p := range c.points {
+			h.add(p)
+		}
+		if a, _, s := h.over(c.window, time.Second); math.Abs(a-c.arrivals) > 1e-6 || s != c.seconds {
+			t.Errorf("%s: %g in %g s, want %g in %g s", name, a, s, c.arrivals, c.seconds)
+		}
+	}
+	h := history{keep: 10 * time.Second, spacing: 100 * time.Millisecond}
+	for i := range 100_000 {
+		h.add(point{at: at(float64(i) / 1000), arrivals: float64(i)})
+	}
+	if a, _, s := h.over(10*time.Second, time.Second); len(h.points) > 110 || math.Abs(a/s-1000) > 1 {
+		t.Errorf("%g a second from %d points", a/s, len(h.points))
 	}
 }

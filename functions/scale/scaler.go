@@ -125,7 +125,7 @@ func (s *Scaler) bound(o Observation, d *Decision, e *explanation) {
 		if e.idle {
 			d.Wanted, d.Reason = 0, ReasonIdle
 		} else if d.Wanted < 1 {
-			d.Wanted, d.Reason = 1, ReasonMin
+			d.Wanted, d.Reason, e.last = 1, ReasonHold, true
 		}
 	}
 	if d.Wanted < o.Starting {

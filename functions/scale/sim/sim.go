@@ -28,8 +28,8 @@ type Config struct {
 	// Handler is t and Rest is r, both normal; T = t + r. A trace with times of its
 	// own goes before.
 	Handler, Rest Time
-	// Start is the mean time from start to ready; each is 0.8 to 1.3 of it (as
-	// spread as seen with processes and containers).
+	// Start is about the mean time from start to ready: each takes between 0.8 and 1.3
+	// of it.
 	Start float64
 	// Objective is what requests are judged by, and what the latency model keeps.
 	Objective scale.Objective
