@@ -3,7 +3,7 @@ package scale
 import "math"
 
 // exactSlots is up to how many slots Erlang's recursion is run; above, the limit of
-// Halfin and Whitt is within 1 % and costs nothing.
+// Halfin and Whitt, within a tenth of it even where waiting is rare, costs nothing.
 const exactSlots = 20_000
 
 // erlangC is the probability that a request has to wait when busy slots are needed

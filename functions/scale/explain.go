@@ -22,9 +22,12 @@ type explanation struct {
 
 	kpa kpa
 
-	idle, kept bool
-	wanted     int
-	reason     string
+	// idle: no request for long. kept: what starts is kept. last: one is kept until
+	// the idle timeout.
+	idle, kept, last bool
+
+	wanted int
+	reason string
 }
 
 // steps writes the arithmetic, one step a line.
@@ -32,7 +35,11 @@ func (e explanation) steps() []string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	o, c := e.o, e.config
-	add("%s ready, %d starting; %s in them, %d waiting", instances(o.Ready), o.Starting, requests(o.InFlight), o.Queued)
+	line := fmt.Sprintf("%s ready, %d starting; %s in them, %d waiting", instances(o.Ready), o.Starting, requests(o.InFlight), o.Queued)
+	if o.Queued > 0 && o.OldestWait > 0 {
+		line += fmt.Sprintf(" (the first for %s)", seconds(o.OldestWait.Seconds()))
+	}
+	add("%s", line)
 	switch {
 	case c.Min == c.Max:
 		add("min = max = %d: fixed", c.Min)
@@ -47,6 +54,10 @@ func (e explanation) steps() []string {
 			add("no request yet: none needed beyond min")
 		case e.idle:
 			add("no request for %s >= idle timeout %s: none needed beyond min", seconds(o.Now.Sub(o.LastRequest).Seconds()), seconds(c.IdleTimeout.Seconds()))
+		case e.last && o.LastRequest.IsZero():
+			add("requests are here: at least one")
+		case e.last:
+			add("one is kept: the last request was %s ago, idle timeout %s", seconds(o.Now.Sub(o.LastRequest).Seconds()), seconds(c.IdleTimeout.Seconds()))
 		}
 		if e.kept {
 			add("%d starting, and a start is never given up", o.Starting)

@@ -56,6 +56,13 @@ type sizing struct {
 	settled bool
 }
 
+// Size is the smallest count that keeps the configured objective at a rate of
+// requests, per second, once all of it is ready; at most Max.
+func Size(c Config, rate float64, service Moments) int {
+	c = c.withDefaults()
+	return c.size(rate, service, newShape(service).cut(c.Objective.Limit.Seconds())).count
+}
+
 // size finds the smallest count with P(W + T > limit) <= 1 - quantile. Where T alone
 // is longer, more instances only shorten the wait: then, or when that comes first, it
 // is the smallest at which half of 1 - quantile have to wait.

@@ -39,7 +39,8 @@ type Observation struct {
 	Ready, Starting int
 	// InFlight counts the requests in instances, Queued those that wait for one.
 	InFlight, Queued int
-	// OldestWait is how long the first of the queue has waited.
+	// OldestWait is how long the first of the queue has waited. It is only shown: at
+	// the end of a long queue it is long though there is nothing left to start for.
 	OldestWait time.Duration
 	// Arrivals counts requests since the beginning.
 	Arrivals uint64

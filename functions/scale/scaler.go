@@ -101,7 +101,7 @@ func (s *Scaler) latency(o Observation, d *Decision, e *explanation) {
 	if d.Unreachable {
 		reason = ReasonUnreachable
 	}
-	if e.pressure.count > max(need, o.Ready+o.Starting) {
+	if e.pressure.count > need {
 		need, reason = e.pressure.count, ReasonPressure
 	}
 	e.hold = s.config.Hold
@@ -125,7 +125,7 @@ func (s *Scaler) bound(o Observation, d *Decision, e *explanation) {
 		if e.idle {
 			d.Wanted, d.Reason = 0, ReasonIdle
 		} else if d.Wanted < 1 {
-			d.Wanted, d.Reason = 1, ReasonMin
+			d.Wanted, d.Reason, e.last = 1, ReasonHold, true
 		}
 	}
 	if d.Wanted < o.Starting {

@@ -20,7 +20,7 @@ type shape struct {
 // Skewness below this is that of a normal distribution for our purpose; that above
 // maxSkew comes from single outliers, of which a sample says nothing.
 const (
-	minSkew = 0.02
+	minSkew = 0.05
 	maxSkew = 6
 )
 

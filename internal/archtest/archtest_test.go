@@ -44,6 +44,8 @@ var rules = []rule{
 	{tree: "authn", may: []string{"gateway", "xds"}, never: kubernetes, why: "an authentication method is a policy"},
 	{tree: "store", may: []string{"internal/keyfile"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
 	{tree: "ratelimit", may: []string{"telemetry"}, never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
+	{tree: "functions/scale", may: nil, never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
+		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
 	{tree: "telemetry", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
