@@ -11,6 +11,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/runtime/azure"
 	"github.com/penstock-gateway/penstock/functions/runtime/framework"
 	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
 	"github.com/penstock-gateway/penstock/functions/runtime/server"
@@ -37,6 +38,8 @@ func (m *manager) contract(ctx context.Context, f *pb.Function, dir string) (run
 		return m.server(f, contract.Server)
 	case *pb.Function_FunctionsFramework:
 		return m.framework(ctx, f, contract.FunctionsFramework, dir)
+	case *pb.Function_Azure:
+		return m.azure(f, contract.Azure, dir)
 	}
 	return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
 }
@@ -109,6 +112,19 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.Functions
 	}
 	factory, err := framework.New(o, dir)
 	return runnable{factory: factory, concurrency: o.Concurrency}, err
+}
+
+func (m *manager) azure(f *pb.Function, c *pb.AzureContract, dir string) (runnable, error) {
+	app, err := azure.Load(dir, c.GetFunction(), f.GetEnv())
+	if err != nil {
+		return runnable{}, err
+	}
+	for _, what := range app.Ignored {
+		m.config.Logger.Info("without effect in this function", "function", f.GetName(), "what", what)
+	}
+	n := int(cmp.Or(f.GetConcurrency(), 100))
+	o := azure.Options{App: app, Concurrency: n, MaxPayload: m.config.MaxEventBytes, Only: c.GetFunction() != ""}
+	return runnable{factory: azure.New(o), concurrency: n, dir: app.Dir}, nil
 }
 
 func projectOf(name string) string {
