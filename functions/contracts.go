@@ -23,9 +23,14 @@ type runnable struct {
 	concurrency int
 	// dir is the working directory; empty: the source.
 	dir string
-	// uploadStall is how long a sender may pause; 0: the instance's default.
-	uploadStall time.Duration
+	// uploadStall is how long a sender may pause, streamAfter when a body counts as a
+	// stream; 0: the instance's default.
+	uploadStall, streamAfter time.Duration
 }
+
+// grpcStreamAfter is how long the body of a call of one message, which comes
+// right behind its head, is waited for.
+const grpcStreamAfter = 5 * time.Millisecond
 
 // contract makes a function runnable out of its source, which is there and built.
 // Its errors are for the function's author. A new contract is one more case here
@@ -77,7 +82,9 @@ func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error)
 	case pb.ServerProtocol_SERVER_PROTOCOL_UNSPECIFIED, pb.ServerProtocol_SERVER_PROTOCOL_HTTP1:
 	case pb.ServerProtocol_SERVER_PROTOCOL_H2C:
 		o.HTTP2 = true
-		// A gRPC stream may be silent for as long as it may last.
+		// A gRPC stream may be silent for as long as it may last, and the first word
+		// may be the server's.
+		r.streamAfter = grpcStreamAfter
 		r.uploadStall = cmp.Or(f.GetTimeout().AsDuration(), 30*time.Second)
 	default:
 		return runnable{}, fmt.Errorf("protocol %s is not one that this runner knows", c.GetProtocol())

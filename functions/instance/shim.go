@@ -73,7 +73,7 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		semconv.FaaSName(i.o.Function), semconv.FaaSInstance(i.o.ID), semconv.FaaSInvocationID(inv.ID),
 		semconv.HTTPRequestMethodKey.String(r.Method), semconv.URLPath(r.URL.Path),
 	))
-	rec := &recorder{ResponseWriter: w, instance: i}
+	rec := &recorder{ResponseWriter: w, instance: i, http2: r.ProtoMajor == 2, grpc: isGRPC(r)}
 	result := "aborted"
 	defer func() { // also when the answer is cut by a panic, as net/http wants it
 		now := time.Now()
@@ -140,7 +140,10 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 		if rec.slow.Load() {
 			return context.Canceled
 		}
-		i.overdue(inv)
+		// A stream of HTTP/2 is reset alone, which servers take for its end.
+		if !rec.http2 || !rec.begun || !i.contract.Cancels() {
+			i.overdue(inv)
+		}
 		return context.DeadlineExceeded
 	}
 	return err
@@ -257,6 +260,10 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 	if refused == "" {
 		rec.own().Set(HeaderError, result)
 	}
+	if rec.grpc {
+		writeGRPC(rec, status, result, text)
+		return result
+	}
 	var body []byte
 	if failed != nil {
 		body = failed.Body
@@ -278,6 +285,8 @@ type recorder struct {
 	http.ResponseWriter
 	instance *Instance
 	upload   *upload // nil: none
+	http2    bool
+	grpc     bool
 	switched func()
 	status   int
 	internal bool
@@ -353,7 +362,8 @@ func (r *recorder) WriteHeader(status int) {
 		if r.switched != nil {
 			r.switched()
 		}
-	} else if final && (r.instance.draining.Load() || !r.upload.complete()) {
+	} else if final && (r.instance.draining.Load() || !r.http2 && !r.upload.complete()) {
+		// For HTTP/2 this asks for a new connection, without harm to other streams.
 		h.Set("Connection", "close")
 	}
 	r.ResponseWriter.WriteHeader(status)

@@ -20,7 +20,7 @@ const (
 	uploadLimit = time.Minute
 	// aheadBytes of a body are read before its request takes a slot, so that a slow
 	// sender costs nobody else anything. A body of unknown length that is not whole
-	// after streamAfter is taken for a stream that waits for its answer.
+	// after streamAfter (Options.StreamAfter) is taken for a stream that waits for its answer.
 	aheadBytes  = 1 << 20
 	streamAfter = 250 * time.Millisecond
 	// lingerUpload is how long what the caller still sends is taken after an answer
@@ -90,7 +90,11 @@ func (i *Instance) newUpload(rec *recorder, r *http.Request) *upload {
 // receive reads ahead before the request is begun: all of the body when the
 // contract wants that, else as much as is kept ahead.
 func (i *Instance) receive(u *upload) error {
-	stream := u.length < 0 && i.o.Concurrency > 1
+	after := i.o.StreamAfter
+	if after <= 0 && i.o.Concurrency > 1 {
+		after = streamAfter
+	}
+	stream := u.length < 0 && after > 0
 	c, all := i.contract.(WholeBody)
 	if all {
 		if u.length > c.MaxBody() {
@@ -105,7 +109,7 @@ func (i *Instance) receive(u *upload) error {
 	go u.pump()
 	over := false
 	if stream {
-		timer := time.AfterFunc(streamAfter, func() {
+		timer := time.AfterFunc(after, func() {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			over = true

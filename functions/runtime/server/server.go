@@ -222,6 +222,11 @@ func (c *contract) rewrite(p *httputil.ProxyRequest) {
 	p.SetURL(&url.URL{Scheme: "http", Host: c.address()})
 	p.Out.URL.Path, p.Out.URL.RawPath, p.Out.URL.RawQuery = p.In.URL.Path, p.In.URL.RawPath, p.In.URL.RawQuery
 	p.Out.Host = p.In.Host
+	if c.o.HTTP2 && p.Out.Body != nil {
+		// A stream that the server ends waits for who reads the request's body, and
+		// closes that for it; the proxy's own wrapper would not let it.
+		p.Out.Body = p.In.Body
+	}
 	// They come from the proxy in front of us, which knows what to trust.
 	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 		if v, ok := p.In.Header[h]; ok {
