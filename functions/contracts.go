@@ -11,6 +11,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/runtime/azure"
 	"github.com/penstock-gateway/penstock/functions/runtime/framework"
 	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
 	"github.com/penstock-gateway/penstock/functions/runtime/server"
@@ -22,9 +23,14 @@ type runnable struct {
 	concurrency int
 	// dir is the working directory; empty: the source.
 	dir string
-	// uploadStall is how long a sender may pause; 0: the instance's default.
-	uploadStall time.Duration
+	// uploadStall is how long a sender may pause, streamAfter when a body counts as a
+	// stream; 0: the instance's default.
+	uploadStall, streamAfter time.Duration
 }
+
+// grpcStreamAfter is how long the body of a call of one message, which comes
+// right behind its head, is waited for.
+const grpcStreamAfter = 5 * time.Millisecond
 
 // contract makes a function runnable out of its source, which is there and built.
 // Its errors are for the function's author. A new contract is one more case here
@@ -37,6 +43,8 @@ func (m *manager) contract(ctx context.Context, f *pb.Function, dir string) (run
 		return m.server(f, contract.Server)
 	case *pb.Function_FunctionsFramework:
 		return m.framework(ctx, f, contract.FunctionsFramework, dir)
+	case *pb.Function_Azure:
+		return m.azure(f, contract.Azure, dir)
 	}
 	return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
 }
@@ -74,7 +82,9 @@ func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error)
 	case pb.ServerProtocol_SERVER_PROTOCOL_UNSPECIFIED, pb.ServerProtocol_SERVER_PROTOCOL_HTTP1:
 	case pb.ServerProtocol_SERVER_PROTOCOL_H2C:
 		o.HTTP2 = true
-		// A gRPC stream may be silent for as long as it may last.
+		// A gRPC stream may be silent for as long as it may last, and the first word
+		// may be the server's.
+		r.streamAfter = grpcStreamAfter
 		r.uploadStall = cmp.Or(f.GetTimeout().AsDuration(), 30*time.Second)
 	default:
 		return runnable{}, fmt.Errorf("protocol %s is not one that this runner knows", c.GetProtocol())
@@ -109,6 +119,19 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.Functions
 	}
 	factory, err := framework.New(o, dir)
 	return runnable{factory: factory, concurrency: o.Concurrency}, err
+}
+
+func (m *manager) azure(f *pb.Function, c *pb.AzureContract, dir string) (runnable, error) {
+	app, err := azure.Load(dir, c.GetFunction(), f.GetEnv())
+	if err != nil {
+		return runnable{}, err
+	}
+	for _, what := range app.Ignored {
+		m.config.Logger.Info("without effect in this function", "function", f.GetName(), "what", what)
+	}
+	n := int(cmp.Or(f.GetConcurrency(), 100))
+	o := azure.Options{App: app, Concurrency: n, MaxPayload: m.config.MaxEventBytes, Only: c.GetFunction() != ""}
+	return runnable{factory: azure.New(o), concurrency: n, dir: app.Dir}, nil
 }
 
 func projectOf(name string) string {

@@ -113,7 +113,7 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 		g.m.builder.release(build)
 		return o, "", err
 	}
-	o.Contract, o.Concurrency, o.UploadStall = r.factory, r.concurrency, r.uploadStall
+	o.Contract, o.Concurrency, o.UploadStall, o.StreamAfter = r.factory, r.concurrency, r.uploadStall, r.streamAfter
 	o.Dir = cmp.Or(r.dir, o.Dir)
 	o.Queue = max(16, o.Concurrency/4)
 	return o, build, nil

@@ -83,7 +83,7 @@ func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits,
 	}
 	var err error
 	s.activator, err = activate.New(activate.Options{
-		Function: f.name, Receiver: instance.NewReceiver(whole, concurrency, heldBytes), Pressure: s.poke,
+		Function: f.name, Receiver: instance.NewReceiver(whole, heldOptions(w, concurrency), heldBytes), Pressure: s.poke,
 		Arrived: f.meter.Arrived, Left: f.meter.left, Metrics: m.activation,
 		Logger: m.config.Logger, Tracer: m.config.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"),
 	}, limits)
@@ -95,6 +95,15 @@ func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits,
 	s.cancel = cancel
 	m.running.Go(func() { s.run(ctx) })
 	return s
+}
+
+// heldOptions is how bodies of requests are taken in that no instance has yet.
+func heldOptions(w *pb.Function, concurrency int) instance.Options {
+	o := instance.Options{Concurrency: concurrency}
+	if w.GetServer().GetProtocol() == pb.ServerProtocol_SERVER_PROTOCOL_H2C {
+		o.StreamAfter, o.UploadStall = grpcStreamAfter, cmp.Or(w.GetTimeout().AsDuration(), 30*time.Second)
+	}
+	return o
 }
 
 // fix ends the scaling of a function; its activator goes when no proxy knows of it.

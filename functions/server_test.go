@@ -26,6 +26,9 @@ import (
 // serve is this test binary as the server of a function.
 func serve(mode string) {
 	switch mode {
+	case "grpc":
+		serveGRPC()
+		return
 	case "never":
 		fmt.Println("I do not listen")
 		// Without cgo the runtime would call a bare select a deadlock.

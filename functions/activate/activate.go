@@ -159,8 +159,12 @@ func New(o Options, l Limits) (*Activator, error) {
 	// a request on its way.
 	a.server = &http.Server{
 		Handler: a, ReadHeaderTimeout: time.Minute, ConnState: a.count,
+		// Both, as instances do.
+		Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 10_000},
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
+	a.server.Protocols.SetHTTP1(true)
+	a.server.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = a.server.Serve(a.listener) }()
 	return a, nil
 }

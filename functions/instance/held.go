@@ -16,17 +16,16 @@ const HeaderColdStart = "x-cold-start"
 type Receiver struct {
 	uploads uploads
 	maxBody int64
-	streams bool
+	after   time.Duration
 	stall   time.Duration
 }
 
-// NewReceiver makes a Receiver for a function. maxBody is WholeBody.MaxBody of its
-// contract, 0 when that reads bodies as they come; held is how many requests may
-// wait at once. Bodies use at most room bytes together.
-func NewReceiver(maxBody int64, concurrency int, room int64) *Receiver {
-	o := Options{}
+// NewReceiver makes a Receiver for a function whose instances have such options.
+// maxBody is WholeBody.MaxBody of its contract, 0 when that reads bodies as they
+// come. Bodies use at most room bytes together.
+func NewReceiver(maxBody int64, o Options, room int64) *Receiver {
 	o.setDefaults()
-	return &Receiver{uploads: uploads{most: room, count: 1 << 20}, maxBody: maxBody, streams: concurrency > 1, stall: o.UploadStall}
+	return &Receiver{uploads: uploads{most: room, count: 1 << 20}, maxBody: maxBody, after: o.streamAfter(), stall: o.UploadStall}
 }
 
 // Held is a request on its way to an instance. It belongs to one goroutine.
@@ -45,7 +44,7 @@ func (rc *Receiver) Receive(w http.ResponseWriter, r *http.Request) (*Held, erro
 	if h.up == nil {
 		return h, nil
 	}
-	return h, h.up.receive(rc.maxBody, rc.streams && h.up.length < 0)
+	return h, h.up.receive(rc.maxBody, rc.after)
 }
 
 // Done ends the reading of the body.

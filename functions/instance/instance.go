@@ -48,6 +48,11 @@ type Options struct {
 	// UploadStall is how long a sender may pause in the body of a request. Default
 	// 10 s.
 	UploadStall time.Duration
+	// StreamAfter is how long a body of unknown length may come before its request
+	// is begun as a stream. Default: 250 ms where Concurrency is above 1, else such
+	// a request is not begun before its first MiB is there. When it is set, streams
+	// may take all slots, else at most half.
+	StreamAfter time.Duration
 	// Timeout of one invocation, StartTimeout from start to ready, StopGrace from
 	// SIGTERM to SIGKILL. Defaults: 30 s, 30 s, 2 s.
 	Timeout, StartTimeout, StopGrace time.Duration
@@ -86,6 +91,22 @@ func (o *Options) setDefaults() {
 		o.Observer = nobody{}
 	}
 	o.Logger = o.Logger.With("function", o.Function, "instance", o.ID)
+}
+
+// streamAfter is how long a body of unknown length is read ahead; 0: it is no stream.
+func (o *Options) streamAfter() time.Duration {
+	if o.StreamAfter <= 0 && o.Concurrency > 1 {
+		return streamAfter
+	}
+	return o.StreamAfter
+}
+
+// streams is how many requests may be begun while their body still comes.
+func (o *Options) streams() int {
+	if o.StreamAfter > 0 {
+		return o.Concurrency
+	}
+	return max(1, o.Concurrency/2)
 }
 
 // Instance is one running copy of a function.
@@ -127,7 +148,7 @@ func Start(o Options) (*Instance, error) {
 	i := &Instance{
 		o: o, name: o.Function[strings.LastIndexByte(o.Function, '/')+1:],
 		metrics: o.Metrics.of(o.Function), propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
-		slots: newGate(o.Concurrency, o.Queue, o.QueueTimeout), streams: newGate(max(1, o.Concurrency/2), o.Queue, o.QueueTimeout),
+		slots: newGate(o.Concurrency, o.Queue, o.QueueTimeout), streams: newGate(o.streams(), o.Queue, o.QueueTimeout),
 		ready: make(chan struct{}), dead: make(chan struct{}), closed: make(chan struct{}),
 		replace: make(chan struct{}), cut: make(chan struct{}),
 	}
@@ -292,8 +313,14 @@ func (i *Instance) listen() error {
 	// could meet a request on its way.
 	i.server = &http.Server{
 		Handler: i, ReadHeaderTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(i.o.Logger.Handler(), slog.LevelDebug),
+		// Both for every function, so that a function may change its protocol while
+		// proxies still speak the old one to its old instances.
+		Protocols: new(http.Protocols),
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: max(250, i.o.Concurrency+i.o.Queue)},
+		ErrorLog:  slog.NewLogLogger(i.o.Logger.Handler(), slog.LevelDebug),
 	}
+	i.server.Protocols.SetHTTP1(true)
+	i.server.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = i.server.Serve(i.listener) }()
 	return nil
 }

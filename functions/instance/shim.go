@@ -79,7 +79,7 @@ func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) {
 		semconv.FaaSName(i.o.Function), semconv.FaaSInstance(i.o.ID), semconv.FaaSInvocationID(inv.ID),
 		semconv.HTTPRequestMethodKey.String(r.Method), semconv.URLPath(r.URL.Path),
 	))
-	rec := &recorder{ResponseWriter: w, instance: i, held: held}
+	rec := &recorder{ResponseWriter: w, instance: i, held: held, http2: r.ProtoMajor == 2, grpc: isGRPC(r)}
 	i.traces.Store(inv.ID, span.SpanContext().TraceID())
 	defer i.traces.Delete(inv.ID)
 	result := "aborted"
@@ -123,7 +123,7 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 		return err
 	}
 	if up != nil {
-		if err := up.receive(i.maxBody(), up.length < 0 && i.o.Concurrency > 1); err != nil {
+		if err := up.receive(i.maxBody(), i.o.streamAfter()); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,10 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 		if rec.slow.Load() {
 			return context.Canceled
 		}
-		i.overdue(inv)
+		// A stream of HTTP/2 is reset alone, which servers take for its end.
+		if !rec.http2 || !rec.begun || !i.contract.Cancels() {
+			i.overdue(inv)
+		}
 		return context.DeadlineExceeded
 	}
 	return err
@@ -297,6 +300,10 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 	if refused == "" {
 		rec.own().Set(HeaderError, result)
 	}
+	if rec.grpc {
+		writeGRPC(rec, status, result, text)
+		return result
+	}
 	var body []byte
 	if failed != nil {
 		body = failed.Body
@@ -320,6 +327,8 @@ type recorder struct {
 	upload   *upload // nil: none
 	held     *Held   // nil: a proxy sent the request here
 	admitted time.Time
+	http2    bool
+	grpc     bool
 	switched func()
 	status   int
 	internal bool
@@ -408,7 +417,8 @@ func (r *recorder) WriteHeader(status int) {
 		if r.switched != nil {
 			r.switched()
 		}
-	} else if final && (r.instance.draining.Load() || !r.upload.complete()) {
+	} else if final && (r.instance.draining.Load() || !r.http2 && !r.upload.complete()) {
+		// For HTTP/2 this asks for a new connection, without harm to other streams.
 		h.Set("Connection", "close")
 	}
 	r.ResponseWriter.WriteHeader(status)

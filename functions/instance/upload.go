@@ -20,7 +20,7 @@ const (
 	uploadLimit = time.Minute
 	// aheadBytes of a body are read before its request takes a slot, so that a slow
 	// sender costs nobody else anything. A body of unknown length that is not whole
-	// after streamAfter is taken for a stream that waits for its answer.
+	// after streamAfter (Options.StreamAfter) is taken for a stream that waits for its answer.
 	aheadBytes  = 1 << 20
 	streamAfter = 250 * time.Millisecond
 	// lingerUpload is how long what the caller still sends is taken after an answer
@@ -89,9 +89,10 @@ func newUpload(w http.ResponseWriter, r *http.Request, all *uploads, stall time.
 
 // receive reads ahead before the request is begun: all of the body when the
 // contract takes whole ones only, up to maxBody bytes, else (0) as much as is kept
-// ahead, and a stream no longer than a moment. It may be called again for more.
-func (u *upload) receive(maxBody int64, stream bool) error {
-	all := maxBody > 0
+// ahead, and of a body of unknown length what
+// comes within a moment (after; 0: it is no stream). It may be called again for more.
+func (u *upload) receive(maxBody int64, after time.Duration) error {
+	all, stream := maxBody > 0, u.length < 0 && after > 0
 	if all && u.length > maxBody {
 		return bodyTooLarge(maxBody)
 	}
@@ -110,7 +111,7 @@ func (u *upload) receive(maxBody int64, stream bool) error {
 	over := !more
 	u.changed.Broadcast()
 	if stream {
-		timer := time.AfterFunc(streamAfter, func() {
+		timer := time.AfterFunc(after, func() {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			over = true

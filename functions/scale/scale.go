@@ -139,7 +139,7 @@ const DefaultMax = 10
 // ConfigOf reads how a function is scaled. Without scale the count is fixed.
 func ConfigOf(f *pb.Function) (Config, error) {
 	concurrency := 100
-	if f.GetLambda() != nil {
+	if f.GetLambda() != nil || f.GetFunctionsFramework() != nil {
 		concurrency = 1
 	}
 	c := Config{Concurrency: int(cmp.Or(f.GetConcurrency(), uint32(concurrency)))}

@@ -86,13 +86,18 @@ func eds(c *clusterv3.Cluster) {
 	c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
 }
 
-// functionCluster is the cluster of a function: its instances speak HTTP/1.1 and
-// come by EDS, so they start and end without a change of anything else.
-func functionCluster(name string) (*xds.Resource, error) {
+// functionCluster is the cluster of a function: its instances come by EDS, so they
+// start and end without a change of anything else. They speak HTTP/1.1, or HTTP/2
+// when the function does, for trailers and streams both ways have no other way.
+func functionCluster(f *pb.Function, name string) (*xds.Resource, error) {
 	p := &packer{}
-	c := clusterBase(p, name, false)
+	c := clusterBase(p, name, speaksHTTP2(f))
 	eds(c)
 	return clusterResource(p, c, []string{name})
+}
+
+func speaksHTTP2(f *pb.Function) bool {
+	return f.GetServer().GetProtocol() == pb.ServerProtocol_SERVER_PROTOCOL_H2C
 }
 
 // backendCluster is the cluster of a backend or of one of its subsets.
@@ -218,10 +223,10 @@ type clusterState struct {
 }
 
 // madeFrom tells whether the cluster would be the same for t. Objects are
-// immutable; nothing of a function is in its cluster.
+// immutable; of a function nothing but its protocol is in its cluster.
 func (st *clusterState) madeFrom(t target) bool {
 	if t.Function != nil {
-		return st.from.Function != nil
+		return st.from.Function != nil && speaksHTTP2(st.from.Function) == speaksHTTP2(t.Function)
 	}
 	return st.from.Backend == t.Backend && st.from.Subset == t.Subset
 }
@@ -230,7 +235,7 @@ func newCluster(t target) (*clusterState, error) {
 	st := &clusterState{from: t}
 	var err error
 	if t.Function != nil {
-		st.cluster, err = functionCluster(t.cluster)
+		st.cluster, err = functionCluster(t.Function, t.cluster)
 		return st, err
 	}
 	if st.cluster, err = backendCluster(t.Backend, t.cluster); err != nil {

@@ -46,8 +46,8 @@ type Options struct {
 	Command []string
 	// Env are variables of the process besides PORT, HOST and K_SERVICE.
 	Env map[string]string
-	// PortVariable is another variable that holds the port, too; empty: none.
-	PortVariable string
+	// PortVariables hold the port, too. The first is the one that errors name.
+	PortVariables []string
 	// Concurrency is how many connections are kept open to the server.
 	Concurrency int
 	// HTTP2 means that the server speaks HTTP/2 without TLS, by prior knowledge.
@@ -134,8 +134,8 @@ func (c *contract) Command() instance.Command {
 		"HOST":      "127.0.0.1",
 		"K_SERVICE": c.host.Name,
 	}
-	if c.o.PortVariable != "" {
-		env[c.o.PortVariable] = strconv.Itoa(c.port)
+	for _, name := range c.o.PortVariables {
+		env[name] = strconv.Itoa(c.port)
 	}
 	maps.Copy(env, c.o.Env)
 	return instance.Command{Args: c.o.Command, Env: env}
@@ -155,7 +155,7 @@ func (c *contract) WaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				v := cmp.Or(c.o.PortVariable, "PORT")
+				v := append(c.o.PortVariables[:len(c.o.PortVariables):len(c.o.PortVariables)], "PORT")[0]
 				return fmt.Errorf("nothing listens on the port in %s (%d on 127.0.0.1) within the start timeout: the server must read the variable %s", v, c.port, v)
 			}
 			return ctx.Err()
@@ -222,6 +222,11 @@ func (c *contract) rewrite(p *httputil.ProxyRequest) {
 	p.SetURL(&url.URL{Scheme: "http", Host: c.address()})
 	p.Out.URL.Path, p.Out.URL.RawPath, p.Out.URL.RawQuery = p.In.URL.Path, p.In.URL.RawPath, p.In.URL.RawQuery
 	p.Out.Host = p.In.Host
+	if c.o.HTTP2 && p.Out.Body != nil {
+		// A stream that the server ends waits for who reads the request's body, and
+		// closes that for it; the proxy's own wrapper would not let it.
+		p.Out.Body = p.In.Body
+	}
 	// They come from the proxy in front of us, which knows what to trust.
 	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 		if v, ok := p.In.Header[h]; ok {
