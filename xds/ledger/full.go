@@ -42,6 +42,31 @@ func (p *Proxy) FullState(r *Response) (all []*xds.Resource, unknown bool) {
 	return all, unknown
 }
 
+// Held is the version that the proxy holds of a resource; nil when it holds none
+// that is known.
+func (p *Proxy) Held(ref xds.Ref) *xds.Resource {
+	k, ok := kindOf(ref.Type)
+	if !ok {
+		return nil
+	}
+	l := &p.lanes[k]
+	i, known := l.col().index[ref.Name]
+	switch {
+	case !known || !l.held.has(i):
+		return nil
+	case l.clean.has(i):
+		return l.col().slots[i].res
+	default:
+		return l.version(i)
+	}
+}
+
+// Lacks reports whether a proxy does not hold a resource that is there to be had.
+func (p *Proxy) Lacks(ref xds.Ref) bool {
+	k, ok := kindOf(ref.Type)
+	return ok && p.lanes[k].col().has(ref.Name) && p.Held(ref) == nil
+}
+
 // Wanted are the resources of a type by these names that the view has, or all of
 // them if everything is asked for.
 func (t *Table) Wanted(typ xds.Type, names []string, everything bool) []*xds.Resource {
