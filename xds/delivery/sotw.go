@@ -33,16 +33,27 @@ type sotw struct {
 
 	// Guarded by the view's mu.
 	types map[xds.Type]*sotwType
-	kept  map[xds.Type]*kept
+	kept  *kept
 	warm  func(held, next *xds.Resource) (*anypb.Any, error)
+	// early is a first request for clusters that is not taken in yet.
+	early *early
 }
 
-// kept is a response that is not sent yet.
+// early is from a client that comes back with a cluster that is gone, and that its
+// routes may still lead to: it is to have the new routes before it loses that, and
+// these wait for no cluster that it has not asked for.
+type early struct {
+	req   *discoveryv3.DiscoveryRequest
+	table *ledger.Table
+	since time.Time
+}
+
+// kept is a response of routes that is not sent yet.
 type kept struct {
 	*ledger.Response
 	since time.Time
-	// warm is the nonce of what was sent in its place for now, and answered says that
-	// it was taken, or refused.
+	// warm is the nonce of what was sent in its place for now; answered says that it
+	// was taken, or refused.
 	warm     string
 	answered bool
 }
@@ -57,7 +68,7 @@ type sotwType struct {
 }
 
 func newSotw(s discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer, warm func(held, next *xds.Resource) (*anypb.Any, error)) *sotw {
-	w := &sotw{stream: s, types: map[xds.Type]*sotwType{}, kept: map[xds.Type]*kept{}, warm: warm}
+	w := &sotw{stream: s, types: map[xds.Type]*sotwType{}, warm: warm}
 	for _, t := range ledger.Types() {
 		w.types[t] = &sotwType{names: map[string]struct{}{}}
 	}
@@ -81,9 +92,23 @@ func (w *sotw) read(q request, _ *ledger.Proxy, table *ledger.Table) (ledger.Req
 		// It crossed a response. The answer to that will have all names again.
 		return out, false
 	}
-	if k := w.kept[out.Type]; k != nil && k.warm != "" && k.warm == req.GetResponseNonce() {
+	if k := w.kept; k != nil && k.warm == req.GetResponseNonce() {
 		k.answered = true
 	}
+	first := !t.asked
+	if first && out.Type == xds.Cluster && outdated(table, req) {
+		since := time.Now()
+		if w.early != nil {
+			since = w.early.since
+		}
+		w.early = &early{req, table, since}
+		return out, false
+	}
+	return w.take(t, req, table, out), true
+}
+
+// take takes in what a request asks for.
+func (w *sotw) take(t *sotwType, req *discoveryv3.DiscoveryRequest, table *ledger.Table, out ledger.Request) ledger.Request {
 	first := !t.asked
 	t.asked = true
 	if first {
@@ -99,7 +124,19 @@ func (w *sotw) read(q request, _ *ledger.Proxy, table *ledger.Table) (ledger.Req
 		}
 		slices.Sort(out.Culprits)
 	}
-	return out, true
+	return out
+}
+
+// outdated tells whether the client holds something by a name that is gone.
+func outdated(table *ledger.Table, req *discoveryv3.DiscoveryRequest) bool {
+	if req.GetVersionInfo() == "" {
+		return false
+	}
+	parts, ok := readVersion(req.GetVersionInfo())
+	return slices.ContainsFunc(req.GetResourceNames(), func(name string) bool {
+		_, has := parts[hashOf(name)]
+		return (has || !ok) && name != "*" && len(table.Wanted(xds.Type(req.GetTypeUrl()), []string{name}, false)) == 0
+	})
 }
 
 // interest makes the difference to the names before.
@@ -215,16 +252,10 @@ func readVersion(s string) (map[hash]hash, bool) {
 }
 
 func (w *sotw) write(r *ledger.Response, p *ledger.Proxy, now time.Time) func() error {
-	all, unknown := p.FullState(r)
-	if unknown && r.Type == xds.Cluster && !routed(p) {
-		// The client has come back with a cluster that is gone, and that its routes may
-		// still lead to: let it have the new routes before it loses the cluster.
-		w.kept[r.Type] = &kept{Response: r, since: now}
-		return nil
-	}
+	all := p.FullState(r)
 	if r.Type == xds.Route && w.warm != nil {
 		if warmed := w.warmed(r, p, all); warmed != nil {
-			w.kept[r.Type] = &kept{Response: r, since: now, warm: r.Nonce + "-warm"}
+			w.kept = &kept{Response: r, since: now, warm: r.Nonce + "-warm"}
 			return w.send(r.Type, r.Nonce+"-warm", "warm", warmed)
 		}
 	}
@@ -280,22 +311,21 @@ func warm(r *ledger.Response, p *ledger.Proxy) bool {
 
 func (w *sotw) held(p *ledger.Proxy, now time.Time) (func() error, time.Time) {
 	var wake time.Time
-	for _, t := range ledger.Types() {
-		k := w.kept[t]
-		if k == nil {
-			continue
+	if e := w.early; e != nil {
+		if due := e.since.Add(keepFor); now.Before(due) && !routed(p) {
+			wake = due
+		} else {
+			w.early = nil
+			r := w.take(w.types[xds.Cluster], e.req, e.table, ledger.Request{Type: xds.Cluster})
+			_, _ = p.Handle(r, now) // too many names are too many in the next request, too
 		}
-		ready := k.answered && warm(k.Response, p)
-		if k.warm == "" {
-			ready = routed(p)
+	}
+	if k := w.kept; k != nil {
+		if due := k.since.Add(keepFor); now.Before(due) && !(k.answered && warm(k.Response, p)) {
+			return nil, earliest(wake, due)
 		}
-		if due := k.since.Add(keepFor); !ready && now.Before(due) {
-			wake = earliest(wake, due)
-			continue
-		}
-		delete(w.kept, t)
-		all, _ := p.FullState(k.Response)
-		return w.sendAll(k.Response, all), time.Time{}
+		w.kept = nil
+		return w.sendAll(k.Response, p.FullState(k.Response)), time.Time{}
 	}
 	return nil, wake
 }
