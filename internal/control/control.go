@@ -106,7 +106,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.heads.Store(&wake)
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
-		StreamAge: delivery.DefaultStreamAge,
+		StreamAge: delivery.DefaultStreamAge, WarmRoutes: compile.WarmRoutes,
 		OnForbidden: func(who delivery.Identity, r xds.Ref) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
 		},

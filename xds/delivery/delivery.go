@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -72,6 +73,10 @@ type Options struct {
 	// FullSyncs is how many proxies that come with nothing are synchronised at one
 	// time; the others wait in turn. Default 32.
 	FullSyncs int
+	// WarmRoutes is the RouteConfiguration that a gRPC client holds, with the clusters
+	// of the next one named in it; compile.WarmRoutes. nil: clients go to the next one
+	// at once.
+	WarmRoutes func(held, next *xds.Resource) (*anypb.Any, error)
 }
 
 // Server is the xDS server. It is safe for concurrent use.
@@ -277,7 +282,7 @@ func (sv *service) StreamAggregatedResources(ss discoveryv3.AggregatedDiscoveryS
 	if id.GRPCView == "" {
 		return errEnvoy
 	}
-	return sv.server.serve(ss.Context(), newSotw(ss), id, id.GRPCView, true)
+	return sv.server.serve(ss.Context(), newSotw(ss, sv.server.opt.WarmRoutes), id, id.GRPCView, true)
 }
 
 // DeltaAggregatedResources serves one proxy until its stream ends.

@@ -76,8 +76,9 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestDoors: nothing but the delta aggregated service of a client with a
-// certificate of ours is open.
+// TestDoors: nothing but the aggregated service of a client with a certificate of
+// ours is open, and of that the state-of-the-world variant only for those that have
+// a view for it.
 func TestDoors(t *testing.T) {
 	p := newPlane(t, delivery.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -88,7 +88,7 @@ func (p *plane) start() {
 		p.t.Fatal(err)
 	}
 	p.server = delivery.New(p.opt)
-	p.grpc = grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(tls)))...)
+	p.grpc = grpc.NewServer(append(delivery.GRPCOptions(p.opt.StreamAge), grpc.Creds(credentials.NewTLS(tls)))...)
 	p.server.Register(p.grpc)
 	go p.grpc.Serve(lis)
 }

@@ -245,7 +245,9 @@ func (st *stream) next() (send func() error, wake time.Time) {
 		if send = st.wire.write(r, st.proxy, now); send != nil {
 			return send, time.Time{}
 		}
-		_, kept = st.wire.held(st.proxy, now)
+		if send, kept = st.wire.held(st.proxy, now); send != nil {
+			return send, time.Time{}
+		}
 	}
 }
 

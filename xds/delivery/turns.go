@@ -95,3 +95,10 @@ func (st *stream) endTurn() {
 	st.synced = true
 	st.s.turns.leave(st)
 }
+
+// Waiting is how many proxies wait for their turn to be synchronised.
+func (s *Server) Waiting() int {
+	s.turns.mu.Lock()
+	defer s.turns.mu.Unlock()
+	return len(s.turns.queue)
+}

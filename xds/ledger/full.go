@@ -11,16 +11,15 @@ import (
 // what it does not hold is gone.
 
 // FullState is what a response of the state-of-the-world variant has to hold when
-// Next gave r: its resources, and what the client holds beside them. unknown says
-// that the client holds a version, of a resource that is gone, whose bytes are not
-// known: it loses it by this response.
-func (p *Proxy) FullState(r *Response) (all []*xds.Resource, unknown bool) {
+// Next gave r: its resources, and what the client holds beside them. What it holds
+// of a resource that is gone is left out if its bytes are not known.
+func (p *Proxy) FullState(r *Response) []*xds.Resource {
 	k, ok := kindOf(r.Type)
 	if !ok {
-		return nil, false
+		return nil
 	}
 	l := &p.lanes[k]
-	all = append(all, r.Resources...)
+	all := slices.Clone(r.Resources)
 	for i := range l.col().each(l.held) {
 		if l.flying.has(i) || !l.wants(i) {
 			continue // in r already, or removed by it
@@ -33,13 +32,36 @@ func (p *Proxy) FullState(r *Response) (all []*xds.Resource, unknown bool) {
 				res = l.col().slots[i].last
 			}
 		}
-		if res == nil {
-			unknown = true
-			continue
+		if res != nil {
+			all = append(all, res)
 		}
-		all = append(all, res)
 	}
-	return all, unknown
+	return all
+}
+
+// Held is the version that the proxy holds of a resource; nil when it holds none
+// that is known.
+func (p *Proxy) Held(ref xds.Ref) *xds.Resource {
+	k, ok := kindOf(ref.Type)
+	if !ok {
+		return nil
+	}
+	l := &p.lanes[k]
+	i, known := l.col().index[ref.Name]
+	switch {
+	case !known || !l.held.has(i):
+		return nil
+	case l.clean.has(i):
+		return l.col().slots[i].res
+	default:
+		return l.version(i)
+	}
+}
+
+// Lacks reports whether a proxy does not hold a resource that is there to be had.
+func (p *Proxy) Lacks(ref xds.Ref) bool {
+	k, ok := kindOf(ref.Type)
+	return ok && p.lanes[k].col().has(ref.Name) && p.Held(ref) == nil
 }
 
 // Wanted are the resources of a type by these names that the view has, or all of
