@@ -49,6 +49,15 @@ func (m *manager) contract(ctx context.Context, f *pb.Function, dir string) (run
 	return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
 }
 
+var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
+	pb.LambdaEvent_LAMBDA_EVENT_UNSPECIFIED:  lambda.HTTPAPIV2,
+	pb.LambdaEvent_LAMBDA_EVENT_HTTP_API_V2:  lambda.HTTPAPIV2,
+	pb.LambdaEvent_LAMBDA_EVENT_REST_API_V1:  lambda.RESTAPIV1,
+	pb.LambdaEvent_LAMBDA_EVENT_FUNCTION_URL: lambda.FunctionURL,
+	pb.LambdaEvent_LAMBDA_EVENT_ALB:          lambda.ALB,
+	pb.LambdaEvent_LAMBDA_EVENT_RAW:          lambda.Raw,
+}
+
 func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir string) (runnable, error) {
 	o := lambda.Options{
 		Handler: c.GetHandler(), Python: m.config.Python, PythonPath: m.config.LambdaPythonPath,
@@ -62,6 +71,11 @@ func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir string) (runn
 	default:
 		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
 	}
+	shape, ok := lambdaShapes[c.GetEvent()]
+	if !ok {
+		return runnable{}, fmt.Errorf("event %s is not one that this runner knows", c.GetEvent())
+	}
+	o.Event = shape
 	if n := f.GetConcurrency(); n > 1 {
 		return runnable{}, fmt.Errorf("concurrency is %d, but a Lambda handler takes one event at a time: use instances", n)
 	}

@@ -359,10 +359,9 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// TestGoHandler runs aws-lambda-go: answers, errors, panics, streams and their
-// trailers.
-func TestGoHandler(t *testing.T) {
-	t.Parallel()
+// goBootstrap is a functions root with the source "go", which is golambda, built.
+func goBootstrap(t *testing.T) string {
+	t.Helper()
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "go"), 0o755); err != nil {
 		t.Fatal(err)
@@ -372,6 +371,14 @@ func TestGoHandler(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return root
+}
+
+// TestGoHandler runs aws-lambda-go: answers, errors, panics, streams and their
+// trailers.
+func TestGoHandler(t *testing.T) {
+	t.Parallel()
+	root := goBootstrap(t)
 	r := startRunner(t, func(c *functions.Config) { c.Root = root })
 	r.want(&pb.Function{Name: name("go"), Source: "go", Contract: &pb.Function_Lambda{Lambda: &pb.LambdaContract{
 		Runtime: pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED, Handler: "bootstrap",

@@ -27,7 +27,7 @@ const (
 	// it whatever its method. Its value is the reason.
 	HeaderRefused = "x-penstock-refused"
 	// HeaderError is on every other answer that is not the function's own:
-	// handler-error, bad-response, too-large, died, deadline, slow-body.
+	// handler-error, bad-response, too-large, died, deadline, bad-request, slow-body.
 	HeaderError = "x-penstock-error"
 )
 
@@ -43,6 +43,8 @@ const (
 	KindDied = "died"
 	// KindDeadline: the function's timeout passed.
 	KindDeadline = "deadline"
+	// KindBadRequest: the request is not one that the contract can take.
+	KindBadRequest = "bad-request"
 	// KindSlowBody: the request's body did not come in time.
 	KindSlowBody = "slow-body"
 )

@@ -49,6 +49,7 @@ type api struct {
 // call is one event on its way through the runtime.
 type call struct {
 	id, arn, trace string
+	client         string // JSON of the client context; empty: none
 	event          []byte
 	deadline       time.Time
 	inv            *instance.Invocation
@@ -217,6 +218,9 @@ func (a *api) give(w http.ResponseWriter, r *http.Request, k *call) {
 	h.Set("Lambda-Runtime-Invoked-Function-Arn", k.arn)
 	if k.trace != "" {
 		h.Set("Lambda-Runtime-Trace-Id", k.trace)
+	}
+	if k.client != "" {
+		h.Set("Lambda-Runtime-Client-Context", k.client)
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(k.event)))

@@ -59,11 +59,7 @@ type HTTP struct {
 // newEvent makes the event of a request. span is that of the handler; its trace
 // context replaces the request's.
 func newEvent(r *http.Request, body []byte, id, project string, span trace.SpanContext, now time.Time) *Event {
-	domain := r.Host
-	if host, _, err := net.SplitHostPort(r.Host); err == nil {
-		domain = host
-	}
-	prefix, _, _ := strings.Cut(domain, ".")
+	domain, prefix := domainOf(r)
 	now = now.UTC()
 	e := &Event{
 		Version: "2.0", RouteKey: "$default",
@@ -90,6 +86,16 @@ func newEvent(r *http.Request, body []byte, id, project string, span trace.SpanC
 		e.Body = &text
 	}
 	return e
+}
+
+// domainOf is the host of a request without its port, and its first label.
+func domainOf(r *http.Request) (domain, prefix string) {
+	domain = r.Host
+	if host, _, err := net.SplitHostPort(r.Host); err == nil {
+		domain = host
+	}
+	prefix, _, _ = strings.Cut(domain, ".")
+	return domain, prefix
 }
 
 // cookies are all cookies of all Cookie headers; an event has them nowhere else.

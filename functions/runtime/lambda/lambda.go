@@ -5,14 +5,13 @@
 //
 // Each instance has a Runtime API server of its own on a loopback port. The
 // instance is ready when the runtime asks for its first event, and handles one
-// event at a time. A request becomes an API Gateway HTTP API event, payload
-// format 2.0, and the handler's answer is read by the rules of that format.
+// event at a time. A request becomes an event of one of the shapes that AWS sends
+// (Shape), and the handler's answer is read by the rules of that shape.
 package lambda
 
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +53,8 @@ type Options struct {
 	MaxPayload int64
 	// Project is requestContext.apiId.
 	Project string
+	// Event is the form of events and answers.
+	Event Shape
 }
 
 // account is AWS's account number in events and names: there is none.
@@ -200,12 +201,21 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 	}
 	ctx := inv.StartHandler(r.Context())
 	span := trace.SpanContextFromContext(ctx)
-	event, err := json.Marshal(newEvent(r, body, inv.ID, c.o.Project, span, time.Now()))
+	event, err := c.o.Event.event(request{
+		Request: r, body: body, id: inv.ID, project: c.o.Project, function: c.host.Name, region: c.region, span: span, now: time.Now(),
+	})
 	if err != nil {
 		return err
 	}
+	client := ""
+	if c.o.Event == Raw {
+		if client, err = clientContext(r); err != nil {
+			return err
+		}
+	}
 	k := &call{
-		id: inv.ID, event: event, deadline: inv.Deadline, trace: xray(span), inv: inv,
+		client: client,
+		id:     inv.ID, event: event, deadline: inv.Deadline, trace: xray(span), inv: inv,
 		arn:    "arn:aws:lambda:" + c.region + ":" + account + ":function:" + c.host.Name,
 		result: make(chan *result, 1), over: make(chan struct{}),
 	}
@@ -222,27 +232,27 @@ func (c *contract) write(ctx context.Context, w http.ResponseWriter, res *result
 	switch {
 	case res.failure != nil:
 		c.host.Logger.WarnContext(ctx, "the handler failed", "request_id", inv.ID, "type", res.failure.Type, "error", res.failure.Message, "stack", res.failure.stack())
-		return internalError(w, inv, instance.KindHandlerError, res.failure.String())
+		return c.internalError(w, inv, instance.KindHandlerError, res.failure.String())
 	case res.tooLarge:
-		return internalError(w, inv, instance.KindTooLarge, fmt.Sprintf("the handler's answer is larger than %d bytes", c.o.MaxPayload))
+		return c.internalError(w, inv, instance.KindTooLarge, fmt.Sprintf("the handler's answer is larger than %d bytes", c.o.MaxPayload))
 	case res.stream != nil:
 		return c.writeStream(ctx, w, res.stream, inv)
 	}
 	inv.End()
-	answer, err := ParseResponse(res.payload)
+	answer, err := c.o.Event.parse(res.payload)
 	if err != nil {
-		return internalError(w, inv, instance.KindBadResponse, err.Error())
+		return c.internalError(w, inv, instance.KindBadResponse, err.Error())
 	}
 	answer.write(w)
 	return nil
 }
 
-// internalError is what API Gateway answers for a handler that failed; the reason
-// is for the log only.
-func internalError(w http.ResponseWriter, inv *instance.Invocation, kind, detail string) error {
+// internalError is what AWS answers for a handler that failed; the reason is for
+// the log only.
+func (c *contract) internalError(w http.ResponseWriter, inv *instance.Invocation, kind, detail string) error {
 	inv.End()
 	w.Header().Set("x-amzn-requestid", inv.ID)
-	return &instance.Failed{Status: http.StatusBadGateway, Kind: kind, Body: []byte(`{"message":"Internal Server Error"}`), Detail: detail}
+	return &instance.Failed{Status: http.StatusBadGateway, Kind: kind, Body: c.o.Event.internal(), Detail: detail}
 }
 
 // xray is the trace header of AWS X-Ray, made of a W3C trace context: the trace

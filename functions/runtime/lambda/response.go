@@ -94,33 +94,47 @@ func parseHead(b []byte) (*Response, *replyDocument, error) {
 		}
 		return nil, nil, fmt.Errorf("the handler's answer: %w", err)
 	}
+	r, err := d.head()
+	return r, &d, err
+}
+
+// head reads all but the body.
+func (d *replyDocument) head() (*Response, error) {
 	r := &Response{Status: http.StatusOK, Header: http.Header{}}
 	if len(d.StatusCode) > 0 {
 		n, err := strconv.Atoi(strings.Trim(string(d.StatusCode), `"`))
 		if err != nil || n < 200 || n > 599 {
-			return nil, nil, fmt.Errorf("the handler's answer: statusCode is %.40s, it must be a number from 200 to 599", d.StatusCode)
+			return nil, fmt.Errorf("the handler's answer: statusCode is %.40s, it must be a number from 200 to 599", d.StatusCode)
 		}
 		r.Status = n
 	}
 	for name, raw := range d.Headers {
-		value, err := scalar(raw)
-		if err != nil {
-			return nil, nil, fmt.Errorf("the handler's answer: header %.100q: %w", name, err)
-		}
-		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
-			return nil, nil, fmt.Errorf("the handler's answer: header %.100q: the name or the value has characters that HTTP does not allow", name)
-		}
-		if !hopByHop[http.CanonicalHeaderKey(name)] {
-			r.Header.Add(name, value)
+		if err := r.addHeader(name, raw); err != nil {
+			return nil, err
 		}
 	}
 	for _, c := range d.Cookies {
 		if !httpguts.ValidHeaderFieldValue(c) {
-			return nil, nil, errors.New("the handler's answer: a cookie has characters that HTTP does not allow")
+			return nil, errors.New("the handler's answer: a cookie has characters that HTTP does not allow")
 		}
 		r.Header.Add("Set-Cookie", c)
 	}
-	return r, &d, nil
+	return r, nil
+}
+
+// addHeader adds one value, unless it is of the connection.
+func (r *Response) addHeader(name string, raw json.RawMessage) error {
+	value, err := scalar(raw)
+	if err != nil {
+		return fmt.Errorf("the handler's answer: header %.100q: %w", name, err)
+	}
+	if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+		return fmt.Errorf("the handler's answer: header %.100q: the name or the value has characters that HTTP does not allow", name)
+	}
+	if !hopByHop[http.CanonicalHeaderKey(name)] {
+		r.Header.Add(name, value)
+	}
+	return nil
 }
 
 // scalar is a header's value; numbers and booleans are written as JSON has them.

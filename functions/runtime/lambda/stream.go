@@ -78,7 +78,7 @@ func (c *contract) writeStream(ctx context.Context, w http.ResponseWriter, s *st
 			if f := streamFailure(s.r.Trailer); f != nil {
 				return c.write(ctx, w, &result{failure: f}, inv)
 			}
-			return internalError(w, inv, instance.KindBadResponse, "a streamed answer: "+err.Error())
+			return c.internalError(w, inv, instance.KindBadResponse, "a streamed answer: "+err.Error())
 		}
 	} else if t := s.r.Header.Get("Content-Type"); t != "" {
 		head.Header.Set("Content-Type", t)
@@ -92,7 +92,7 @@ func (c *contract) writeStream(ctx context.Context, w http.ResponseWriter, s *st
 		return err
 	}
 	if f := streamFailure(s.r.Trailer); f != nil {
-		return internalError(w, inv, instance.KindHandlerError, "in the middle of its answer: "+f.String())
+		return c.internalError(w, inv, instance.KindHandlerError, "in the middle of its answer: "+f.String())
 	}
 	return nil
 }
