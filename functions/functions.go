@@ -25,6 +25,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/scale"
 )
 
 // Config says what a runner runs and where.
@@ -57,8 +58,18 @@ type Config struct {
 	// MaxEventBytes is the largest request body, and the largest answer, of a
 	// Lambda function. Default 6 MiB, as on AWS.
 	MaxEventBytes int64
+	// NewScaler makes what decides how many instances of a function there are. Default:
+	// scale.New.
+	NewScaler func(scale.Config) Scaler
 	// StopTimeout is how long instances may drain when the runner stops. Default 8 s.
 	StopTimeout time.Duration
+}
+
+// Scaler decides how many instances of one function there are to be. It is called
+// every 250 ms, and when a request has to wait, while there are instances or
+// requests; never twice at once.
+type Scaler interface {
+	Decide(scale.Observation) scale.Decision
 }
 
 func (c *Config) setDefaults() error {
@@ -82,6 +93,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxEventBytes <= 0 {
 		c.MaxEventBytes = 6 << 20
+	}
+	if c.NewScaler == nil {
+		c.NewScaler = func(c scale.Config) Scaler { return scale.New(c) }
 	}
 	if c.StopTimeout <= 0 {
 		c.StopTimeout = 8 * time.Second

@@ -35,7 +35,7 @@ type scaled struct {
 	m         *manager
 	f         *function
 	config    scale.Config
-	scaler    *scale.Scaler
+	scaler    Scaler
 	central   bool
 	last      scale.Decision
 	activator *activate.Activator
@@ -64,7 +64,7 @@ func (f *function) scale(m *manager, w *pb.Function) int {
 	}
 	s := f.scaled
 	if s.scaler == nil || s.config != config {
-		s.config, s.scaler = config, scale.New(config)
+		s.config, s.scaler = config, m.config.NewScaler(config)
 	}
 	if s.activator != nil {
 		s.activator.SetLimits(limits)
