@@ -159,6 +159,21 @@ func TestPressure(t *testing.T) {
 	has(t, w.s.Decide(w.o), "<= half the objective 65 ms")
 }
 
+// TestPressureInside: where proxies send to instances themselves, requests wait in
+// them.
+func TestPressureInside(t *testing.T) {
+	w := newWorld(latencyConfig())
+	w.run(20*time.Second, 10)
+	before := w.d.Wanted
+	w.o.InFlight = before + 200
+	w.o.Now = w.o.Now.Add(time.Millisecond)
+	d := w.s.Decide(w.o)
+	if d.Wanted <= before || d.Reason != ReasonPressure {
+		t.Errorf("wanted %d after %d because of %s", d.Wanted, before, d.Reason)
+	}
+	has(t, d, "queue: 200 waiting")
+}
+
 // TestTrend: a rise beyond chance is carried on until a start is done, at most doubled.
 func TestTrend(t *testing.T) {
 	w := newWorld(latencyConfig())

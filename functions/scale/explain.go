@@ -120,19 +120,19 @@ func (e explanation) latencySteps(add func(string, ...any)) {
 }
 
 func (e explanation) pressureSteps(add func(string, ...any)) {
-	p := e.pressure
-	if e.o.Queued == 0 {
+	p, queued := e.pressure, waiting(e.o, e.config.Concurrency)
+	if queued == 0 {
 		return
 	}
 	half := seconds(e.config.Objective.Limit.Seconds() / 2)
 	switch {
 	case math.IsInf(p.wait, 1):
-		add("queue: %d waiting and no instance ready", e.o.Queued)
+		add("queue: %d waiting and no instance ready", queued)
 	case p.count == 0:
-		add("queue: %d waiting / %d ready slots x E[T] = wait %s <= half the objective %s", e.o.Queued, e.o.Ready*e.config.Concurrency, seconds(p.wait), half)
+		add("queue: %d waiting / %d ready slots x E[T] = wait %s <= half the objective %s", queued, e.o.Ready*e.config.Concurrency, seconds(p.wait), half)
 		return
 	default:
-		add("queue: %d waiting / %d ready slots x E[T] = wait %s > half the objective %s", e.o.Queued, e.o.Ready*e.config.Concurrency, seconds(p.wait), half)
+		add("queue: %d waiting / %d ready slots x E[T] = wait %s > half the objective %s", queued, e.o.Ready*e.config.Concurrency, seconds(p.wait), half)
 	}
 	add("queue: %s will wait after a start of %s%s; worked off in %s: %d needed", short(p.left), seconds(e.start), assumed(e.assumedStart), seconds(p.drain), p.count)
 }

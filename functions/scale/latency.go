@@ -125,21 +125,22 @@ type pressure struct {
 // a start or half the objective, whichever is longer: quicker than that, and instances
 // would be started for a moment only.
 func (c Config) pressure(o Observation, lambda float64, service Moments, start float64) pressure {
-	if o.Queued <= 0 {
+	queued := waiting(o, c.Concurrency)
+	if queued <= 0 {
 		return pressure{}
 	}
 	half := c.Objective.Limit.Seconds() / 2
 	slots := float64(o.Ready * c.Concurrency)
 	p := pressure{wait: math.Inf(1), drain: max(start, half)}
 	if slots > 0 {
-		p.wait = float64(o.Queued) * service.Mean / slots
+		p.wait = float64(queued) * service.Mean / slots
 	}
 	if p.wait <= half {
 		return p
 	}
-	p.left = max(0, float64(o.Queued)+(lambda-slots/service.Mean)*start)
+	p.left = max(0, float64(queued)+(lambda-slots/service.Mean)*start)
 	if slots == 0 {
-		p.left = float64(o.Queued) + lambda*start
+		p.left = float64(queued) + lambda*start
 	}
 	each := float64(c.Concurrency)
 	want := (p.left*service.Mean/p.drain + lambda*service.Mean) / each
@@ -147,6 +148,15 @@ func (c Config) pressure(o Observation, lambda float64, service Moments, start f
 	most := (float64(o.InFlight+o.Queued) + lambda*start) / each
 	p.count = count(min(want, most), c.Max)
 	return p
+}
+
+// waiting are the requests that wait: for an instance, and, where proxies send to
+// instances themselves, in them beyond their slots.
+func waiting(o Observation, concurrency int) int {
+	if o.Ready == 0 {
+		return o.Queued // those in flight are in instances that drain
+	}
+	return o.Queued + max(0, o.InFlight-o.Ready*concurrency)
 }
 
 // count rounds up, within 1 and a bound that also catches what is not a number.
