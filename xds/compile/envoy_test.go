@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
 	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 // TestEnvoy runs every behaviour on one real Envoy: each part applies a state of
@@ -32,11 +36,49 @@ func TestEnvoy(t *testing.T) {
 		{"Functions", testFunctions},
 		{"HTTPS", testHTTPS},
 		{"OnDemand", testOnDemand},
+		{"Trees", testTrees},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, r) }) {
 			t.Fatal("stopped: the parts share one Envoy")
 		}
 	}
+}
+
+// testTrees: hosts that are laid out as trees answer as those that are lists do.
+func testTrees(t *testing.T, r *rig) {
+	compile.SetTrees(t, 1)
+	r.setEager(0) // a fresh compiler
+	defer r.setEager(0)
+	t.Run("Routing", func(t *testing.T) { testRouting(t, r) })
+	if n := r.trees(t); n == 0 {
+		t.Fatal("no host is a tree")
+	}
+	t.Run("Ports", func(t *testing.T) { testPorts(t, r) })
+	t.Run("JWT", func(t *testing.T) { testJWT(t, r) })
+	t.Run("Attacks", func(t *testing.T) { testAttacks(t, r) })
+	t.Run("Limits", func(t *testing.T) { testLimits(t, r) })
+	t.Run("Scopes", func(t *testing.T) { testScopes(t, r) })
+	t.Run("Retries", func(t *testing.T) { testRetries(t, r) })
+	r.setEager(-1)
+	t.Run("OnDemand", func(t *testing.T) { testAttacks(t, r) })
+	t.Run("Empty", func(t *testing.T) { testEmpty(t, r) })
+}
+
+// trees is the number of hosts that are laid out as trees.
+func (r *rig) trees(t *testing.T) (n int) {
+	t.Helper()
+	for _, res := range r.last.Resources[xds.Route] {
+		rc := &routev3.RouteConfiguration{}
+		if err := res.Body.UnmarshalTo(rc); err != nil {
+			t.Fatal(err)
+		}
+		for _, vh := range rc.GetVirtualHosts() {
+			if vh.GetMatcher() != nil {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 const backendUp = `

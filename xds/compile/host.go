@@ -99,10 +99,31 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
 	last := c.noRoute()
 	inherit(last, vhost.TypedPerFilterConfig)
 	vhost.Routes = append(vhost.Routes, last)
-	c.u.vhost, c.u.eager = vhost, mustBeEager(c.project, vhost)
+	// Before the tree, which hides the routes.
+	c.u.eager = mustBeEager(c.project, vhost)
+	c.layOut(vhost)
+	c.u.vhost = vhost
 	slices.Sort(c.u.owners)
 	c.u.owners = slices.Compact(c.u.owners)
 	return c.u
+}
+
+// layOut makes a tree of the routes of a host, when there are so many that a list
+// would cost requests more.
+func (c *hostCompiler) layOut(vhost *routev3.VirtualHost) {
+	plan := trees.plan(vhost.Routes)
+	if plan == nil {
+		return
+	}
+	for _, r := range vhost.Routes {
+		if checkEntries(c.project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
+			return // checkRoutes, which does not look into trees, will say it of the list
+		}
+	}
+	p := &packer{}
+	if m := tree(p, vhost.Routes, plan); p.err() == nil {
+		vhost.Matcher, vhost.Routes = m, nil
+	}
 }
 
 // fieldOf is the path of a rule in its route.
