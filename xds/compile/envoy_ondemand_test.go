@@ -18,6 +18,10 @@ func testOnDemand(t *testing.T, r *rig) {
 		run  func(*testing.T, *rig)
 	}{
 		{"Cold", testCold},
+		{"Streams", testColdStreams},
+		{"Lost", testColdLost},
+		{"Changes", testColdChanges},
+		{"Reconnect", testColdReconnect},
 		{"Routing", testRouting},
 		{"Ports", testPorts},
 		{"JWT", testJWT},
