@@ -21,6 +21,8 @@ import (
 //   - it does not ask again for endpoints that it is subscribed to;
 //   - a bad cluster or listener does not hurt the others of its response; a bad
 //     one of another type makes Envoy apply all of the others or none, at random;
+//   - it asks for the routes of a lazy scope when a request needs them, and drops
+//     them when that scope changes;
 //   - a refused resource keeps its version before;
 //   - on a new stream it brings the versions of all it holds.
 type envoy struct {
@@ -48,6 +50,8 @@ type envoy struct {
 	calm  time.Time // when the faults ended; zero before
 	// mute are the warming clusters whose endpoints were refused.
 	mute map[string]bool
+	// loaded are the routes that a request to a lazy scope needed.
+	loaded map[string]bool
 	// absent are the names that it asked for when they were not there: being told
 	// so is no removal.
 	absent map[xds.Ref]bool
@@ -62,7 +66,7 @@ func newEnvoy(name string, rnd *rand.Rand, fail func(string, ...any)) *envoy {
 		name: name, rnd: rnd, fail: fail,
 		held: map[xds.Type]map[string]*xds.Resource{}, subs: map[xds.Type]map[string]bool{},
 		asked: map[xds.Type]bool{}, warming: map[string]time.Time{}, came: map[string]bool{}, mute: map[string]bool{}, ready: map[string]bool{},
-		log: &strings.Builder{},
+		log: &strings.Builder{}, loaded: map[string]bool{},
 	}
 	for _, t := range order {
 		e.held[t], e.subs[t] = map[string]*xds.Resource{}, map[string]bool{}
@@ -136,7 +140,8 @@ func (e *envoy) release(t xds.Type) {
 	for _, from := range order {
 		for _, res := range e.held[from] {
 			for _, ref := range res.Refs {
-				used[ref.Name] = used[ref.Name] || ref.Type == t
+				lazy := res.Lazy && !e.loaded[ref.Name]
+				used[ref.Name] = used[ref.Name] || (ref.Type == t && !lazy)
 			}
 		}
 	}
@@ -216,6 +221,9 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 		}
 	}
 	old := e.held[res.Type][res.Name]
+	if old != nil && old.Version != res.Version {
+		e.unload(old)
+	}
 	e.held[res.Type][res.Name] = res
 	switch res.Type {
 	case xds.Cluster:
@@ -236,13 +244,40 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 			e.ask(xds.Scope)
 		}
 	case xds.Scope:
-		e.want(xds.Route, names(res, xds.Route)...)
+		if !res.Lazy {
+			e.want(xds.Route, names(res, xds.Route)...)
+		}
 	}
 	if old != nil {
 		for _, t := range order[1:] {
 			if !ledger.Wildcard(t) {
 				e.release(t)
 			}
+		}
+	}
+}
+
+// request is one for a host whose routes are loaded on demand.
+func (e *envoy) request() {
+	var cold []string
+	for _, n := range slices.Sorted(maps.Keys(e.held[xds.Scope])) {
+		if s := e.held[xds.Scope][n]; s.Lazy {
+			cold = append(cold, names(s, xds.Route)...)
+		}
+	}
+	if len(cold) > 0 {
+		name := cold[e.rnd.IntN(len(cold))]
+		e.loaded[name] = true
+		e.want(xds.Route, name)
+	}
+}
+
+// unload forgets what requests to a scope have loaded: a scope that changes or goes
+// drops its subscription.
+func (e *envoy) unload(scope *xds.Resource) {
+	if scope.Type == xds.Scope {
+		for _, n := range names(scope, xds.Route) {
+			delete(e.loaded, n)
 		}
 	}
 }
@@ -296,6 +331,7 @@ func (e *envoy) remove(ref xds.Ref) {
 			}
 		}
 	}
+	e.unload(e.held[ref.Type][ref.Name])
 	delete(e.held[ref.Type], ref.Name)
 	if ref.Type == xds.Cluster {
 		delete(e.warming, ref.Name)

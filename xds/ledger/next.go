@@ -231,7 +231,13 @@ func (l *lane) sendable(ids []int32, waiting *bool) []item {
 	var out []item
 	for _, i := range ids {
 		res := l.col().slots[i].res
+		since := int64(0)
 		state, _ := l.ready(i)
+		if state != ready && !l.refusedNow(i) {
+			if first := l.standIn(i); first != nil {
+				res, since, state = first, l.col().slots[i].since, ready
+			}
+		}
 		if l.refusedNow(i) {
 			if res = l.fallback(i); res == nil {
 				continue
@@ -242,7 +248,7 @@ func (l *lane) sendable(ids []int32, waiting *bool) []item {
 		}
 		switch state {
 		case ready:
-			out = append(out, item{i: i, res: res})
+			out = append(out, item{i: i, res: res, since: since})
 		case waits:
 			if waiting != nil {
 				*waiting = true
@@ -263,16 +269,46 @@ func (l *lane) ready(i int32) (readiness, xds.Ref) {
 }
 
 // fallback is what to send in place of a refused version: the one that the proxy
-// has, when that is to be sent again, or the last good one when it has none.
+// has, when that is to be sent again, or the last good one when it has none, or
+// the one before, which no proxy refused, when none was ever asked for.
 func (l *lane) fallback(i int32) *xds.Resource {
 	s := &l.col().slots[i]
 	if o := l.other[i]; o.again && o.name != s.res.Version {
 		return l.version(i)
 	}
-	if l.held.has(i) || l.maybe[i] != nil || l.refused[i].fallback || s.good == nil || s.good.Version == s.res.Version {
+	if l.held.has(i) || l.refused[i].fallback {
 		return nil
 	}
-	return s.good
+	old := s.good
+	if old == nil || old.Version == s.res.Version {
+		old = s.before
+	}
+	if old == nil || l.mayHoldOther(i, old) {
+		return nil
+	}
+	if state, _ := l.p.ready(l.k, old, s.at, true); state == blocked {
+		return nil // what it needs is gone
+	}
+	return old
+}
+
+// mayHoldOther reports whether the proxy may hold another version than one.
+func (l *lane) mayHoldOther(i int32, res *xds.Resource) bool {
+	return slices.ContainsFunc(l.maybe[i], func(r *xds.Resource) bool { return r != res })
+}
+
+// standIn is what to send of a route that the proxy asks for and has in no version,
+// while the wanted one has to wait: a request may be waiting for it. It is the
+// version before, if the proxy has all that it needs; else nil.
+func (l *lane) standIn(i int32) *xds.Resource {
+	s := &l.col().slots[i]
+	if s.before == nil || l.held.has(i) || l.mayHoldOther(i, s.before) || l.refused[i].fallback {
+		return nil
+	}
+	if state, _ := l.p.ready(l.k, s.before, s.beforeAt, true); state != ready {
+		return nil
+	}
+	return s.before
 }
 
 // send makes the response and notes it.

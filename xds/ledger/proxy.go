@@ -132,7 +132,7 @@ type version struct {
 
 type refusal struct {
 	Refusal
-	// fallback: the last good version was refused, too.
+	// fallback: what was sent in place of the wanted version was refused, too.
 	fallback bool
 }
 
@@ -149,6 +149,9 @@ type item struct {
 	i     int32 // -1: unsubscribed meanwhile
 	res   *xds.Resource
 	stale bool // must be sent again whatever the answer
+	// since is the first revision that res does not do for, if it is not the wanted
+	// version; 0 if it is.
+	since int64
 }
 
 // Attach opens the ledger of a proxy that connected.
@@ -169,7 +172,9 @@ func (p *Proxy) Detach() Memory {
 	for k := range kinds {
 		l := &p.lanes[k]
 		for i, r := range l.refused {
-			m[l.ref(i)] = r.Refusal
+			if r.Version != "" {
+				m[l.ref(i)] = r.Refusal
+			}
 		}
 	}
 	p.table.sweep()
@@ -436,7 +441,9 @@ func (l *lane) acked(it item, revision int64) {
 	}
 	l.clean.clear(i)
 	since := revision + 1
-	if o, ok := l.other[i]; ok && o.name == it.res.Version {
+	if it.since != 0 {
+		since = it.since
+	} else if o, ok := l.other[i]; ok && o.name == it.res.Version {
 		since = o.since // it was only sent again
 	} else if l.refusedNow(i) {
 		since = s.added // the last good version does not do for any revision
@@ -447,11 +454,18 @@ func (l *lane) acked(it item, revision int64) {
 // refuse notes the refusal of one resource.
 func (l *lane) refuse(it item, detail string) {
 	s := &l.col().slots[it.i]
+	if rest := slices.DeleteFunc(l.maybe[it.i], func(r *xds.Resource) bool { return r == it.res }); len(rest) > 0 {
+		l.maybe[it.i] = rest
+	} else {
+		delete(l.maybe, it.i)
+	}
 	if s.res == nil || it.res.Version == s.res.Version {
-		put(&l.refused, it.i, refusal{Refusal: Refusal{it.res.Version, detail}})
-	} else if r, ok := l.refused[it.i]; ok {
+		put(&l.refused, it.i, refusal{Refusal: Refusal{it.res.Version, detail}, fallback: l.refused[it.i].fallback})
+		s.bad = it.res.Version
+	} else {
+		r := l.refused[it.i]
 		r.fallback = true
-		l.refused[it.i] = r
+		put(&l.refused, it.i, r)
 	}
 	l.settle(it.i)
 }

@@ -59,7 +59,7 @@ func (p *Proxy) refReady(k, rk kind, name string, at int64, strict bool) (readin
 	self := xds.Ref{Type: types[rk], Name: name}
 	i, known := l.col().index[name]
 	if !known || !l.col().present.has(i) {
-		if strict && !(known && l.held.has(i)) {
+		if strict && (!known || !l.held.has(i) || l.removing(i)) {
 			return blocked, self
 		}
 		return ready, self // a dangling reference: nothing will come to wait for

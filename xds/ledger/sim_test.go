@@ -132,8 +132,10 @@ func (w *world) step() {
 		w.serverTurn(p)
 	case n < 60:
 		w.envoyTurn(p)
-	case n < 82:
+	case n < 78:
 		w.requestTurn(p)
+	case n < 82:
+		p.request()
 	case n < 92:
 		w.generate(0.1)
 	case n < 94:
@@ -215,6 +217,7 @@ func (w *world) settle() {
 	fmt.Fprintf(w.log, "faults end\n")
 	for _, p := range w.proxies {
 		p.hangs, p.calm = false, w.now
+		p.request()
 	}
 	for quiet, n := 0, 0; quiet < 8; n++ {
 		if n > 4000 {
@@ -397,6 +400,8 @@ func (w *world) one(g *xds.Generation, bad float64, t xds.Type, name string, ref
 	if err != nil {
 		panic(err)
 	}
+	// Some scopes are on demand.
+	res.Lazy = t == xds.Scope && res.Version[0]%2 == 0
 	g.Resources[t][name] = res
 	if _, known := w.bad[res.Version]; !known {
 		w.bad[res.Version] = w.rnd.Float64() < bad

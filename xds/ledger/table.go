@@ -65,6 +65,11 @@ type slot struct {
 	// good is the newest version that some proxy acknowledged, and last the one
 	// that was wanted when it became gone.
 	good, last *xds.Resource
+	// before is the version before res that nobody refused, of a route, until res can
+	// be sent to every proxy. bad is the newest version that some proxy refused.
+	before   *xds.Resource
+	beforeAt int64 // at of before
+	bad      string
 }
 
 // column is all resources of one type.
@@ -85,6 +90,8 @@ type Table struct {
 	last     *xds.Generation
 	// referrers counts the wanted resources that refer to a name.
 	referrers map[xds.Ref]int
+	// befores are the slots of routes with a version before.
+	befores []int32
 }
 
 // NewTable makes the table of a view. It has no generation yet: Proxies are sent
@@ -109,6 +116,7 @@ func (t *Table) Revision() int64 { return t.revision }
 // generation before.
 func (t *Table) Update(g *xds.Generation, now time.Time) int {
 	t.sweep()
+	t.forgetBefores()
 	var idle []*Proxy
 	for p := range t.proxies {
 		if !t.ready || p.summary().pending > t.revision {
@@ -217,6 +225,9 @@ func (t *Table) replace(k kind, i int32, res *xds.Resource, c change) {
 	col := &t.columns[k]
 	s := &col.slots[i]
 	old := s.res
+	if k == routes {
+		t.keepBefore(i, res)
+	}
 	s.res, s.since, s.at = res, c.since, c.at
 	if res == nil {
 		s.last = old
@@ -232,6 +243,41 @@ func (t *Table) replace(k kind, i int32, res *xds.Resource, c change) {
 	for p := range t.proxies {
 		p.lanes[k].changed(i, old)
 	}
+}
+
+// keepBefore keeps the version that was wanted before. A proxy that asks for a
+// route for the first time (on-demand scopes) gets it while what the wanted one
+// needs is not acknowledged, as it would have it if it had asked earlier.
+func (t *Table) keepBefore(i int32, next *xds.Resource) {
+	s := &t.columns[routes].slots[i]
+	switch {
+	case next == nil:
+		s.before = nil
+	case s.res != nil && s.res.Version != s.bad:
+		if s.before == nil {
+			t.befores = append(t.befores, i)
+		}
+		s.before, s.beforeAt = s.res, s.at
+	}
+}
+
+// forgetBefores gives up the versions before of routes that can be sent to every
+// proxy.
+func (t *Table) forgetBefores() {
+	t.befores = slices.DeleteFunc(t.befores, func(i int32) bool {
+		s := &t.columns[routes].slots[i]
+		if s.before == nil {
+			return true
+		}
+		for p := range t.proxies {
+			l := &p.lanes[routes]
+			if state, _ := l.ready(i); state != ready || l.refusedNow(i) {
+				return false
+			}
+		}
+		s.before = nil
+		return true
+	})
 }
 
 // refer counts the references of a wanted resource.
