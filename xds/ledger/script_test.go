@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite testdata; read the diff before 
 // commands, indented lines are what the ledger did. After each command
 // everything that the ledger wants to send is taken.
 //
-//	update REV type/name@version[:ref,ref] …   the next generation
+//	update REV type/name@version[:ref,ref] …   the next generation; ~ref: on demand
 //	connect                                    a new stream
 //	restart                                    a new control plane, and a new stream
 //	ask type [name …]                          subscribe; no name is all
@@ -216,7 +216,9 @@ func parseGeneration(args []string) *xds.Generation {
 		res := &xds.Resource{Type: ref.Type, Name: name, Version: version, Body: &anypb.Any{}}
 		if refs != "" {
 			for r := range strings.SplitSeq(refs, ",") {
-				res.Refs = append(res.Refs, parseRef(r))
+				lazy := strings.HasPrefix(r, "~")
+				res.Lazy = res.Lazy || lazy
+				res.Refs = append(res.Refs, parseRef(strings.TrimPrefix(r, "~")))
 			}
 		}
 		if g.Resources[ref.Type] == nil {
