@@ -179,7 +179,8 @@ func (b *bench) ours(ctx context.Context, id string) (o *ours, err error) {
 // start runs the control plane on the addresses that are chosen.
 func (o *ours) start(ctx context.Context) (err error) {
 	o.control, err = start(o.b.dir, "control-"+o.id, exec.Command(o.b.bin, "control", "--data-dir", o.b.dir+"/data-"+o.id,
-		"--pki-dir", o.b.ca0, "--api-listen", o.api, "--http-listen", o.http, "--xds-listen", o.xds, "--log-level", "warn"))
+		"--pki-dir", o.b.ca0, "--api-listen", o.api, "--http-listen", o.http, "--xds-listen", o.xds, "--log-level", "warn",
+		"--eager-hosts", strconv.Itoa(o.b.eagerHosts)))
 	if err != nil {
 		return err
 	}

@@ -22,11 +22,13 @@ import (
 
 	"github.com/penstock-gateway/penstock/bench/report"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 type options struct {
 	bin, out, profile, only, routes, clients string
 	short, full                              bool
+	eagerHosts                               int
 }
 
 func main() {
@@ -40,6 +42,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "changes,hosts,fanout", "parts to run")
 	flag.StringVar(&o.routes, "routes", "", "sizes instead of the usual ones, such as 1000,10000")
 	flag.StringVar(&o.clients, "clients", "", "numbers of fan-out clients instead of the usual ones")
+	flag.IntVar(&o.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "passed to the control plane")
 	flag.BoolVar(&o.short, "short", false, "few repetitions: shows that it works, the figures mean little")
 	flag.BoolVar(&o.full, "full", false, "also 100,000 routes and 1,000 clients")
 	flag.Parse()

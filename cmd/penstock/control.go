@@ -36,6 +36,7 @@ type controlFlags struct {
 	logLevel                  string
 	proxyCertLife             time.Duration
 	packagesDir               string
+	eagerHosts                int
 }
 
 func newControlCommand() *cobra.Command {
@@ -65,6 +66,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
 	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
 	fl.StringVar(&f.packagesDir, "packages-dir", "", "folder of uploaded code of functions, to be shared by all replicas (default DATA-DIR/packages)")
+	fl.IntVar(&f.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "how many hosts of a listener proxies load at their start; of more, each is loaded at its first request where that is safe")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -178,7 +180,10 @@ func clientTLS(ca, cert, key string) (*tls.Config, error) {
 }
 
 func (f *controlFlags) settings() (compile.Settings, error) {
-	var s compile.Settings
+	s := compile.Settings{EagerHosts: f.eagerHosts}
+	if f.eagerHosts <= 0 {
+		s.EagerHosts = -1
+	}
 	for _, l := range f.limiters {
 		e, err := endpoint(l)
 		if err != nil {

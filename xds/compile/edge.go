@@ -121,6 +121,11 @@ func denied(policy string) string {
 // WWW-Authenticate of that refusal stays: a mapping cannot take it away.)
 const noScope = "response.code_details.startsWith('jwt_authn_access_denied') && (!has(xds.route_name) || xds.route_name == '')"
 
+// notLoaded is the CEL condition of a request whose host has a scope, but whose
+// routes did not come within noRouteTimeout. (While its head is not there, a
+// request has no method.)
+const notLoaded = "response.code_details == 'stream_idle_timeout' && request.method != '' && (!has(xds.route_name) || xds.route_name == '')"
+
 // localReplies gives the refusals of the edge filter, and those for want of a
 // scope, their status and a reason.
 func localReplies(p *packer) *hcmv3.LocalReplyConfig {
@@ -134,6 +139,7 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		{denied(badHost), 400, "a request has one host, and no more than a port behind it\n"},
 		{denied(badPath), 400, "the path holds ';' or a '%' that is no escape\n"},
 		{noScope, 404, "no route\n"},
+		{notLoaded, 503, "the routes of this host are not there yet\n"},
 	} {
 		c.Mappers = append(c.Mappers, &hcmv3.ResponseMapper{
 			Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{

@@ -18,6 +18,9 @@ func testOnDemand(t *testing.T, r *rig) {
 		run  func(*testing.T, *rig)
 	}{
 		{"Cold", testCold},
+		{"Streams", testColdStreams},
+		{"Lost", testColdLost},
+		{"Changes", testColdChanges},
 		{"Routing", testRouting},
 		{"Ports", testPorts},
 		{"JWT", testJWT},

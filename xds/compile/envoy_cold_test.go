@@ -1,0 +1,285 @@
+package compile_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// testColdStreams: calls whose request does not end before the answer.
+func testColdStreams(t *testing.T, r *rig) {
+	all := newColdHosts(12)
+	port := r.serve(t, gatewayOn+hosts(protected, all.names...)+`
+---
+kind: Backend
+name: h2
+protocol: H2C
+static: UPSTREAM
+---
+kind: Route
+name: grpc
+hostnames: ["`+strings.Join(all.names, `", "`)+`"]
+rules: [{name: all, matches: [{path: {prefix: /grpc}}], forward: {backends: [{backend: h2}]}}]
+policies: {authentication: {jwt: {issuer: "https://issuer.test", audiences: [app], jwks_secret: keys}}}
+`)
+	token := "Bearer " + r.token(t, nil)
+	for round := range 2 {
+		all.used = 0
+		if r.grpcReaches(t, port, all.next(), "") {
+			t.Errorf("round %d: a gRPC call without a token reached the upstream", round)
+		}
+		if !r.grpcReaches(t, port, all.next(), token) {
+			t.Errorf("round %d: a gRPC call with a token did not reach the upstream", round)
+		}
+		if round > 0 {
+			continue // Envoy closes the connection of the next only after a second
+		}
+		before := r.upstream.count()
+		for _, path := range []string{"/must", "/grpc"} {
+			if status := extendedConnect(t, port, all.next(), path); status == "200" {
+				t.Errorf("round %d: extended CONNECT to %s: %s", round, path, status)
+			}
+		}
+		if r.upstream.count() != before {
+			t.Errorf("round %d: extended CONNECT reached the upstream", round)
+		}
+	}
+}
+
+// grpcReaches opens a call of streams in both directions, sends one message, and
+// tells whether the upstream saw it.
+func (r *rig) grpcReaches(t *testing.T, port int, host, auth string) bool {
+	t.Helper()
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: p}
+	defer tr.CloseIdleConnections()
+	body, message := io.Pipe()
+	defer message.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", fmt.Sprintf("http://127.0.0.1:%d/grpc/call", port), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	req.Header.Set("content-type", "application/grpc")
+	req.Header.Set("te", "trailers")
+	if auth != "" {
+		req.Header.Set("authorization", auth)
+	}
+	before := r.upstream.count()
+	answered := make(chan bool, 1)
+	go func() {
+		res, err := tr.RoundTrip(req)
+		if err == nil {
+			res.Body.Close()
+			if s := res.Header.Get("grpc-status"); auth == "" && (s == "" || s == "0") {
+				t.Errorf("%s: refused with grpc-status %q, status %d", host, s, res.StatusCode)
+			}
+		}
+		answered <- true
+	}()
+	go func() { _, _ = message.Write([]byte{0, 0, 0, 0, 1, 'x'}) }()
+	reached := false
+	poll(t, "an answer or the upstream", func() bool {
+		reached = r.upstream.count() > before
+		return reached || len(answered) > 0
+	})
+	if reached {
+		return true // the answer comes when the request ends
+	}
+	<-answered
+	return false
+}
+
+// extendedConnect asks for a WebSocket over HTTP/2 (RFC 8441) and returns the
+// status, or "reset".
+func extendedConnect(t *testing.T, port int, host, path string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "http"}, {":path", path}, {":authority", host}, {"sec-websocket-version", "13"}} {
+		_ = enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	fr := http2.NewFramer(c, c)
+	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_ = fr.WriteSettings()
+	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return "closed"
+		}
+		switch f := f.(type) {
+		case *http2.SettingsFrame:
+			if !f.IsAck() {
+				_ = fr.WriteSettingsAck()
+			}
+		case *http2.MetaHeadersFrame:
+			return f.PseudoValue("status")
+		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+			return "reset"
+		}
+	}
+}
+
+// change sends a generation that the compiler did not make.
+func (r *rig) change(t *testing.T, name string, with *xds.Resource) {
+	t.Helper()
+	g := &xds.Generation{Revision: r.last.Revision, Resources: maps.Clone(r.last.Resources)}
+	g.Resources[xds.Route] = maps.Clone(g.Resources[xds.Route])
+	if delete(g.Resources[xds.Route], name); with != nil {
+		g.Resources[xds.Route][name] = with
+	}
+	r.server.Update(r.view.String(), g)
+}
+
+const coldYAML = `
+---
+kind: Route
+name: all
+hostnames: [get.test, post.test, drip.test, refused.test, changed.test]
+rules: [{name: all, forward: {backends: [{backend: up}]}}]
+`
+
+// testColdLost: the routes of a host never come, or the proxy refuses them.
+func testColdLost(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+coldYAML)
+	const prefix = "default/edge/http/"
+	for _, name := range []string{"get.test", "post.test", "drip.test"} {
+		r.change(t, prefix+name, nil)
+		began := time.Now()
+		var status int
+		switch name {
+		case "get.test":
+			status = r.do(t, port, "GET", name+"/").status
+		case "post.test":
+			status = r.incomplete(t, port, "POST / HTTP/1.1\r\nHost: "+name+"\r\nContent-Length: 50\r\n\r\nhello")
+		case "drip.test":
+			status = r.raw(t, port, "POST / HTTP/1.1\r\nHost: "+name+"\r\nContent-Length: 5\r\n\r\nhello").status
+		}
+		if status != 503 {
+			t.Errorf("%s without routes: %d after %v", name, status, time.Since(began))
+		}
+	}
+	// The others go on, and these as soon as their routes are there.
+	r.server.Update(r.view.String(), r.last)
+	poll(t, "the routes to come", func() bool { return r.do(t, port, "GET", "get.test/").status == 200 })
+
+	// Routes that Envoy refuses, of a host that nobody has loaded: it gets those
+	// before.
+	bad, err := xds.NewResource(xds.Route, prefix+"refused.test", &routev3.RouteConfiguration{
+		Name: prefix + "refused.test", VirtualHosts: []*routev3.VirtualHost{{
+			Name: "refused.test", Domains: []string{"refused.test"},
+			TypedPerFilterConfig: map[string]*anypb.Any{"envoy.filters.http.router": {TypeUrl: "type.googleapis.com/not.there"}},
+		}},
+	}, nil, []string{"projects/default/routes/all"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.change(t, prefix+"refused.test", bad)
+	if a := r.do(t, port, "GET", "refused.test/"); a.status != 200 {
+		t.Errorf("refused routes of a cold host: %d %s", a.status, a.body)
+	}
+	poll(t, "the refusal to be told", func() bool {
+		return slices.ContainsFunc(r.server.Proxies()[0].Problems, func(p ledger.Problem) bool {
+			return p.Ref.Name == prefix+"refused.test" && p.State == ledger.Refused
+		})
+	})
+	r.server.Update(r.view.String(), r.last)
+}
+
+// testColdChanges: hosts become eager and lazy again, warm and cold ones, while
+// clients call; nothing fails and the listener stays.
+func testColdChanges(t *testing.T, r *rig) {
+	port := envoytest.FreePort(t)
+	state := func(limited bool) string {
+		limit := ""
+		if limited {
+			limit = ", policies: {rate_limit: {limits: [{name: l, requests: 1000000, window: 1s}]}}"
+		}
+		var b strings.Builder
+		b.WriteString(gatewayOn)
+		for i := range 40 {
+			fmt.Fprintf(&b, "\n---\nkind: Route\nname: r%d\nhostnames: [h%d.test]\nrules: [{name: all, forward: {backends: [{backend: up}]}%s}]\n", i, i, limit)
+		}
+		return b.String()
+	}
+	apply := func(limited bool) {
+		r.apply(t, r.objects(t, state(limited), map[string]int{"PORT": port}))
+		if lazy := r.last.Get(xds.Scope, "default/edge/http/h0.test").Lazy; lazy == limited {
+			t.Errorf("limited %v, on demand %v", limited, lazy)
+		}
+	}
+	apply(false)
+	r.open(t, port)
+	version := r.last.Get(xds.Listener, "default/edge/http").Version
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for w := range 2 {
+		client := &http.Client{Transport: &http.Transport{}}
+		wg.Go(func() {
+			defer client.CloseIdleConnections()
+			for n := w; !stop.Load(); n++ {
+				req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.Host = fmt.Sprintf("h%d.test", n%39)
+				res, err := client.Do(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+				if res.StatusCode != 200 {
+					t.Errorf("%s: %d", req.Host, res.StatusCode)
+					return
+				}
+				served.Add(1)
+			}
+		})
+	}
+	for i := range 8 {
+		apply(i%2 == 0)
+		seen := served.Load()
+		poll(t, "clients to be served", func() bool { return stop.Load() || served.Load() > seen+40 || t.Failed() })
+	}
+	stop.Store(true)
+	wg.Wait()
+	if got := r.last.Get(xds.Listener, "default/edge/http").Version; got != version {
+		t.Error("the listener changed")
+	}
+	if a := r.do(t, port, "GET", "H39.TEST/"); a.status != 200 {
+		t.Errorf("the cold host in capitals after all: %d", a.status)
+	}
+}
