@@ -160,11 +160,29 @@ func (r *rig) change(t *testing.T, name string, with *xds.Resource) {
 	r.server.Update(r.view.String(), g)
 }
 
+// withEager is the last generation with one scope that is not on demand.
+func (r *rig) withEager(t *testing.T, name string) *xds.Generation {
+	t.Helper()
+	scope, old := &routev3.ScopedRouteConfiguration{}, r.last.Get(xds.Scope, name)
+	if err := old.Body.UnmarshalTo(scope); err != nil {
+		t.Fatal(err)
+	}
+	scope.OnDemand = false
+	eager, err := xds.NewResource(xds.Scope, name, scope, old.Refs, old.Owners)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &xds.Generation{Revision: r.last.Revision, Resources: maps.Clone(r.last.Resources)}
+	g.Resources[xds.Scope] = maps.Clone(g.Resources[xds.Scope])
+	g.Resources[xds.Scope][name] = eager
+	return g
+}
+
 const coldYAML = `
 ---
 kind: Route
 name: all
-hostnames: [get.test, post.test, drip.test, refused.test, changed.test]
+hostnames: [get.test, post.test, drip.test, refused.test, changed.test, late.test, flip.test]
 rules: [{name: all, forward: {backends: [{backend: up}]}}]
 `
 
@@ -187,6 +205,25 @@ func testColdLost(t *testing.T, r *rig) {
 		if status != 503 {
 			t.Errorf("%s without routes: %d after %v", name, status, time.Since(began))
 		}
+	}
+	// A request that waits is served when the routes come.
+	asked := r.server.Stats().Types[xds.Route].Absent
+	r.change(t, prefix+"late.test", nil)
+	late := make(chan int, 1)
+	go func() { late <- r.do(t, port, "GET", "late.test/").status }()
+	poll(t, "the proxy to ask", func() bool { return r.server.Stats().Types[xds.Route].Absent > asked })
+	r.server.Update(r.view.String(), r.last)
+	if status := <-late; status != 200 {
+		t.Errorf("routes that come late: %d", status)
+	}
+	// Also when the host becomes eager meanwhile.
+	r.change(t, prefix+"flip.test", nil)
+	asked = r.server.Stats().Types[xds.Route].Absent
+	go func() { late <- r.do(t, port, "GET", "flip.test/").status }()
+	poll(t, "the proxy to ask", func() bool { return r.server.Stats().Types[xds.Route].Absent > asked })
+	r.server.Update(r.view.String(), r.withEager(t, prefix+"flip.test"))
+	if status := <-late; status != 200 {
+		t.Errorf("routes of a host that becomes eager: %d", status)
 	}
 	// The others go on, and these as soon as their routes are there.
 	r.server.Update(r.view.String(), r.last)
@@ -215,24 +252,23 @@ func testColdLost(t *testing.T, r *rig) {
 	r.server.Update(r.view.String(), r.last)
 }
 
-// testColdChanges: hosts become eager and lazy again, warm and cold ones, while
-// clients call; nothing fails and the listener stays.
+// testColdChanges: hosts become eager and lazy again, loaded ones and others; each
+// is served after each change, and those that do not change all the time. (A request
+// that waits for its routes in the very moment in which its host changes is lost in
+// Envoy: docs/decisions/0005.)
 func testColdChanges(t *testing.T, r *rig) {
+	const n = 40
 	port := envoytest.FreePort(t)
-	state := func(limited bool) string {
+	apply := func(limited bool) {
 		limit := ""
 		if limited {
 			limit = ", policies: {rate_limit: {limits: [{name: l, requests: 1000000, window: 1s}]}}"
 		}
-		var b strings.Builder
-		b.WriteString(gatewayOn)
-		for i := range 40 {
-			fmt.Fprintf(&b, "\n---\nkind: Route\nname: r%d\nhostnames: [h%d.test]\nrules: [{name: all, forward: {backends: [{backend: up}]}%s}]\n", i, i, limit)
+		yaml := gatewayOn + "\n---\nkind: Route\nname: steady\nhostnames: [steady.test]\nrules: [{name: all, forward: {backends: [{backend: up}]}}]\n"
+		for i := range n {
+			yaml += fmt.Sprintf("\n---\nkind: Route\nname: r%d\nhostnames: [h%d.test]\nrules: [{name: all, forward: {backends: [{backend: up}]}%s}]\n", i, i, limit)
 		}
-		return b.String()
-	}
-	apply := func(limited bool) {
-		r.apply(t, r.objects(t, state(limited), map[string]int{"PORT": port}))
+		r.apply(t, r.objects(t, yaml, map[string]int{"PORT": port}))
 		if lazy := r.last.Get(xds.Scope, "default/edge/http/h0.test").Lazy; lazy == limited {
 			t.Errorf("limited %v, on demand %v", limited, lazy)
 		}
@@ -240,46 +276,87 @@ func testColdChanges(t *testing.T, r *rig) {
 	apply(false)
 	r.open(t, port)
 	version := r.last.Get(xds.Listener, "default/edge/http").Version
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	get := func(host string) int {
+		req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		req.Host = host
+		res, err := client.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", host, err)
+			return 0
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		return res.StatusCode
+	}
 	var stop atomic.Bool
 	var wg sync.WaitGroup
-	var served atomic.Int64
-	for w := range 2 {
-		client := &http.Client{Transport: &http.Transport{}}
-		wg.Go(func() {
-			defer client.CloseIdleConnections()
-			for n := w; !stop.Load(); n++ {
-				req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				req.Host = fmt.Sprintf("h%d.test", n%39)
-				res, err := client.Do(req)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				_, _ = io.Copy(io.Discard, res.Body)
-				res.Body.Close()
-				if res.StatusCode != 200 {
-					t.Errorf("%s: %d", req.Host, res.StatusCode)
-					return
-				}
-				served.Add(1)
+	wg.Go(func() {
+		for !stop.Load() {
+			if status := get("steady.test"); status != 200 {
+				t.Errorf("the host that stays: %d", status)
+				return
 			}
-		})
-	}
+		}
+	})
 	for i := range 8 {
 		apply(i%2 == 0)
-		seen := served.Load()
-		poll(t, "clients to be served", func() bool { return stop.Load() || served.Load() > seen+40 || t.Failed() })
+		var round sync.WaitGroup
+		for h := range n - 1 {
+			round.Go(func() {
+				if status := get(fmt.Sprintf("h%d.test", h)); status != 200 {
+					t.Errorf("round %d, h%d.test: %d", i, h, status)
+				}
+			})
+		}
+		round.Wait()
 	}
 	stop.Store(true)
 	wg.Wait()
 	if got := r.last.Get(xds.Listener, "default/edge/http").Version; got != version {
 		t.Error("the listener changed")
 	}
-	if a := r.do(t, port, "GET", "H39.TEST/"); a.status != 200 {
-		t.Errorf("the cold host in capitals after all: %d", a.status)
+	if a := r.do(t, port, "GET", fmt.Sprintf("H%d.TEST/", n-1)); a.status != 200 {
+		t.Errorf("the host that was cold all the time, in capitals: %d", a.status)
+	}
+}
+
+// testColdReconnect: another control plane with the same configuration sends
+// nothing, to what is loaded or not; and cold hosts are answered while it starts.
+func testColdReconnect(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+coldYAML)
+	const warm = "get.test"
+	if a := r.do(t, port, "GET", warm+"/"); a.status != 200 {
+		t.Fatalf("%d", a.status)
+	}
+	r.server.Close()
+	r.grpc.Stop()
+	if a := r.do(t, port, "GET", warm+"/"); a.status != 200 {
+		t.Errorf("a loaded host without a control plane: %d", a.status)
+	}
+	cold := make(chan int, 1)
+	go func() { cold <- r.do(t, port, "GET", "changed.test/").status }()
+	r.listen(t)
+	r.server.Update(r.view.String(), r.last)
+	if status := <-cold; status != 200 {
+		t.Errorf("a host that was asked for without a control plane: %d", status)
+	}
+	poll(t, "the proxy to serve", func() bool {
+		p := r.server.Proxies()
+		return len(p) == 1 && p[0].State == ledger.Serving
+	})
+	for typ, s := range r.server.Stats().Types {
+		want := int64(0)
+		if typ == xds.Route {
+			want = 1 // the cold host's
+		}
+		if s.Sent != want {
+			t.Errorf("%d %s were sent again, want %d", s.Sent, typ.Short(), want)
+		}
 	}
 }

@@ -21,6 +21,7 @@ func testOnDemand(t *testing.T, r *rig) {
 		{"Streams", testColdStreams},
 		{"Lost", testColdLost},
 		{"Changes", testColdChanges},
+		{"Reconnect", testColdReconnect},
 		{"Routing", testRouting},
 		{"Ports", testPorts},
 		{"JWT", testJWT},

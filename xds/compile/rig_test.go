@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,6 +46,9 @@ import (
 type rig struct {
 	envoy    *envoytest.Envoy
 	server   *delivery.Server
+	grpc     *grpc.Server
+	tls      *tls.Config
+	address  string // of xDS
 	compiler *compile.Compiler
 	view     compile.View
 	snapshot *gateway.Snapshot
@@ -67,11 +71,6 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.setEager(0)
-	r.server = delivery.New(delivery.Options{Authenticate: func(ctx context.Context) (delivery.Identity, error) {
-		id, err := pki.PeerSPIFFE(ctx)
-		return delivery.Identity{Proxy: "one", SPIFFE: id, View: r.view.String()}, err
-	}, Logger: slog.New(slog.DiscardHandler)})
-	t.Cleanup(r.server.Close)
 	dir := t.TempDir()
 	ca, err := pki.OpenCA(dir)
 	if err != nil {
@@ -85,17 +84,16 @@ func newRig(t *testing.T) *rig {
 		return cert, key
 	}
 	cert, key := issue("control", "spiffe://penstock.local/control")
-	conf, err := pki.ServerTLS(cert, key, filepath.Join(dir, "ca.crt"))
-	if err != nil {
+	if r.tls, err = pki.ServerTLS(cert, key, filepath.Join(dir, "ca.crt")); err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
-	r.server.Register(s)
-	address := serveGRPC(t, s)
+	r.address = "127.0.0.1:0"
+	r.listen(t)
+	t.Cleanup(func() { r.server.Close() })
 	cert, key = issue("proxy", "spiffe://penstock.local/proxy/default/-/one")
 	r.envoy = envoytest.Start(t, envoytest.Options{
 		LogLevel: "warning", Config: bootstrap.Config{
-			NodeID: "one", XDSAddresses: []string{address}, XDSServerName: "localhost", FastTraces: true,
+			NodeID: "one", XDSAddresses: []string{r.address}, XDSServerName: "localhost", FastTraces: true,
 			CAFile: filepath.Join(dir, "ca.crt"), CertFile: cert, KeyFile: key,
 		},
 	})
@@ -107,9 +105,26 @@ func (r *rig) setEager(hosts int) {
 	r.compiler = compile.New(compile.Settings{Limiters: []compile.Endpoint{r.limiter.endpoint}, OTLP: r.spans.endpoint, EagerHosts: hosts})
 }
 
+// listen starts the delivery.
+func (r *rig) listen(t *testing.T) {
+	t.Helper()
+	r.server = delivery.New(delivery.Options{Authenticate: func(ctx context.Context) (delivery.Identity, error) {
+		id, err := pki.PeerSPIFFE(ctx)
+		return delivery.Identity{Proxy: "one", SPIFFE: id, View: r.view.String()}, err
+	}, Logger: slog.New(slog.DiscardHandler)})
+	r.grpc = grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(r.tls)))...)
+	r.server.Register(r.grpc)
+	r.address = serveOn(t, r.grpc, r.address)
+}
+
 func serveGRPC(t *testing.T, s *grpc.Server) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveOn(t, s, "127.0.0.1:0")
+}
+
+func serveOn(t *testing.T, s *grpc.Server, address string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
