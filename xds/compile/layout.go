@@ -127,9 +127,9 @@ end
 }
 
 // DefaultEagerHosts is how many hosts of a listener are eager unless Settings say
-// otherwise. An eager host with ten routes takes about 100 kB in an Envoy, so this
-// is about 100 MB (docs/decisions/0005).
-const DefaultEagerHosts = 1000
+// otherwise: an eager host with ten routes takes about 100 kB in an Envoy, and what
+// it once took it does not give back (docs/decisions/0005).
+const DefaultEagerHosts = 250
 
 // eagerShare is which part of n hosts is eager, in 1/2^32: all up to limit, none
 // from twice the limit on, and less and less between. So there is no number of

@@ -66,7 +66,10 @@ func TestIncremental(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		view := compile.View{Project: "default", Gateway: rapid.SampledFrom([]string{"-", "edge"}).Draw(t, "view")}
-		settings := compile.Settings{Limiters: []compile.Endpoint{{Address: "127.0.0.1", Port: 1}}}
+		settings := compile.Settings{
+			Limiters:   []compile.Endpoint{{Address: "127.0.0.1", Port: 1}},
+			EagerHosts: rapid.SampledFrom([]int{-1, 0, 1, 2, 3}).Draw(t, "eager hosts"),
+		}
 		c := compile.New(settings)
 		var s *gateway.Snapshot
 		now := map[string]gateway.Object{}
