@@ -169,6 +169,9 @@ func printDiff(w io.Writer, d *pb.DiffResponse) {
 		if p.GetDrains() {
 			note = "  (drains its connections)"
 		}
+		if p.GetOnDemand() {
+			note = "  (on demand)"
+		}
 		fmt.Fprintf(w, "%s %s %s%s\n", mark, p.GetType(), p.GetResource(), note)
 	}
 }

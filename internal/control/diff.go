@@ -231,6 +231,7 @@ func (c *Core) proxyChanges(before, after *gateway.Snapshot, with func(*view) *c
 			}
 			// Envoy drains the connections of a listener that changes or goes.
 			ch.Drains = r.Type == xds.Listener && old != nil
+			ch.OnDemand = now != nil && now.Lazy
 			found[r] = ch
 		}
 	}

@@ -165,6 +165,6 @@ func revision(r store.Revision) *pb.Revision {
 func (c *Core) Instances(function string) []*pb.Instance { return c.runners.instances(function) }
 
 // Layout implements api.Core.
-func (c *Core) Layout(gateway, listener string) string {
-	return compile.Layout(c.Snapshot(), gateway, listener)
+func (c *Core) Layout(gateway, listener, hostname string) string {
+	return compile.HostLayout(c.Snapshot(), c.settings, gateway, listener, hostname)
 }

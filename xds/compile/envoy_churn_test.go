@@ -44,6 +44,13 @@ rules:
 	r.open(t, port)
 	version := r.last.Get(xds.Listener, "default/edge/http").Version
 	token := r.token(t, nil)
+	for _, host := range []string{"a.test", "x.b.test"} {
+		// So that the routes are loaded: see docs/decisions/0005 for a request that waits
+		// for them in the moment in which its own authentication changes.
+		if a := r.do(t, port, "GET", host+"/must", "Authorization: Bearer "+token); a.status != 200 {
+			t.Errorf("%s: %d", host, a.status)
+		}
+	}
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	var good, refused atomic.Int64

@@ -149,13 +149,16 @@ func extendedConnect(t *testing.T, port int, host, path string) string {
 	}
 }
 
-// change sends a generation that the compiler did not make.
-func (r *rig) change(t *testing.T, name string, with *xds.Resource) {
-	t.Helper()
+// change sends the last generation with one RouteConfiguration in place of its own,
+// and without those that are named.
+func (r *rig) change(with *xds.Resource, without ...string) {
 	g := &xds.Generation{Revision: r.last.Revision, Resources: maps.Clone(r.last.Resources)}
 	g.Resources[xds.Route] = maps.Clone(g.Resources[xds.Route])
-	if delete(g.Resources[xds.Route], name); with != nil {
-		g.Resources[xds.Route][name] = with
+	for _, name := range without {
+		delete(g.Resources[xds.Route], name)
+	}
+	if with != nil {
+		g.Resources[xds.Route][with.Name] = with
 	}
 	r.server.Update(r.view.String(), g)
 }
@@ -182,7 +185,7 @@ const coldYAML = `
 ---
 kind: Route
 name: all
-hostnames: [get.test, post.test, drip.test, refused.test, changed.test, late.test, flip.test]
+hostnames: [get.test, post.test, whole.test, refused.test, changed.test, late.test, flip.test]
 rules: [{name: all, forward: {backends: [{backend: up}]}}]
 `
 
@@ -190,25 +193,26 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 func testColdLost(t *testing.T, r *rig) {
 	port := r.serve(t, gatewayOn+coldYAML)
 	const prefix = "default/edge/http/"
-	for _, name := range []string{"get.test", "post.test", "drip.test"} {
-		r.change(t, prefix+name, nil)
-		began := time.Now()
-		var status int
-		switch name {
-		case "get.test":
-			status = r.do(t, port, "GET", name+"/").status
-		case "post.test":
-			status = r.incomplete(t, port, "POST / HTTP/1.1\r\nHost: "+name+"\r\nContent-Length: 50\r\n\r\nhello")
-		case "drip.test":
-			status = r.raw(t, port, "POST / HTTP/1.1\r\nHost: "+name+"\r\nContent-Length: 5\r\n\r\nhello").status
-		}
-		if status != 503 {
-			t.Errorf("%s without routes: %d after %v", name, status, time.Since(began))
-		}
+	r.change(nil, prefix+"get.test", prefix+"post.test", prefix+"whole.test")
+	began := time.Now()
+	var wg sync.WaitGroup
+	for name, ask := range map[string]func(string) int{
+		"get.test":   func(h string) int { return r.do(t, port, "GET", h+"/").status },
+		"whole.test": func(h string) int { return r.do(t, port, "POST", h+"/", "Content-Length: 0").status },
+		"post.test": func(h string) int {
+			return r.incomplete(t, port, "POST / HTTP/1.1\r\nHost: "+h+"\r\nContent-Length: 50\r\n\r\nhello")
+		},
+	} {
+		wg.Go(func() {
+			if status := ask(name); status != 503 {
+				t.Errorf("%s without routes: %d after %v", name, status, time.Since(began))
+			}
+		})
 	}
+	wg.Wait()
 	// A request that waits is served when the routes come.
 	asked := r.server.Stats().Types[xds.Route].Absent
-	r.change(t, prefix+"late.test", nil)
+	r.change(nil, prefix+"late.test")
 	late := make(chan int, 1)
 	go func() { late <- r.do(t, port, "GET", "late.test/").status }()
 	poll(t, "the proxy to ask", func() bool { return r.server.Stats().Types[xds.Route].Absent > asked })
@@ -217,7 +221,7 @@ func testColdLost(t *testing.T, r *rig) {
 		t.Errorf("routes that come late: %d", status)
 	}
 	// Also when the host becomes eager meanwhile.
-	r.change(t, prefix+"flip.test", nil)
+	r.change(nil, prefix+"flip.test")
 	asked = r.server.Stats().Types[xds.Route].Absent
 	go func() { late <- r.do(t, port, "GET", "flip.test/").status }()
 	poll(t, "the proxy to ask", func() bool { return r.server.Stats().Types[xds.Route].Absent > asked })
@@ -240,7 +244,7 @@ func testColdLost(t *testing.T, r *rig) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.change(t, prefix+"refused.test", bad)
+	r.change(bad)
 	if a := r.do(t, port, "GET", "refused.test/"); a.status != 200 {
 		t.Errorf("refused routes of a cold host: %d %s", a.status, a.body)
 	}
@@ -341,7 +345,7 @@ func testColdReconnect(t *testing.T, r *rig) {
 	}
 	cold := make(chan int, 1)
 	go func() { cold <- r.do(t, port, "GET", "changed.test/").status }()
-	r.listen(t)
+	r.listen()
 	r.server.Update(r.view.String(), r.last)
 	if status := <-cold; status != 200 {
 		t.Errorf("a host that was asked for without a control plane: %d", status)

@@ -35,6 +35,31 @@ func Layout(s *gateway.Snapshot, gatewayName, listener string) string {
 	return layoutOf(s.Hosts(gatewayName, listener)).kind
 }
 
+// HostLayout is Layout with what is special to one host of the listener: "scopes, on
+// demand" for one whose routes proxies load at its first request.
+func HostLayout(s *gateway.Snapshot, settings Settings, gatewayName, listener, hostname string) string {
+	hosts := s.Hosts(gatewayName, listener)
+	lay := layoutOf(hosts)
+	if lay.kind != LayoutScopes {
+		return lay.kind
+	}
+	st := &listenerState{share: eagerShare(len(hosts), settings.EagerHosts)}
+	scope := lay.scopeOf(hostname)
+	if eagerByName(scope, st.share) {
+		return lay.kind
+	}
+	var units []*unit
+	for _, h := range hosts {
+		if lay.scopeOf(h.Hostname) == scope {
+			units = append(units, compileHost(s, h))
+		}
+	}
+	if len(units) == 0 || !st.onDemand(scope, units) {
+		return lay.kind
+	}
+	return lay.kind + ", on demand"
+}
+
 // layout is how the hosts of a listener are laid out.
 type layout struct {
 	kind string

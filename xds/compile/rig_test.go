@@ -47,6 +47,7 @@ type rig struct {
 	envoy    *envoytest.Envoy
 	server   *delivery.Server
 	grpc     *grpc.Server
+	whole    *testing.T // that the rig lives for
 	tls      *tls.Config
 	address  string // of xDS
 	compiler *compile.Compiler
@@ -65,7 +66,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{upstream: newUpstream(t), limiter: newLimiter(t), spans: newCollector(t), view: compile.View{Project: "default", Gateway: "-"}, instances: map[string][]compile.Endpoint{}}
+	r := &rig{whole: t, upstream: newUpstream(t), limiter: newLimiter(t), spans: newCollector(t), view: compile.View{Project: "default", Gateway: "-"}, instances: map[string][]compile.Endpoint{}}
 	var err error
 	if r.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
@@ -88,7 +89,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.address = "127.0.0.1:0"
-	r.listen(t)
+	r.listen()
 	t.Cleanup(func() { r.server.Close() })
 	cert, key = issue("proxy", "spiffe://penstock.local/proxy/default/-/one")
 	r.envoy = envoytest.Start(t, envoytest.Options{
@@ -106,15 +107,15 @@ func (r *rig) setEager(hosts int) {
 }
 
 // listen starts the delivery.
-func (r *rig) listen(t *testing.T) {
-	t.Helper()
+func (r *rig) listen() {
+	r.whole.Helper()
 	r.server = delivery.New(delivery.Options{Authenticate: func(ctx context.Context) (delivery.Identity, error) {
 		id, err := pki.PeerSPIFFE(ctx)
 		return delivery.Identity{Proxy: "one", SPIFFE: id, View: r.view.String()}, err
 	}, Logger: slog.New(slog.DiscardHandler)})
 	r.grpc = grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(r.tls)))...)
 	r.server.Register(r.grpc)
-	r.address = serveOn(t, r.grpc, r.address)
+	r.address = serveOn(r.whole, r.grpc, r.address)
 }
 
 func serveGRPC(t *testing.T, s *grpc.Server) string {

@@ -89,8 +89,8 @@ type Core interface {
 	Proxies() []*pb.Proxy
 	// Status returns the state of the whole.
 	Status(ctx context.Context) (*pb.GetStatusResponse, error)
-	// Layout tells how the hosts of a listener are laid out in xDS, for Explain.
-	Layout(gateway, listener string) string
+	// Layout tells how a host of a listener is laid out in xDS, for Explain.
+	Layout(gateway, listener, hostname string) string
 	// Instances returns the instances of a function, or of all when it is "".
 	Instances(function string) []*pb.Instance
 }

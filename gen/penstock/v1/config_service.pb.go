@@ -484,7 +484,9 @@ type ProxyChange struct {
 	// What.
 	Change ChangeType `protobuf:"varint,3,opt,name=change,proto3,enum=penstock.v1.ChangeType" json:"change,omitempty"`
 	// True when Envoy drains connections for it.
-	Drains        bool `protobuf:"varint,4,opt,name=drains,proto3" json:"drains,omitempty"`
+	Drains bool `protobuf:"varint,4,opt,name=drains,proto3" json:"drains,omitempty"`
+	// True for a scope whose routes a proxy loads at the first request of its host.
+	OnDemand      bool `protobuf:"varint,5,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +545,13 @@ func (x *ProxyChange) GetChange() ChangeType {
 func (x *ProxyChange) GetDrains() bool {
 	if x != nil {
 		return x.Drains
+	}
+	return false
+}
+
+func (x *ProxyChange) GetOnDemand() bool {
+	if x != nil {
+		return x.OnDemand
 	}
 	return false
 }
@@ -1118,12 +1127,13 @@ const file_penstock_v1_config_service_proto_rawDesc = "" +
 	"toRevision\"|\n" +
 	"\fDiffResponse\x12-\n" +
 	"\achanges\x18\x01 \x03(\v2\x13.penstock.v1.ChangeR\achanges\x12=\n" +
-	"\rproxy_changes\x18\x02 \x03(\v2\x18.penstock.v1.ProxyChangeR\fproxyChanges\"\x86\x01\n" +
+	"\rproxy_changes\x18\x02 \x03(\v2\x18.penstock.v1.ProxyChangeR\fproxyChanges\"\xa3\x01\n" +
 	"\vProxyChange\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12/\n" +
 	"\x06change\x18\x03 \x01(\x0e2\x17.penstock.v1.ChangeTypeR\x06change\x12\x16\n" +
-	"\x06drains\x18\x04 \x01(\bR\x06drains\"R\n" +
+	"\x06drains\x18\x04 \x01(\bR\x06drains\x12\x1b\n" +
+	"\ton_demand\x18\x05 \x01(\bR\bonDemand\"R\n" +
 	"\x14ListRevisionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

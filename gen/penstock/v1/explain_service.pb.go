@@ -214,7 +214,8 @@ type ExplainListener struct {
 	Listener string `protobuf:"bytes,2,opt,name=listener,proto3" json:"listener,omitempty"`
 	// Address and port.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// How hosts are looked up: "table" or "scopes".
+	// How hosts are looked up: "table" or "scopes"; "scopes, on demand" when a proxy
+	// loads the routes of this host at its first request.
 	Layout        string `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
