@@ -20,7 +20,7 @@ func fixed(n int) Contestant {
 // TestQueue compares the simulator with the formulas it is not made of: M/M/c waits as
 // Erlang's C says.
 func TestQueue(t *testing.T) {
-	trace := Poisson(40, 300_000, 1)
+	trace := Poisson(40, 200_000, 1)
 	trace.Times = make([]float64, len(trace.Arrivals))
 	gaps := Poisson(10, len(trace.Times), 2) // exponential times of 0.1 s
 	last := 0.0
@@ -49,7 +49,7 @@ func TestQueue(t *testing.T) {
 // TestSizing is the check of the model: with T = 50 ms (sd 20) + 10 ms (sd 10), the
 // count that it gives keeps the objective, and one less does not.
 func TestSizing(t *testing.T) {
-	const n = 150_000
+	const n = 100_000
 	met, missedByOneLess, cases := 0, 0, 0
 	for _, limit := range []time.Duration{130 * time.Millisecond, 200 * time.Millisecond} {
 		for i, lambda := range []float64{5, 20, 50, 100, 200, 500, 1000} {
@@ -102,10 +102,10 @@ func TestSizingTails(t *testing.T) {
 			return 0.030 + 0.010*r.Float64()
 		},
 	} {
-		for i, lambda := range []float64{5, 20, 100, 500} {
+		for i, lambda := range []float64{5, 50, 500} {
 			c := Defaults()
 			c.Objective.Limit = 400 * time.Millisecond
-			trace, r := Poisson(lambda, 50_000, uint64(i)), rand.New(rand.NewPCG(uint64(i), 1))
+			trace, r := Poisson(lambda, 40_000, uint64(i)), rand.New(rand.NewPCG(uint64(i), 1))
 			trace.Times = make([]float64, len(trace.Arrivals))
 			for k := range trace.Times {
 				trace.Times[k] = draw(r)
