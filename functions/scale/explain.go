@@ -71,7 +71,7 @@ func (e explanation) latencySteps(add func(string, ...any)) {
 	m, c, p := e.service, e.config, e.o.Parts
 	limit := seconds(c.Objective.Limit.Seconds())
 	if e.assumed {
-		add("no request measured yet: E[T] taken as half the objective, %s, sd %s", seconds(m.Mean), seconds(m.SD()))
+		add("fewer than %d requests measured: E[T] taken as half the objective, %s, sd %s", leastCount, seconds(m.Mean), seconds(m.SD()))
 	} else {
 		if p.Handler.Count > 0 {
 			add("E[T] = E[t] %s + E[r] %s = %s", seconds(p.Handler.Mean), seconds(p.Rest.Mean), seconds(m.Mean))

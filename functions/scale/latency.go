@@ -9,6 +9,8 @@ const (
 	shortWindow, longWindow = 2 * time.Second, 10 * time.Second
 	// leastKnown bounds rates from below in time: the first request is not a rate.
 	leastKnown = time.Second
+	// leastCount is how many requests are to be measured before T is known.
+	leastCount = 5
 	// defaultStart is what a start is taken to need until one was seen.
 	defaultStart = 1.0
 )

@@ -105,8 +105,8 @@ func TestMoments(t *testing.T) {
 	if total.Count != 20_000 {
 		t.Errorf("%g values counted", total.Count)
 	}
-	// A function that changed is known again after some hundreds of requests.
-	for range 2_500 {
+	// A function that changed is known again after some thousand requests.
+	for range 5_000 {
 		s.Add(5*time.Millisecond, 6*time.Millisecond)
 	}
 	near("E[T] after a change", s.T().Mean, 0.006, 0.15)

@@ -19,6 +19,9 @@ type Scaler struct {
 	peaks   peaks
 	kpa     *kpa // for targets
 
+	// knows says that T was measured before.
+	knows bool
+
 	// The cut of T costs a hundred incomplete gamma functions; T changes slowly.
 	service Moments
 	cut     *cut
@@ -81,8 +84,8 @@ func (s *Scaler) target(o Observation, d *Decision, e *explanation) {
 // latency keeps the objective.
 func (s *Scaler) latency(o Observation, d *Decision, e *explanation) {
 	e.service, e.start = o.Service, o.Start.Mean
-	if !o.Service.known() {
-		// Until one is measured, a request is taken to need half of what it may.
+	if !o.Service.known() || o.Service.Count < leastCount {
+		// Until some are measured, a request is taken to need half of what it may.
 		half := s.config.Objective.Limit.Seconds() / 2
 		e.service, e.assumed = Moments{Mean: half, Var: half * half / 4}, true
 	}
@@ -107,6 +110,10 @@ func (s *Scaler) latency(o Observation, d *Decision, e *explanation) {
 	e.hold = s.config.Hold
 	if e.hold <= 0 {
 		e.hold = max(30*time.Second, time.Duration(6*e.start*float64(time.Second)))
+	}
+	if !s.knows && !e.assumed {
+		// What was needed for a T that nobody had seen is not to be held.
+		s.knows, s.peaks = true, peaks{}
 	}
 	s.peaks.add(o.Now, need)
 	e.need = need

@@ -37,6 +37,8 @@ type Config struct {
 	Min, Max, Concurrency int
 	// Warm instances are ready at the beginning.
 	Warm int
+	// Settle is how long, in seconds, requests are not judged at the beginning.
+	Settle float64
 	// Seed is of the times; that of the trace is the trace's.
 	Seed uint64
 }
@@ -52,6 +54,7 @@ func Defaults() Config {
 
 // Result is what one scaler did with one trace. Times are in seconds.
 type Result struct {
+	// Requests counts those that were judged.
 	Requests int     `json:"requests"`
 	P50      float64 `json:"p50_seconds"`
 	P99      float64 `json:"p99_seconds"`
@@ -261,7 +264,9 @@ func (r *run) dispatch() {
 		r.instances[best].inFlight++
 		r.inFlight++
 		r.events.push(event{at: r.now + q.total, instance: best, t: q.t, total: q.total})
-		r.responses = append(r.responses, r.now-q.at+q.total)
+		if q.at >= r.config.Settle {
+			r.responses = append(r.responses, r.now-q.at+q.total)
+		}
 	}
 }
 

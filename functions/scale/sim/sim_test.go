@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func fixed(n int) Contestant {
 // TestQueue compares the simulator with the formulas it is not made of: M/M/c waits as
 // Erlang's C says.
 func TestQueue(t *testing.T) {
-	trace := Poisson(40, 300_000, 1)
+	trace := Poisson(40, 200_000, 1)
 	trace.Times = make([]float64, len(trace.Arrivals))
 	gaps := Poisson(10, len(trace.Times), 2) // exponential times of 0.1 s
 	last := 0.0
@@ -48,7 +49,7 @@ func TestQueue(t *testing.T) {
 // TestSizing is the check of the model: with T = 50 ms (sd 20) + 10 ms (sd 10), the
 // count that it gives keeps the objective, and one less does not.
 func TestSizing(t *testing.T) {
-	const n = 150_000
+	const n = 100_000
 	met, missedByOneLess, cases := 0, 0, 0
 	for _, limit := range []time.Duration{130 * time.Millisecond, 200 * time.Millisecond} {
 		for i, lambda := range []float64{5, 20, 50, 100, 200, 500, 1000} {
@@ -88,22 +89,61 @@ func TestSizing(t *testing.T) {
 	}
 }
 
+// TestSizingTails: so it does for times with long tails, and so does the scaler,
+// which has to measure rate and times itself.
+func TestSizingTails(t *testing.T) {
+	for name, draw := range map[string]func(*rand.Rand) float64{
+		"exponential": func(r *rand.Rand) float64 { return 0.060 * r.ExpFloat64() },
+		"lognormal":   func(r *rand.Rand) float64 { return 0.060 * math.Exp(0.7*r.NormFloat64()) },
+		"two kinds": func(r *rand.Rand) float64 {
+			if r.Float64() < 0.1 {
+				return 0.200 + 0.050*r.Float64()
+			}
+			return 0.030 + 0.010*r.Float64()
+		},
+	} {
+		for i, lambda := range []float64{5, 50, 500} {
+			c := Defaults()
+			c.Objective.Limit = 400 * time.Millisecond
+			trace, r := Poisson(lambda, 40_000, uint64(i)), rand.New(rand.NewPCG(uint64(i), 1))
+			trace.Times = make([]float64, len(trace.Arrivals))
+			for k := range trace.Times {
+				trace.Times[k] = draw(r)
+			}
+			count := scale.Size(scale.Config{Max: 1000, Concurrency: 1, Objective: c.Objective}, lambda, momentsOf(trace.Times))
+			c.Warm = count
+			over := Run(c, trace, fixed(count).New(c)).Over
+			c.Settle = 30 // its start is a cold one
+			live := Run(c, trace, Ours().New(c))
+			t.Logf("%s, %g/s: %d miss %.2f %%; with the scaler %.2f %% with %.1f", name, lambda, count, 100*over, 100*live.Over, live.InstanceSeconds/trace.Length)
+			if over > 0.02 || live.Over > 0.01 {
+				t.Errorf("%s at %g/s: %d miss %.2f %%; with the scaler %.2f %%", name, lambda, count, 100*over, 100*live.Over)
+			}
+		}
+	}
+}
+
 // moments are those of many drawn times.
 func moments(c Config) scale.Moments {
-	c.Warm = 1
 	r := newRun(c, Trace{}, nil)
-	n, values := 200_000, []float64(nil)
-	m := scale.Moments{Count: float64(n)}
-	for range n {
-		_, total := r.draw()
-		values = append(values, total)
-		m.Mean += total / float64(n)
+	values := make([]float64, 200_000)
+	for i := range values {
+		_, values[i] = r.draw()
+	}
+	return momentsOf(values)
+}
+
+func momentsOf(values []float64) scale.Moments {
+	n := float64(len(values))
+	m := scale.Moments{Count: n}
+	for _, v := range values {
+		m.Mean += v / n
 	}
 	third := 0.0
 	for _, v := range values {
 		d := v - m.Mean
-		m.Var += d * d / float64(n)
-		third += d * d * d / float64(n)
+		m.Var += d * d / n
+		third += d * d * d / n
 	}
 	m.Skew = third / math.Pow(m.Var, 1.5)
 	return m
