@@ -66,7 +66,7 @@ func TestIncremental(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		view := compile.View{Project: "default", Gateway: rapid.SampledFrom([]string{"-", "edge"}).Draw(t, "view")}
-		settings := compile.Settings{Limiters: []compile.Endpoint{{Address: "127.0.0.1", Port: 1}}}
+		settings := compile.Settings{Limiters: []compile.Endpoint{{Address: "127.0.0.1", Port: 1}}, EagerHosts: rapid.SampledFrom([]int{-1, 0, 2}).Draw(t, "eager")}
 		c := compile.New(settings)
 		var s *gateway.Snapshot
 		now := map[string]gateway.Object{}
@@ -195,7 +195,7 @@ func difference(a, b *xds.Generation) string {
 		}
 		for _, name := range a.Names(t) {
 			x, y := a.Get(t, name), b.Get(t, name)
-			if x.Version != y.Version || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
+			if x.Version != y.Version || x.Lazy != y.Lazy || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
 				return fmt.Sprintf("%s %s: %v %v %v, %v %v %v", t.Short(), name, x.Version, x.Refs, x.Owners, y.Version, y.Refs, y.Owners)
 			}
 		}

@@ -187,7 +187,7 @@ func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certifi
 	share := eagerShare(len(st.hosts.units), v.settings.EagerHosts)
 	if share != st.share {
 		for scope := range st.groups {
-			if eagerByName(scope, share) != eagerByName(scope, st.share) {
+			if scope != mixedCase && eagerByName(scope, share) != eagerByName(scope, st.share) {
 				changed[scope] = true
 			}
 		}
