@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -27,7 +28,13 @@ import (
 // unit is one compiled host: the smallest part that is made anew. It is
 // immutable and does not depend on the layout.
 type unit struct {
-	vhost        *routev3.VirtualHost
+	name string
+	// vhost is what compileHost makes; seal turns it into raw, its bytes, or err.
+	vhost *routev3.VirtualHost
+	raw   []byte
+	err   error
+
+	host         *gateway.Host
 	providers    []*jwt.Provider
 	requirements []jwt.Requirement
 	targets      []target
@@ -38,20 +45,6 @@ type unit struct {
 	eager bool
 	// consumers are those that were looked up, with what was found, nil included.
 	consumers map[string]*pb.Consumer
-}
-
-// current tells whether the consumers that the unit was made with are the same in
-// a snapshot.
-func (u *unit) current(s *gateway.Snapshot) bool {
-	if len(u.consumers) == 0 {
-		return true // ranging over an empty map costs, too, with 10,000 hosts
-	}
-	for name, old := range u.consumers {
-		if now, _ := s.Get(name).(*pb.Consumer); now != old {
-			return false
-		}
-	}
-	return true
 }
 
 // hostCompiler makes a unit.
@@ -67,11 +60,16 @@ type hostCompiler struct {
 type openEntries struct{ jwt, rbac, guard *anypb.Any }
 
 func newHostCompiler(project string, s *gateway.Snapshot, h *gateway.Host) *hostCompiler {
-	p := &packer{}
-	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: openEntries{
-		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
-	}}
+	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: optOuts()}
 }
+
+// optOuts are the same for all hosts.
+var optOuts = sync.OnceValue(func() openEntries {
+	p := &packer{}
+	return openEntries{
+		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
+	}
+})
 
 func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
 	project, _ := projectAndID(h.Gateway.GetName())

@@ -91,6 +91,9 @@ func TestIncremental(t *testing.T) {
 				instances = append(instances, compile.Endpoint{Address: "127.0.0.1", Port: uint32(9000 + i)})
 			}
 			in := compile.Input{Snapshot: s, View: view, Instances: func(string) []compile.Endpoint { return instances }}
+			if rapid.Bool().Draw(t, "previous") {
+				in.Previous = last
+			}
 			g, problems := c.Compile(in)
 			if err := changes(last, g); err != nil {
 				t.Fatal(err)
@@ -112,6 +115,9 @@ func TestIncremental(t *testing.T) {
 			}
 			for typ, m := range g.Resources {
 				for _, r := range m {
+					if err := canonical(r); err != nil {
+						t.Fatal(err)
+					}
 					for _, ref := range r.Refs {
 						if g.Get(ref.Type, ref.Name) == nil {
 							t.Fatalf("%s %s refers to %s, which is not there", typ.Short(), r.Name, ref)
@@ -121,6 +127,22 @@ func TestIncremental(t *testing.T) {
 			}
 		}
 	})
+}
+
+// canonical tells whether the bytes of a RouteConfiguration, which are put together
+// from parts, are those that the whole is marshalled to, and whether it is valid.
+func canonical(r *xds.Resource) error {
+	if r.Type != xds.Route {
+		return nil
+	}
+	rc := &routev3.RouteConfiguration{}
+	if err := r.Body.UnmarshalTo(rc); err != nil {
+		return err
+	}
+	if whole, err := xds.NewResource(xds.Route, r.Name, rc, nil, nil); err != nil || whole.Version != r.Version {
+		return fmt.Errorf("%s has other bytes than its message: %v", r.Name, err)
+	}
+	return rc.ValidateAll()
 }
 
 // changes tells whether Changed, applied to the generation before, makes this one.
@@ -176,7 +198,7 @@ func difference(a, b *xds.Generation) string {
 		}
 		for _, name := range a.Names(t) {
 			x, y := a.Get(t, name), b.Get(t, name)
-			if x.Version != y.Version || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
+			if x.Version != y.Version || x.Lazy != y.Lazy || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
 				return fmt.Sprintf("%s %s: %v %v %v, %v %v %v", t.Short(), name, x.Version, x.Refs, x.Owners, y.Version, y.Refs, y.Owners)
 			}
 		}
@@ -313,4 +335,24 @@ func FuzzParseView(f *testing.F) {
 			t.Errorf("%q was read as %q", s, v)
 		}
 	})
+}
+
+// TestAtOnce: many hosts, which are compiled at once, are the same as one by one.
+func TestAtOnce(t *testing.T) {
+	const n = 150
+	all := large(n)
+	in := compile.Input{View: compile.View{Project: "default", Gateway: "-"}}
+	one := compile.New(compile.Settings{})
+	var last *xds.Generation
+	for i := range all {
+		in.Snapshot = gateway.Build(in.Snapshot, n, gateway.Changes{Updates: all[i : i+1]})
+		last, _ = one.Compile(in)
+	}
+	for range 3 {
+		in.Snapshot = gateway.Build(nil, n, gateway.Changes{Updates: large(n)})
+		g, problems := compile.New(compile.Settings{}).Compile(in)
+		if d := difference(last, g); d != "" || len(problems) > 0 {
+			t.Fatal(d, problems)
+		}
+	}
 }
