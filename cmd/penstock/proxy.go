@@ -252,7 +252,9 @@ func connectedIDs(ctx context.Context, c pb.ProxyServiceClient) ([]string, error
 	resp, err := c.ListProxies(ctx, &pb.ListProxiesRequest{})
 	var ids []string
 	for _, p := range resp.GetProxies() {
-		ids = append(ids, p.GetIdentity())
+		// Each channel of a gRPC client is listed, with a mark of its own.
+		id, _, _ := strings.Cut(p.GetIdentity(), "#")
+		ids = append(ids, id)
 	}
 	return ids, err
 }

@@ -37,6 +37,7 @@ const (
 	proxyKey   = "proxy.key"
 	proxyCA    = "ca.crt"
 	proxyEnvoy = "envoy.json"
+	proxyGRPC  = "grpc.json"
 	proxyState = "join.json"
 )
 
@@ -57,6 +58,7 @@ type joinFlags struct {
 	region, zone           string
 	maxHeap                uint64
 	replace, keepFresh     bool
+	grpc                   bool
 	logLevel               string
 }
 
@@ -74,8 +76,9 @@ func newProxyJoinCommand() *cobra.Command {
 		Long: "Makes a key pair in DIR, has the control plane sign it in exchange for the join token, and writes Envoy's\n" +
 			"bootstrap. The control plane is known by the hash in the token, so no file has to be there before. With\n" +
 			"--keep-fresh it stays and renews the certificate; else see `penstock proxy renew`.",
-		Example: "  penstock proxy join --token psj1_… --control control.example.com:7401 --dir /var/lib/penstock/edge-2",
-		Args:    cobra.NoArgs,
+		Example: "  penstock proxy join --token psj1_… --control control.example.com:7401 --dir /var/lib/penstock/edge-2\n" +
+			"  penstock proxy join --grpc --token psj1_… --control control.example.com:7401 --dir /var/lib/penstock/app-1",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runProxyJoin(cmd.Context(), f, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
@@ -91,6 +94,7 @@ func newProxyJoinCommand() *cobra.Command {
 	fl.StringVar(&f.region, "region", "", "region of this proxy")
 	fl.StringVar(&f.zone, "zone", "", "zone of this proxy")
 	fl.Uint64Var(&f.maxHeap, "max-heap-bytes", bootstrap.DefaultMaxHeapBytes, "memory at which Envoy's overload manager counts 100 %")
+	fl.BoolVar(&f.grpc, "grpc", false, "for a gRPC client without a proxy: write the bootstrap of its xDS client, not Envoy's")
 	fl.BoolVar(&f.replace, "replace", false, "join again although DIR holds an identity")
 	fl.BoolVar(&f.keepFresh, "keep-fresh", false, "stay, and renew the certificate before two thirds of its life are over")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
@@ -152,8 +156,11 @@ func runProxyJoin(ctx context.Context, f joinFlags, in io.Reader, out io.Writer)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "joined as %s until %s\nstart it:  envoy -c %s --disable-hot-restart\n", identity,
-		cert.NotAfter.Local().Format(time.DateTime), filepath.Join(f.dir, proxyEnvoy))
+	start := "envoy -c " + filepath.Join(f.dir, proxyEnvoy) + " --disable-hot-restart"
+	if f.grpc {
+		start = "GRPC_XDS_BOOTSTRAP=" + filepath.Join(f.dir, proxyGRPC) + " and a channel to xds:///HOST"
+	}
+	fmt.Fprintf(out, "joined as %s until %s\nstart it:  %s\n", identity, cert.NotAfter.Local().Format(time.DateTime), start)
 	if !f.keepFresh {
 		fmt.Fprintf(out, "renew it:  penstock proxy renew --dir %s --keep-fresh\n", f.dir)
 		return nil
@@ -248,7 +255,12 @@ func (f *joinFlags) join(ctx context.Context, token pki.JoinToken) (identity str
 	if err := writeIdentity(f.dir, resp.GetIdentity(), resp.GetCertificate(), key, resp.GetCa()); err != nil {
 		return "", err
 	}
-	if err := bootstrap.WriteFiles(filepath.Join(f.dir, proxyEnvoy), f.bootstrap(project, gateway, name)); err != nil {
+	if f.grpc {
+		err = bootstrap.WriteGRPC(filepath.Join(f.dir, proxyGRPC), f.bootstrap(project, gateway, name))
+	} else {
+		err = bootstrap.WriteFiles(filepath.Join(f.dir, proxyEnvoy), f.bootstrap(project, gateway, name))
+	}
+	if err != nil {
 		return "", err
 	}
 	state, err := json.Marshal(joinState{Control: f.control, Identity: resp.GetIdentity()})

@@ -336,6 +336,12 @@ func TestGRPCClient(t *testing.T) {
 		p.snapshot = nil
 		p.start()
 		p.apply(grpcGateway + backendYAML("next", a) + "\n---\nkind: Route\nname: shop\ngateways: [edge]\nhostnames: [shop.example]\nrules: [{forward: {backends: [{backend: next}]}}]")
+		// What routes the client has is not known there, so they cannot be made ready for
+		// the new cluster, and a call in that moment may fail (see delivery).
+		poll(t, "the new routes", func() bool {
+			from := a.calls.Load()
+			return check(t, conn) == nil && a.calls.Load() > from
+		})
 		during2(t, conn, a, 50)
 		poll(t, "the old clusters to be gone", func() bool {
 			all := p.server.Proxies()

@@ -55,17 +55,12 @@ func newGRPCCluster(t target) (*clusterState, error) {
 
 // localities puts endpoints of one weight into one locality: gRPC wants endpoints
 // in localities with an id and a weight, chooses by the weight, and within one of
-// them takes the endpoints in turn. An address that is there twice is refused, so
-// it counts once.
+// them takes the endpoints in turn.
 func localities(cluster string, endpoints []*endpointv3.LbEndpoint) *endpointv3.ClusterLoadAssignment {
-	seen := map[string]bool{}
 	byWeight := map[uint32][]*endpointv3.LbEndpoint{}
 	for _, e := range endpoints {
-		if at := e.GetEndpoint().GetAddress().String(); !seen[at] {
-			seen[at] = true
-			w := max(1, e.GetLoadBalancingWeight().GetValue())
-			byWeight[w] = append(byWeight[w], e)
-		}
+		w := max(1, e.GetLoadBalancingWeight().GetValue())
+		byWeight[w] = append(byWeight[w], e)
 	}
 	a := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
 	for _, w := range slices.Sorted(maps.Keys(byWeight)) {
