@@ -11,9 +11,12 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +54,18 @@ func serve(mode string) {
 		b, _ := io.ReadAll(r.Body)
 		head, _ := httputil.DumpRequest(r, false)
 		_ = json.NewEncoder(w).Encode(map[string]string{"head": string(head), "body": string(b)})
+	}
+	paths["/forks"] = func(w http.ResponseWriter, _ *http.Request) {
+		c := exec.Command("sleep", "600")
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+		fmt.Fprintf(w, `{"children": [%d]}`, c.Process.Pid)
+	}
+	paths["/stubborn"] = func(w http.ResponseWriter, _ *http.Request) {
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Fprint(w, `{"children": []}`)
 	}
 	paths["/exit"] = func(http.ResponseWriter, *http.Request) { os.Exit(4) }
 	paths["/hang"] = func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }

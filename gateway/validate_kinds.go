@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
@@ -119,8 +118,8 @@ func labelText(labels map[string]string) string {
 // reservedEnv is set by the runner itself, as is all that begins with one of
 // reservedEnvPrefixes.
 var (
-	reservedEnv         = []string{"PORT", "_HANDLER", "LAMBDA_TASK_ROOT", "_X_AMZN_TRACE_ID"}
-	reservedEnvPrefixes = []string{"PENSTOCK_", "AWS_LAMBDA_"}
+	reservedEnv         = []string{"PORT", "_HANDLER", "LAMBDA_TASK_ROOT", "_X_AMZN_TRACE_ID", "FUNCTION_TARGET", "FUNCTION_SIGNATURE_TYPE"}
+	reservedEnvPrefixes = []string{"PENSTOCK_", "AWS_LAMBDA_", "FUNCTIONS_CUSTOMHANDLER_", "FUNCTIONS_HTTPWORKER_"}
 )
 
 func isReservedEnv(name string) bool {
@@ -129,14 +128,7 @@ func isReservedEnv(name string) bool {
 }
 
 func (c *checker) function(f *pb.Function) {
-	source := f.GetSource()
-	switch {
-	case source == "" || c.has("source"):
-	case strings.HasPrefix(source, "/") || strings.ContainsAny(source, "\\\x00"):
-		c.add("source", "%q must be a folder relative to the functions root, with / between its parts", source)
-	case slices.Contains(strings.Split(source, "/"), "..") || path.Clean(source) == "..":
-		c.add("source", "%q leaves the functions root; write it without ..", source)
-	}
+	c.source(f.GetSource())
 	for _, k := range slices.Sorted(maps.Keys(f.GetEnv())) {
 		field := fmt.Sprintf("env[%q]", k)
 		if isReservedEnv(k) {
@@ -149,34 +141,6 @@ func (c *checker) function(f *pb.Function) {
 			c.add(field, "is %d bytes long; at most 32 KiB are passed on", len(f.GetEnv()[k]))
 		}
 	}
-	if l := f.GetLambda(); l != nil && l.GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON && l.GetHandler() != "" {
-		module, fn, ok := cutLast(l.GetHandler(), ".")
-		if !ok || module == "" || fn == "" || strings.ContainsAny(l.GetHandler(), " \t\x00") {
-			c.add("lambda.handler", `%q must be the module and the function, such as "app.lambda_handler"`, l.GetHandler())
-		}
-	}
 	c.traffic(f)
-	if s := f.GetServer(); s != nil {
-		c.command("server.command", s.GetCommand())
-		c.command("server.build", s.GetBuild())
-	}
-}
-
-func cutLast(s, sep string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
-}
-
-func (c *checker) command(field string, args []string) {
-	if len(args) > 0 && strings.TrimSpace(args[0]) == "" {
-		c.add(field+"[0]", "is empty; it names the program to run")
-	}
-	for i, a := range args {
-		if strings.ContainsRune(a, 0) {
-			c.add(fmt.Sprintf("%s[%d]", field, i), "holds a NUL, which no argument can")
-		}
-	}
+	c.contract(f)
 }

@@ -442,11 +442,11 @@ func (a *Activator) refuse(w http.ResponseWriter, r *http.Request, id string, er
 		a.o.Metrics.refuse(a.o.Function, no.kind)
 		a.o.Left(true)
 		a.o.Logger.Debug("request refused", "function", a.o.Function, "request_id", id, "reason", no.kind)
-		instance.Refuse(w, id, http.StatusServiceUnavailable, no.kind, no.text, no.again)
+		instance.Refuse(w, r, id, http.StatusServiceUnavailable, no.kind, no.text, no.again)
 	case errors.As(err, &failed):
 		a.o.Metrics.refuse(a.o.Function, failed.Kind)
 		a.o.Left(false)
-		instance.Refuse(w, id, failed.Status, failed.Kind, failed.Detail, false)
+		instance.Refuse(w, r, id, failed.Status, failed.Kind, failed.Detail, false)
 	default:
 		a.o.Metrics.cancel(a.o.Function)
 		a.o.Left(false)

@@ -45,12 +45,12 @@ func grpcCode(status int, kind string) int {
 
 // writeGRPC answers with trailers only: the status of gRPC over HTTP/2 is in the
 // one head that there is.
-func writeGRPC(rec *recorder, status int, kind, text string) {
-	h := rec.own()
+func writeGRPC(w http.ResponseWriter, status int, kind, text string) {
+	h := w.Header()
 	h.Set("Content-Type", "application/grpc")
 	h.Set("Grpc-Status", strconv.Itoa(grpcCode(status, kind)))
 	h.Set("Grpc-Message", percentEncode(text))
-	rec.WriteHeader(http.StatusOK)
+	w.WriteHeader(http.StatusOK)
 }
 
 // percentEncode is the encoding of grpc-message.

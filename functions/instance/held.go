@@ -100,11 +100,15 @@ func RequestID(r *http.Request) string {
 
 // Refuse writes an answer in place of a function's: kind in HeaderError, and in
 // HeaderRefused when again, so that proxies may send the request elsewhere.
-func Refuse(w http.ResponseWriter, id string, status int, kind, text string, again bool) {
+func Refuse(w http.ResponseWriter, r *http.Request, id string, status int, kind, text string, again bool) {
 	h := w.Header()
 	h.Set(HeaderError, kind)
 	if again {
 		h.Set(HeaderRefused, kind)
+	}
+	if isGRPC(r) {
+		writeGRPC(w, status, kind, text)
+		return
 	}
 	h.Set("Content-Type", "application/json")
 	body, _ := json.Marshal(Error{Error: text, RequestID: id})

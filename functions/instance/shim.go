@@ -303,6 +303,7 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 		rec.own().Set(HeaderError, result)
 	}
 	if rec.grpc {
+		rec.own()
 		writeGRPC(rec, status, result, text)
 		return result
 	}

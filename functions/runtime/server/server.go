@@ -81,6 +81,11 @@ func New(o Options) instance.Factory {
 			ModifyResponse: c.head, ErrorHandler: c.failed,
 			ErrorLog: slog.NewLogLogger(h.Logger.Handler(), slog.LevelDebug),
 		}
+		if o.HTTP2 {
+			// Bodies without a length are passed on at once all the same. An answer that
+			// is a head alone must stay one: it holds the status of gRPC then.
+			c.proxy.FlushInterval = 0
+		}
 		return c, nil
 	}
 }

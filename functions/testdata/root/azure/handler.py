@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +25,11 @@ def fails(d, h):
     how = d["Data"]["req"]["Params"]["how"]
     if how == "exit":
         os._exit(3)
+    if how == "forks":
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        return {"Outputs": {"res": {"body": {"children": [child.pid]}}}}
+    if how == "stubborn":
+        return {"Outputs": {"res": {"body": {"children": []}}}}
     if how == "hang":
         time.sleep(3600)
     if how == "big":
@@ -64,4 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+if sys.argv[1] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while "LISTEN_FILE" in os.environ and not os.path.exists(os.environ["LISTEN_FILE"]):
+    time.sleep(0.01)
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["FUNCTIONS_CUSTOMHANDLER_PORT"])), Handler).serve_forever()

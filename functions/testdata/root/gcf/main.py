@@ -1,10 +1,14 @@
 """Functions Framework functions of the fault table."""
 
 import os
+import subprocess
 import sys
 import time
 
 import functions_framework
+
+while "LISTEN_FILE" in os.environ and not os.path.exists(os.environ["LISTEN_FILE"]):
+    time.sleep(0.01)
 
 
 @functions_framework.http
@@ -69,3 +73,7 @@ def breaks(request):
         raise ValueError("lost the thread")
 
     return pieces()
+
+
+def forks(request):
+    return {"children": [subprocess.Popen(["sleep", "600"], start_new_session=True).pid]}

@@ -1,5 +1,11 @@
 // Functions Framework functions of the fault table.
 const functions = require('@google-cloud/functions-framework');
+const { spawn } = require('child_process');
+const fs = require('fs');
+
+while (process.env.LISTEN_FILE && !fs.existsSync(process.env.LISTEN_FILE)) {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+}
 
 functions.http('echo', (req, res) => {
   console.log('echo', req.path);
@@ -36,4 +42,12 @@ exports.breaks = (req, res) => {
   res.set('content-length', '1000');
   res.write('piece 0\n');
   setImmediate(() => { throw new Error('lost the thread'); });
+};
+
+exports.forks = (req, res) => res.json({ children: [spawn('sleep', ['600'], { detached: true, stdio: 'ignore' }).pid] });
+
+exports.stubborn = (req, res) => {
+  process.removeAllListeners('SIGTERM');
+  process.on('SIGTERM', () => {});
+  res.json({ children: [] });
 };

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import sys
 import time
+
+while "LISTEN_FILE" in os.environ and not os.path.exists(os.environ["LISTEN_FILE"]):
+    time.sleep(0.01)
 
 
 def echo(event, context):
@@ -110,3 +114,8 @@ def escapes(event, context):
     for name, prefix in (("orphan", ["setsid", "env", "-i"]), ("child", ["env", "-i"])):
         subprocess.Popen(prefix + ["/bin/sh", "-c", script, "sh", path, name], start_new_session=True)
     return "gone"
+
+
+def stubborn(event, context):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return {"children": []}
