@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
 # `make test` needs Node.js with npm, too.
 .DEFAULT_GOAL := build
-.PHONY: build up down test bench bench-scaler bench-xds soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test bench bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -45,6 +45,10 @@ bench: build tools
 # One change beside the bare limit and a snapshot cache; bench/results/xds.json.
 bench-xds: build tools
 	$(GO) run ./bench/xds -out bench/results/xds.json
+
+# Functions: warm, cold, churn, a thousand of them; bench/results/functions.json.
+bench-functions: build tools
+	$(GO) run ./bench/functions -bin bin/penstock -out bench/results/functions.json
 
 # The scalers in simulated time, ours and Knative's; bench/results/scaler.json.
 bench-scaler:

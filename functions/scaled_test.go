@@ -98,3 +98,107 @@ func TestColdRequests(t *testing.T) {
 	}
 	r.await("no instance", func(s *pb.RunnerState) bool { return len(instances(s, "cold")) == 0 })
 }
+
+// TestCrashLoop: while instances end again and again, requests are told so at once,
+// with the last line; when the function is mended, they are served.
+func TestCrashLoop(t *testing.T) {
+	r := startRunner(t)
+	r.want(self(t, "crash", "quit", scaledTo(&pb.Scale{})))
+	address := r.activator("crash")
+	var last answer
+	for deadline := time.Now().Add(patience); ; {
+		a, err := call(t.Context(), address, "GET", "/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last = a; a.header.Get("x-penstock-error") == "crash-loop" || time.Now().After(deadline) {
+			break
+		}
+	}
+	if last.status != 503 || last.header.Get("x-penstock-refused") != "" || !strings.Contains(last.body, name("crash")) ||
+		!strings.Contains(last.body, "exit status 7") || !strings.Contains(last.body, "cannot work: no database") {
+		t.Errorf("the caller gets %d %v %s", last.status, last.header, last.body)
+	}
+	// The version that cannot start is replaced while requests ask for it.
+	r.want(self(t, "crash", "echo", scaledTo(&pb.Scale{})))
+	for deadline := time.Now().Add(patience); last.status != 200; {
+		var err error
+		if last, err = call(t.Context(), address, "GET", "/", nil); err != nil || time.Now().After(deadline) {
+			t.Fatalf("%d %s: %v", last.status, last.body, err)
+		}
+	}
+	r.want(clone(self(t, "crash", "echo", scaledTo(&pb.Scale{})), func(f *pb.Function) { f.Source = "missing" }))
+	r.await("the problem", func(s *pb.RunnerState) bool { return s.GetProblems()[name("crash")] != "" })
+	if a, err := call(t.Context(), address, "GET", "/", nil); err != nil || a.status != 200 {
+		t.Errorf("while a new version cannot be prepared: %d %s: %v", a.status, a.body, err)
+	}
+}
+
+// TestDeaf: while no proxy acknowledges that an instance leaves, it stays and
+// serves.
+func TestDeaf(t *testing.T) {
+	r := startRunner(t)
+	f := self(t, "deaf", "echo", scaledTo(&pb.Scale{Min: 2, Max: 2}))
+	r.want(f)
+	r.ready("deaf", 2)
+	r.update(func() { r.deaf = true })
+	r.want(clone(f, scaledTo(&pb.Scale{Min: 1, Max: 1})))
+	var leaving *pb.Instance
+	r.await("an instance to leave", func(s *pb.RunnerState) bool {
+		for _, i := range instances(s, "deaf") {
+			if i.GetState() == pb.InstanceState_INSTANCE_STATE_DRAINING {
+				leaving = i
+			}
+		}
+		return leaving != nil
+	})
+	for range 5 {
+		if a := mustSend(t, leaving, "POST", "/", "still there"); a.status != 200 || a.header.Get("Connection") == "close" {
+			t.Errorf("an instance that proxies know of: %d %v", a.status, a.header)
+		}
+	}
+	r.update(func() { r.deaf = false })
+	r.ready("deaf", 1)
+}
+
+// TestStatsAndLines: what a function did and printed comes to the control plane.
+func TestStatsAndLines(t *testing.T) {
+	r := startRunner(t)
+	r.want(python("stats", "app.echo", scaledTo(&pb.Scale{Max: 1})))
+	address := r.activator("stats")
+	const traceID, requestID = "0af7651916cd43dd8448eb211c80319c", "5f0c0e4e-7f0b-4c39-9d6a-1d2f3a4b5c6d"
+	ask := func(path string) {
+		t.Helper()
+		a, err := call(t.Context(), address, "GET", path, nil, "x-request-id", requestID, "traceparent", "00-"+traceID+"-b7ad6b7169203331-01")
+		if err != nil || a.status != 200 {
+			t.Fatalf("%d %s: %v", a.status, a.body, err)
+		}
+	}
+	ask("/first")
+	r.update(func() { r.listening = []string{name("stats")} })
+	ask("/second")
+	var lines []*pb.LogLine
+	r.await("the lines", func(*pb.RunnerState) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		lines = slices.Clone(r.lines)
+		return slices.ContainsFunc(lines, func(l *pb.LogLine) bool { return l.GetText() == "echo /second" })
+	})
+	at := slices.IndexFunc(lines, func(l *pb.LogLine) bool { return l.GetText() == "echo /first" })
+	if at < 0 || lines[at].GetRequestId() != requestID || lines[at].GetTraceId() != traceID || lines[at].GetStream() != "stdout" || lines[at].GetInstance() == "" {
+		t.Errorf("lines %v", lines)
+	}
+	var st *pb.FunctionStats
+	r.await("statistics", func(*pb.RunnerState) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.stats.GetFunctions()) == 1 {
+			st = r.stats.GetFunctions()[0]
+		}
+		return st.GetRequests() == 2 && st.GetMemoryMibSeconds() > 0
+	})
+	if st.GetFunction() != name("stats") || st.GetColdStarts() != 1 || st.GetErrors() != 0 || st.GetMeanT() <= 0 || st.GetMeanR() <= 0 ||
+		st.GetMeanStart() <= 0 || st.GetInstanceSeconds() <= 0 || st.GetCpuSeconds() <= 0 {
+		t.Errorf("statistics %v", st)
+	}
+}

@@ -136,6 +136,26 @@ func (r *refusal) Error() string { return r.text }
 
 // New makes the activator of a function and opens its listener on the loopback.
 func New(o Options, l Limits) (*Activator, error) {
+	a := newActivator(o, l)
+	var err error
+	if a.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("listen for requests of %s: %w", o.Function, err)
+	}
+	// No timeout for idle connections, as for instances: a close of ours could meet
+	// a request on its way.
+	a.server = &http.Server{
+		Handler: a, ReadHeaderTimeout: time.Minute, ConnState: a.count,
+		ErrorLog: slog.NewLogLogger(a.o.Logger.Handler(), slog.LevelDebug), Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 2 * max(l.MaxQueued, 1000)},
+	}
+	a.server.Protocols.SetHTTP1(true)
+	a.server.Protocols.SetUnencryptedHTTP2(true)
+	go func() { _ = a.server.Serve(a.listener) }()
+	return a, nil
+}
+
+// newActivator makes one without a listener.
+func newActivator(o Options, l Limits) *Activator {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -150,23 +170,7 @@ func New(o Options, l Limits) (*Activator, error) {
 	if o.Left == nil {
 		o.Left = func(bool) {}
 	}
-	a := &Activator{o: o, limits: l, propagator: propagation.TraceContext{}}
-	var err error
-	if a.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		return nil, fmt.Errorf("listen for requests of %s: %w", o.Function, err)
-	}
-	// No timeout for idle connections, as for instances: a close of ours could meet
-	// a request on its way.
-	a.server = &http.Server{
-		Handler: a, ReadHeaderTimeout: time.Minute, ConnState: a.count,
-		// Both, as instances do.
-		Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 10_000},
-		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
-	}
-	a.server.Protocols.SetHTTP1(true)
-	a.server.Protocols.SetUnencryptedHTTP2(true)
-	go func() { _ = a.server.Serve(a.listener) }()
-	return a, nil
+	return &Activator{o: o, limits: l, propagator: propagation.TraceContext{}}
 }
 
 func (a *Activator) count(_ net.Conn, s http.ConnState) {

@@ -1,7 +1,10 @@
 package instance
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"time"
 )
@@ -74,7 +77,7 @@ func (i *Instance) Reserve(h *Held) bool {
 }
 
 // ServeHeld serves a request with the slot that was reserved for it. When the
-// instance ended before the request was begun it returns false, and nothing has
+// instance ended before it had read the request it returns false, and nothing has
 // been answered: another instance may have it.
 func (i *Instance) ServeHeld(w http.ResponseWriter, r *http.Request, h *Held) bool {
 	if i.open() != nil {
@@ -83,8 +86,36 @@ func (i *Instance) ServeHeld(w http.ResponseWriter, r *http.Request, h *Held) bo
 	}
 	i.holding.Add(1)
 	defer i.holding.Add(-1)
-	i.serve(w, r, h)
-	return true
+	q := r.WithContext(r.Context())
+	q.Header = r.Header.Clone()
+	if body := h.whole(); body != nil {
+		// Of its own, for a process that ended may have left a reader behind.
+		q.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return i.serve(w, q, h)
+}
+
+// whole is all of the body, when it has come and nobody has read of it; else nil.
+func (h *Held) whole() []byte {
+	if h.up == nil {
+		return nil
+	}
+	h.up.mu.Lock()
+	defer h.up.mu.Unlock()
+	if !h.up.whole || int64(h.up.buf.Len()) != h.up.total {
+		return nil
+	}
+	return h.up.buf.Bytes()
+}
+
+// again tells whether another instance may have the request of which this one made
+// an error.
+func (h *Held) again(rec *recorder, err error) bool {
+	if h == nil || rec.begun {
+		return false
+	}
+	var refused Refused
+	return errors.As(err, &refused) && (h.up == nil || h.whole() != nil)
 }
 
 // GiveBack returns a slot that was reserved and is not used.

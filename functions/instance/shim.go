@@ -69,12 +69,13 @@ type Error struct {
 // ServeHTTP implements http.Handler: it is the shim.
 func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.o.Observer.Arrived()
-	i.serve(w, r, nil)
+	_ = i.serve(w, r, nil)
 }
 
-// serve answers a request; held is nil for one that a proxy sent here.
-func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) {
-	began := time.Now()
+// serve answers a request; held is nil for one that a proxy sent here. It is false
+// when a held one was not answered and another instance may have it.
+func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) (done bool) {
+	began, again := time.Now(), false
 	inv := &Invocation{ID: requestID(r), tracer: i.o.Tracer, name: i.name}
 	ctx := i.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	ctx, span := i.o.Tracer.Start(ctx, i.name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
@@ -91,7 +92,9 @@ func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) {
 			inv.handler.End()
 		}
 		i.metrics.request(result, inv.own(now), now.Sub(began))
-		i.o.Observer.Ended(rec.sample(inv, result, now))
+		if !again {
+			i.o.Observer.Ended(rec.sample(inv, result, now))
+		}
 		if rec.status != 0 {
 			span.SetAttributes(semconv.HTTPResponseStatusCode(rec.status))
 		}
@@ -102,12 +105,17 @@ func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) {
 		span.End()
 	}()
 	err := i.handle(rec, r.WithContext(ctx), inv, span, held)
+	if again = held.again(rec, err); again {
+		result = "refused"
+		return false
+	}
 	begun := rec.begun
 	result = i.answer(ctx, rec, inv, err)
 	rec.upload.linger()
 	if err != nil && begun {
 		panic(http.ErrAbortHandler) // a cut answer must not look like a whole one
 	}
+	return true
 }
 
 // handle reads the body as far as it is needed, waits for a slot and lets the
@@ -121,9 +129,8 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 	}
 	up := rec.upload
 	defer up.end()
-	if err := i.open(); err != nil {
-		return err
-	}
+	// Even when the process is gone: a proxy sends a request elsewhere only when it
+	// has all of it.
 	if up != nil {
 		if err := up.receive(i.maxBody(), i.o.streamAfter()); err != nil {
 			return err

@@ -204,3 +204,20 @@ func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb
 		}
 	}
 }
+
+// resources are the endpoint resources that may follow from the endpoints of some
+// deployments: their own, and those of the deployments that they stand in for.
+func (r *runners) resources(deployments []string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for _, name := range deployments {
+		function, _ := gateway.FunctionOf(name)
+		out = append(out, name)
+		for _, d := range r.deployed.byFunction[function] {
+			out = append(out, d.GetName())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

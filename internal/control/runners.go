@@ -100,7 +100,7 @@ func (r *runners) load(ctx context.Context, publish func()) error {
 		publish()
 	}
 	for name, functions := range fresh {
-		r.core.acks.followed(name, states[runnersPrefix+name], functions)
+		r.core.acks.followed(name, states[runnersPrefix+name], r.resources(functions))
 	}
 	return err
 }
@@ -278,7 +278,7 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 	if len(changed) > 0 {
 		r.core.publish(r.core.Snapshot())
 	}
-	r.core.acks.published(name, st.GetSequence(), changed)
+	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
 	r.save(ctx, name)
 }
 
