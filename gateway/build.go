@@ -27,16 +27,16 @@ type Changes struct {
 //
 // A Snapshot shares what did not change with the one it was built from. Build for
 // one changed object costs what depends on that object, besides copies of
-// pointer slices (the sorted list of its kind, and for each host it touches the
+// pointers (a part of the sorted list of its kind, and for each host it touches the
 // sorted list of entries).
 type Snapshot struct {
 	revision int64
 	objects  *cowMap[Object]
 	// kinds holds the objects of each collection, sorted by name.
-	kinds map[string][]Object
+	kinds map[string]*sorted[Object]
 	// referrers of a name or key, sorted. Names that do not exist are kept, too:
 	// who waits for them must be looked at when they come.
-	referrers *cowMap[[]string]
+	referrers *cowMap[*[]string]
 	// states of the gateways, by name.
 	states *cowMap[*gatewayState]
 	// problems by object; usually empty.
@@ -58,7 +58,7 @@ func Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
 		problems: maps.Clone(prev.problems),
 	}
 	if s.kinds == nil {
-		s.kinds, s.problems = map[string][]Object{}, map[string][]Problem{}
+		s.kinds, s.problems = map[string]*sorted[Object]{}, map[string][]Problem{}
 	}
 	changed := s.take(prev, c)
 	dirty := s.dirty(changed)
@@ -103,8 +103,8 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 		relink(links, name, refersTo(old), refersTo(o))
 	}
 	for target, l := range links {
-		if all := splice(s.referrers.get(target), l.removed, l.added, strings.Compare); len(all) > 0 {
-			s.referrers.set(target, all)
+		if all := splice(s.referring(target), l.removed, l.added, strings.Compare); len(all) > 0 {
+			s.referrers.set(target, &all)
 		} else {
 			s.referrers.delete(target)
 		}
@@ -123,7 +123,7 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 			}
 		}
 		if len(removed)+len(added) > 0 {
-			s.kinds[kind] = splice(s.kinds[kind], removed, added, compareNames)
+			s.kinds[kind] = s.kinds[kind].splice(removed, added, compareNames)
 		}
 	}
 	return changed
@@ -170,7 +170,7 @@ func (s *Snapshot) dirty(changed map[string]Object) map[string]bool {
 			}
 		}
 		for _, k := range keys {
-			for _, r := range s.referrers.get(k) {
+			for _, r := range s.referring(k) {
 				out[r] = true
 			}
 		}
@@ -232,7 +232,7 @@ func (s *Snapshot) All() iter.Seq[Object] {
 			return
 		}
 		for _, kind := range Kinds {
-			for _, o := range s.kinds[kind] {
+			for o := range s.kinds[kind].all() {
 				if !yield(o) {
 					return
 				}
@@ -247,7 +247,7 @@ func (s *Snapshot) List(kind, project string) []Object {
 	if s == nil {
 		return nil
 	}
-	all := s.kinds[kind]
+	all := s.kinds[kind].slice()
 	if project == "" {
 		return all
 	}
@@ -266,7 +266,7 @@ func (s *Snapshot) Len() int {
 	n := 0
 	if s != nil {
 		for _, l := range s.kinds {
-			n += len(l)
+			n += l.len()
 		}
 	}
 	return n
@@ -290,11 +290,62 @@ func (s *Snapshot) Hosts(gateway, listener string) []*Host {
 	if g := s.states.get(gateway); g != nil {
 		for _, l := range g.listeners {
 			if l.listener.GetName() == listener {
-				return l.sorted
+				return l.sorted.slice()
 			}
 		}
 	}
 	return nil
+}
+
+// HostChange is a host of a listener that is another one than before.
+type HostChange struct {
+	Hostname string
+	// Host is nil when it is gone.
+	Host *Host
+}
+
+// ChangedHosts returns, by name, the hosts of a listener that differ from those of
+// another Snapshot, of which every Host differs when it is nil. It costs what
+// differs, when one Snapshot came from the other.
+func (s *Snapshot) ChangedHosts(since *Snapshot, gateway, listener string) []HostChange {
+	now := s.hosts(gateway, listener)
+	names := differing(since.hosts(gateway, listener), now)
+	slices.Sort(names)
+	out := make([]HostChange, len(names))
+	for i, name := range names {
+		out[i] = HostChange{name, now.get(name)}
+	}
+	return out
+}
+
+func (s *Snapshot) hosts(gateway, listener string) *cowMap[*Host] {
+	if s == nil {
+		return nil
+	}
+	if g := s.states.get(gateway); g != nil {
+		for _, l := range g.listeners {
+			if l.listener.GetName() == listener {
+				return l.hosts
+			}
+		}
+	}
+	return nil
+}
+
+// Changed returns the sorted names of the objects that are not the same pointer in
+// another Snapshot, which may be nil. It costs what differs, when one Snapshot came
+// from the other.
+func (s *Snapshot) Changed(since *Snapshot) []string {
+	var before, now *cowMap[Object]
+	if since != nil {
+		before = since.objects
+	}
+	if s != nil {
+		now = s.objects
+	}
+	names := differing(before, now)
+	slices.Sort(names)
+	return names
 }
 
 // Problems are the references that do not hold in this state, by object. Check
@@ -323,11 +374,19 @@ func (s *Snapshot) Check(names ...string) []Problem {
 	return out
 }
 
+// referring is Referrers, shared.
+func (s *Snapshot) referring(name string) []string {
+	if all := s.referrers.get(name); all != nil {
+		return *all
+	}
+	return nil
+}
+
 // Referrers returns the objects that refer to a name, which need not exist, by
 // name. Routes that attach to every gateway of their project refer to none.
 func (s *Snapshot) Referrers(name string) []string {
 	if s == nil {
 		return nil
 	}
-	return slices.Clone(s.referrers.get(name))
+	return slices.Clone(s.referring(name))
 }

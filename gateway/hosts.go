@@ -20,7 +20,7 @@ type listenerState struct {
 	listener *pb.Listener
 	hosts    *cowMap[*Host]
 	// sorted has the same hosts by name.
-	sorted []*Host
+	sorted *sorted[*Host]
 }
 
 // attachment is one route at one gateway.
@@ -186,7 +186,7 @@ func (l *listenerState) next(g *pb.Gateway, changes map[string]*hostChange) *lis
 		n.hosts.set(name, h)
 		added = append(added, h)
 	}
-	n.sorted = splice(l.sorted, removed, added, func(a, b *Host) int { return strings.Compare(a.Hostname, b.Hostname) })
+	n.sorted = l.sorted.splice(removed, added, func(a, b *Host) int { return strings.Compare(a.Hostname, b.Hostname) })
 	return n
 }
 

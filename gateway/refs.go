@@ -200,7 +200,7 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 		}
 	}
 	if c, ok := o.(*pb.Consumer); ok && c.GetJwt() != nil {
-		for _, other := range s.referrers.get(identityKey(c)) {
+		for _, other := range s.referring(identityKey(c)) {
 			if other != c.GetName() {
 				add("jwt", fmt.Sprintf("%s has the same issuer and subject, so nobody could tell the two apart; change one", other))
 			}
