@@ -4,6 +4,7 @@
 package xds
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -67,19 +68,24 @@ func NewResource(t Type, name string, m proto.Message, refs []Ref, owners []stri
 	if err != nil {
 		return nil, fmt.Errorf("marshal %s %q: %w", t.Short(), name, err)
 	}
-	sum := sha256.Sum256(b)
+	return NewRaw(t, name, b, refs, owners), nil
+}
+
+// NewRaw is NewResource of a message that is marshalled already. The bytes are kept.
+func NewRaw(t Type, name string, body []byte, refs []Ref, owners []string) *Resource {
+	sum := sha256.Sum256(body)
 	refs = slices.Clone(refs)
 	slices.SortFunc(refs, func(a, b Ref) int {
-		return strings.Compare(string(a.Type)+a.Name, string(b.Type)+b.Name)
+		return cmp.Or(strings.Compare(string(a.Type), string(b.Type)), strings.Compare(a.Name, b.Name))
 	})
 	owners = slices.Clone(owners)
 	slices.Sort(owners)
 	return &Resource{
 		Type: t, Name: name, Version: hex.EncodeToString(sum[:12]),
-		Body:   &anypb.Any{TypeUrl: string(t), Value: b},
-		Refs:   slices.Compact(refs),
-		Owners: slices.Compact(owners),
-	}, nil
+		Body:   &anypb.Any{TypeUrl: string(t), Value: body},
+		Refs:   slices.Clip(slices.Compact(refs)),
+		Owners: slices.Clip(slices.Compact(owners)),
+	}
 }
 
 // Generation is all resources that one view (what a group of proxies may see) is

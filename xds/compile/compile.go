@@ -119,12 +119,15 @@ func (c *Compiler) Compile(in Input) (*xds.Generation, []gateway.Problem) {
 		c.state = newState(in.View, c.settings)
 	}
 	c.state.run++
-	v := &view{state: c.state, settings: c.settings, in: in, out: edit(c.state.last, in.Snapshot.Revision())}
+	v := &view{
+		state: c.state, settings: c.settings, in: in, out: edit(c.state.last, in.Snapshot.Revision()),
+		changed: in.Snapshot.Changed(c.state.snapshot),
+	}
 	if in.View.GRPC {
 		v.compileGRPC()
 	} else {
 		v.compile()
 	}
-	c.state.last = v.out.g
+	c.state.last, c.state.snapshot = v.out.g, in.Snapshot
 	return v.out.g, v.sortedProblems()
 }

@@ -27,7 +27,13 @@ import (
 // unit is one compiled host: the smallest part that is made anew. It is
 // immutable and does not depend on the layout.
 type unit struct {
-	vhost        *routev3.VirtualHost
+	name string
+	// vhost is what compileHost makes; seal turns it into raw, its bytes, or err.
+	vhost *routev3.VirtualHost
+	raw   []byte
+	err   error
+
+	host         *gateway.Host
 	providers    []*jwt.Provider
 	requirements []jwt.Requirement
 	targets      []target
@@ -38,20 +44,6 @@ type unit struct {
 	eager bool
 	// consumers are those that were looked up, with what was found, nil included.
 	consumers map[string]*pb.Consumer
-}
-
-// current tells whether the consumers that the unit was made with are the same in
-// a snapshot.
-func (u *unit) current(s *gateway.Snapshot) bool {
-	if len(u.consumers) == 0 {
-		return true // ranging over an empty map costs, too, with 10,000 hosts
-	}
-	for name, old := range u.consumers {
-		if now, _ := s.Get(name).(*pb.Consumer); now != old {
-			return false
-		}
-	}
-	return true
 }
 
 // hostCompiler makes a unit.

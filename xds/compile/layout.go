@@ -68,18 +68,32 @@ type layout struct {
 }
 
 func layoutOf(hosts []*gateway.Host) layout {
-	if len(hosts) == 0 {
+	var special []string
+	for _, h := range hosts {
+		if isSpecial(h.Hostname) {
+			special = append(special, h.Hostname)
+		}
+	}
+	return layoutWith(len(hosts), special)
+}
+
+// isSpecial tells the hosts that the layout depends on: wildcards and the catch-all.
+func isSpecial(hostname string) bool {
+	return hostname == anyHost || hostname == "" || strings.HasPrefix(hostname, "*.")
+}
+
+// layoutWith is the layout of a number of hosts, some of them special.
+func layoutWith(hosts int, special []string) layout {
+	if hosts == 0 {
 		// Nothing is served: one table that answers 404.
 		return layout{kind: LayoutTable}
 	}
 	var wild []string
-	for _, h := range hosts {
-		switch {
-		case h.Hostname == anyHost || h.Hostname == "":
+	for _, name := range special {
+		if name == anyHost || name == "" {
 			return layout{kind: LayoutTable}
-		case strings.HasPrefix(h.Hostname, "*."):
-			wild = append(wild, h.Hostname)
 		}
+		wild = append(wild, name)
 	}
 	slices.SortFunc(wild, func(a, b string) int { return len(a) - len(b) })
 	l := layout{kind: LayoutScopes}

@@ -91,6 +91,9 @@ func TestIncremental(t *testing.T) {
 				instances = append(instances, compile.Endpoint{Address: "127.0.0.1", Port: uint32(9000 + i)})
 			}
 			in := compile.Input{Snapshot: s, View: view, Instances: func(string) []compile.Endpoint { return instances }}
+			if rapid.Bool().Draw(t, "previous") {
+				in.Previous = last
+			}
 			g, problems := c.Compile(in)
 			if err := changes(last, g); err != nil {
 				t.Fatal(err)
@@ -112,6 +115,9 @@ func TestIncremental(t *testing.T) {
 			}
 			for typ, m := range g.Resources {
 				for _, r := range m {
+					if err := canonical(r); err != nil {
+						t.Fatal(err)
+					}
 					for _, ref := range r.Refs {
 						if g.Get(ref.Type, ref.Name) == nil {
 							t.Fatalf("%s %s refers to %s, which is not there", typ.Short(), r.Name, ref)
@@ -121,6 +127,22 @@ func TestIncremental(t *testing.T) {
 			}
 		}
 	})
+}
+
+// canonical tells whether the bytes of a RouteConfiguration, which are put together
+// from parts, are those that the whole is marshalled to.
+func canonical(r *xds.Resource) error {
+	if r.Type != xds.Route {
+		return nil
+	}
+	rc := &routev3.RouteConfiguration{}
+	if err := r.Body.UnmarshalTo(rc); err != nil {
+		return err
+	}
+	if whole, err := xds.NewResource(xds.Route, r.Name, rc, nil, nil); err != nil || whole.Version != r.Version {
+		return fmt.Errorf("%s has other bytes than its message: %v", r.Name, err)
+	}
+	return nil
 }
 
 // changes tells whether Changed, applied to the generation before, makes this one.

@@ -21,13 +21,17 @@ import (
 // state is what the last run of a Compiler made, with what it was made of. It
 // holds nothing that a fresh run would not make: it only tells what can be kept.
 type state struct {
-	view      View
-	run       int
+	view View
+	run  int
+	// snapshot is what the last run compiled.
+	snapshot  *gateway.Snapshot
 	last      *xds.Generation
 	internal  []*xds.Resource
 	listeners map[string]*listenerState
 	clusters  map[string]*clusterState
 	secrets   map[string]*secretState
+	needs     needs
+	filters   filterState
 	// grpcHosts are the hosts of a view for gRPC clients.
 	grpcHosts map[string]*grpcHost
 }
@@ -36,6 +40,7 @@ func newState(v View, s Settings) *state {
 	return &state{
 		view: v, last: &xds.Generation{}, internal: internalClusters(s),
 		listeners: map[string]*listenerState{}, clusters: map[string]*clusterState{}, secrets: map[string]*secretState{},
+		needs: newNeeds(), filters: filterState{claims: map[string][]string{}},
 	}
 }
 
@@ -87,15 +92,17 @@ func (e *editor) own(t xds.Type) map[string]*xds.Resource {
 	return m
 }
 
-// set puts a resource in. One that does not differ from what is there is dropped.
-func (e *editor) set(r *xds.Resource) {
+// set puts a resource in, and returns what is there then: one that does not differ
+// from what was there is dropped.
+func (e *editor) set(r *xds.Resource) *xds.Resource {
 	old := e.g.Resources[r.Type][r.Name]
 	if old == r || (old != nil && old.Version == r.Version && slices.Equal(old.Refs, r.Refs) && slices.Equal(old.Owners, r.Owners)) {
-		return
+		return old
 	}
 	e.own(r.Type)[r.Name] = r
 	e.changed = append(e.changed, r)
 	e.g.Changed = append(e.g.Changed, xds.Ref{Type: r.Type, Name: r.Name})
+	return r
 }
 
 func (e *editor) remove(t xds.Type, name string) {
@@ -113,12 +120,14 @@ type listenerState struct {
 	certificates []string
 	lay          layout
 	share        uint64 // of the hosts that are eager; see eagerShare
-	// hosts are sorted by name; units are theirs.
-	hosts []*gateway.Host
-	units []*unit
+	hosts        hostSet
 	// groups are the RouteConfigurations by scope; the table is the group "".
 	groups map[string]*group
 	failed map[string]*group
+}
+
+func newListenerState(name string) *listenerState {
+	return &listenerState{name: name, hosts: newHostSet(), groups: map[string]*group{}}
 }
 
 // group is one RouteConfiguration and the scopes that lead to it.
@@ -128,10 +137,13 @@ type group struct {
 	err    error
 }
 
-func (st *listenerState) remove(out *editor) {
-	out.remove(xds.Listener, st.name)
+func (st *listenerState) remove(v *view) {
+	v.out.remove(xds.Listener, st.name)
 	for scope := range st.groups {
-		st.removeGroup(out, scope)
+		st.removeGroup(v.out, scope)
+	}
+	for _, u := range st.hosts.units {
+		v.needs.drop(u)
 	}
 }
 
@@ -154,9 +166,10 @@ func (st *listenerState) routeName(scope string) string {
 
 // update brings the listener to the view's snapshot.
 func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certificates []string) error {
-	hosts := v.in.Snapshot.Hosts(gw.GetName(), l.GetName())
-	lay := layoutOf(hosts)
-	same := st.gateway != nil && lay.equal(st.lay)
+	first := st.gateway == nil
+	hosts := st.takeHosts(v, gw, l, first)
+	lay := st.hosts.layout()
+	same := !first && lay.equal(st.lay)
 	if !same || st.gateway != gw || st.listener != l || !slices.Equal(st.certificates, certificates) {
 		r, err := v.listener(gw, l, lay, certificates)
 		if err != nil {
@@ -169,8 +182,9 @@ func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certifi
 			st.removeGroup(v.out, scope)
 		}
 	}
-	units, changed := st.compileHosts(v.in.Snapshot, hosts, lay)
-	share := eagerShare(len(hosts), v.settings.EagerHosts)
+	st.hosts.arrange(lay, hosts, !same)
+	changed := map[string]bool{}
+	share := eagerShare(len(st.hosts.units), v.settings.EagerHosts)
 	if share != st.share {
 		for scope := range st.groups {
 			if scope != mixedCase && eagerByName(scope, share) != eagerByName(scope, st.share) {
@@ -179,77 +193,38 @@ func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certifi
 		}
 	}
 	st.gateway, st.listener, st.certificates, st.lay, st.share = gw, l, certificates, lay, share
-	st.hosts, st.units = hosts, units
-	switch {
-	case lay.kind == LayoutTable && (!same || len(changed) > 0):
-		st.table(v)
-	case lay.kind == LayoutScopes:
+	if lay.kind == LayoutScopes {
 		if !same {
 			st.mixedCase(v)
-			for _, h := range hosts {
-				changed[lay.scopeOf(h.Hostname)] = true
+			for name := range st.hosts.units {
+				changed[lay.scopeOf(name)] = true
 			}
+		}
+		for _, name := range hosts {
+			changed[lay.scopeOf(name)] = true
 		}
 		st.regroup(v, changed)
+	} else if !same || len(hosts) > 0 {
+		st.table(v)
 	}
 	return nil
-}
-
-// compileHosts returns the units of the hosts, of which those that did not change
-// are the old ones, and the scopes of the others and of hosts that are gone.
-func (st *listenerState) compileHosts(s *gateway.Snapshot, hosts []*gateway.Host, lay layout) ([]*unit, map[string]bool) {
-	changed := map[string]bool{}
-	units := make([]*unit, len(hosts))
-	old := 0
-	for i, h := range hosts {
-		for old < len(st.hosts) && st.hosts[old].Hostname < h.Hostname {
-			changed[lay.scopeOf(st.hosts[old].Hostname)] = true
-			old++
-		}
-		if old < len(st.hosts) && st.hosts[old].Hostname == h.Hostname {
-			if st.hosts[old] == h && st.units[old].current(s) {
-				units[i] = st.units[old]
-			}
-			old++
-		}
-		if units[i] == nil {
-			units[i] = compileHost(s, h)
-			changed[lay.scopeOf(h.Hostname)] = true
-		}
-	}
-	for ; old < len(st.hosts); old++ {
-		changed[lay.scopeOf(st.hosts[old].Hostname)] = true
-	}
-	return units, changed
 }
 
 // table emits the one RouteConfiguration of the table layout.
 func (st *listenerState) table(v *view) {
 	rc := routeConfiguration(st.name)
-	found := false
-	for _, u := range st.units {
-		found = found || u.vhost.Name == anyHost
-	}
-	if !found {
+	if st.hosts.units[anyHost] == nil {
 		// An unknown host gets 404, not the 401 of the filters' default.
 		rc.VirtualHosts = append(rc.VirtualHosts, emptyHost(v.in.View.Project))
 	}
-	st.routes(v, "", rc, st.units, nil)
+	st.routes(v, "", rc, inOrder(st.hosts.units), nil)
 }
 
 // regroup emits the RouteConfigurations of the scopes that changed.
 func (st *listenerState) regroup(v *view, changed map[string]bool) {
-	if len(changed) == 0 {
-		return
-	}
-	units := make(map[string][]*unit, len(changed))
-	for i, h := range st.hosts {
-		if scope := st.lay.scopeOf(h.Hostname); changed[scope] {
-			units[scope] = append(units[scope], st.units[i])
-		}
-	}
 	for scope := range changed {
-		if len(units[scope]) == 0 {
+		units := st.hosts.of(scope)
+		if len(units) == 0 {
 			if st.groups[scope] != nil {
 				st.removeGroup(v.out, scope)
 			}
@@ -258,12 +233,12 @@ func (st *listenerState) regroup(v *view, changed map[string]bool) {
 		// An exact host under a wildcard keeps a scope of its own: when the wildcard
 		// comes, the connections of the listener before still ask for it.
 		scopes := []string{scope}
-		for _, u := range units[scope] {
-			if name := u.vhost.Name; name != scope && name[0] != '*' {
-				scopes = append(scopes, name)
+		for _, u := range units {
+			if u.name != scope && u.name[0] != '*' {
+				scopes = append(scopes, u.name)
 			}
 		}
-		st.routes(v, scope, routeConfiguration(st.routeName(scope)), units[scope], scopes)
+		st.routes(v, scope, routeConfiguration(st.routeName(scope)), units, scopes)
 	}
 }
 
@@ -280,18 +255,15 @@ func routeConfiguration(name string) *routev3.RouteConfiguration {
 	}
 }
 
-// routes emits a RouteConfiguration of units, and the scopes of hosts that lead
-// to it.
+// routes emits a RouteConfiguration of units and the hosts that are in it already,
+// and the scopes of hosts that lead to it.
 func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfiguration, units []*unit, scopes []string) {
 	var refs []xds.Ref
 	var owners []string
-	var hosts []*routev3.VirtualHost
 	for _, u := range units {
-		hosts = append(hosts, u.vhost)
 		refs = append(refs, u.refs...)
 		owners = append(owners, u.owners...)
 	}
-	rc.VirtualHosts = append(hosts, rc.GetVirtualHosts()...)
 	if len(owners) == 0 {
 		owners = []string{st.gateway.GetName()}
 	}
@@ -300,7 +272,7 @@ func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfigur
 		g.scopes = append(g.scopes, st.name+"/"+s)
 	}
 	onDemand := scope != mixedCase && st.onDemand(scope, units)
-	if g.err = emitRoutes(v, rc, refs, owners); g.err == nil {
+	if g.err = emitRoutes(v, rc, units, refs, owners); g.err == nil {
 		for _, name := range g.scopes {
 			g.err = errors.Join(g.err, emitScope(v, name, rc.GetName(), st.gateway.GetName(), onDemand))
 		}
@@ -326,19 +298,30 @@ func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfigur
 	}
 }
 
-func emitRoutes(v *view, rc *routev3.RouteConfiguration, refs []xds.Ref, owners []string) error {
+func emitRoutes(v *view, rc *routev3.RouteConfiguration, units []*unit, refs []xds.Ref, owners []string) error {
+	name := rc.GetName()
 	err := rc.ValidateAll()
 	if err == nil {
 		err = checkRoutes(v.in.View.Project, rc)
 	}
-	var r *xds.Resource
+	for _, u := range units {
+		if err == nil {
+			err = u.err
+		}
+	}
+	var body []byte
+	var ends []int
 	if err == nil {
-		r, err = xds.NewResource(xds.Route, rc.GetName(), rc, refs, owners)
+		body, ends, err = assemble(rc, units)
 	}
 	if err != nil {
-		return fmt.Errorf("route configuration %s: %w", rc.GetName(), err)
+		return fmt.Errorf("route configuration %s: %w", name, err)
 	}
-	v.out.set(r)
+	r := v.out.set(xds.NewRaw(xds.Route, name, body, refs, owners))
+	for i, u := range units {
+		// The unit needs no bytes of its own any more.
+		u.raw = r.Body.Value[ends[i]-len(u.raw) : ends[i] : ends[i]]
+	}
 	return nil
 }
 

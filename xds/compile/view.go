@@ -23,6 +23,8 @@ type view struct {
 	settings Settings
 	in       Input
 	out      *editor
+	// changed are the names of the objects that differ from the run before, sorted.
+	changed  []string
 	problems []gateway.Problem
 }
 
@@ -60,7 +62,7 @@ func (v *view) compile() {
 	}
 	for name, st := range v.listeners {
 		if !served[name] {
-			st.remove(v.out)
+			st.remove(v)
 			delete(v.listeners, name)
 		}
 	}
@@ -88,14 +90,14 @@ func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[string
 	name := listenerName(gw.GetName(), l.GetName())
 	st := v.listeners[name]
 	if st == nil {
-		st = &listenerState{name: name, groups: map[string]*group{}}
+		st = newListenerState(name)
 		v.listeners[name] = st
 	}
 	if err := st.update(v, gw, l, certificates); err != nil {
 		v.problem(gw.GetName(), field, err.Error())
 		return false
 	}
-	for _, u := range st.units {
+	for _, u := range st.hosts.troubled {
 		v.problems = append(v.problems, u.problems...)
 	}
 	for _, g := range st.failed {
@@ -168,34 +170,42 @@ func (v *view) removeSecrets() {
 	}
 }
 
-// targets emits the clusters that the units need, and removes the others.
+// targets emits the clusters that the units need now and did not need, or need
+// otherwise, and removes those that none needs any more. The instances of functions
+// are looked at each time.
 func (v *view) targets() {
-	for _, st := range v.listeners {
-		for _, u := range st.units {
-			for _, t := range u.targets {
-				v.target(t)
-			}
+	for name := range v.needs.touched {
+		delete(v.needs.touched, name)
+		use := v.needs.targets[name]
+		if use.count == 0 {
+			delete(v.needs.targets, name)
+			v.removeCluster(name)
+			continue
+		}
+		v.target(use.target)
+	}
+	for name := range v.needs.functions {
+		if st := v.clusters[name]; st != nil && st.run != v.run {
+			v.target(v.needs.targets[name].target)
 		}
 	}
-	for name, st := range v.clusters {
-		if st.run != v.run {
-			v.out.remove(xds.Cluster, name)
-			v.out.remove(xds.Endpoint, name)
-			delete(v.clusters, name)
-		}
-	}
+}
+
+func (v *view) removeCluster(name string) {
+	v.out.remove(xds.Cluster, name)
+	v.out.remove(xds.Endpoint, name)
+	delete(v.clusters, name)
 }
 
 // target brings the cluster of a target up to date.
 func (v *view) target(t target) {
 	st := v.clusters[t.cluster]
-	if st != nil && st.run == v.run {
-		return
-	}
 	if st == nil || !st.madeFrom(t) {
 		var err error
 		if st, err = newCluster(t); err != nil {
 			v.problem(t.Name(), "", fmt.Sprintf("cluster %s: %v", t.cluster, err))
+			v.removeCluster(t.cluster)
+			v.needs.touched[t.cluster] = true // said again as long as it is so
 			return
 		}
 		v.clusters[t.cluster] = st
@@ -218,23 +228,38 @@ func (v *view) target(t target) {
 	}
 }
 
+// filterState is what the filters that come by ECDS were made of.
+type filterState struct {
+	made bool
+	// previous is the resource of Input.Previous.
+	previous *xds.Resource
+	// claims are the claim headers that the policies of an object set, in a view that
+	// does not have all gateways.
+	claims map[string][]string
+}
+
 // discoveredFilters emits the filters that come by ECDS, with the providers and
-// claim headers of all hosts of the view.
+// claim headers of all hosts of the view, when something of that changed.
 func (v *view) discoveredFilters(any bool) {
 	project := v.in.View.Project
 	if !any {
+		v.filters.made = false
 		v.out.remove(xds.ExtensionConfig, jwtFilter(project))
 		v.out.remove(xds.ExtensionConfig, claimsFilter(project))
 		return
 	}
-	var providers []*jwt.Provider
-	var requirements []jwt.Requirement
-	for _, st := range v.listeners {
-		for _, u := range st.units {
-			providers = append(providers, u.providers...)
-			requirements = append(requirements, u.requirements...)
-		}
+	previous := v.in.Previous.Get(xds.ExtensionConfig, jwtFilter(project))
+	same := v.filters.made && v.filters.previous == previous && !v.needs.filters && !v.keysChanged()
+	if v.takeClaims() || !same {
+		v.filters.made = v.makeFilters(previous)
 	}
+	v.filters.previous, v.needs.filters = previous, false
+}
+
+// makeFilters tells whether both could be made.
+func (v *view) makeFilters(previous *xds.Resource) bool {
+	project := v.in.View.Project
+	providers, requirements := v.needs.filterParts()
 	var owners []string
 	for _, p := range providers {
 		owners = append(owners, p.Owner)
@@ -243,15 +268,14 @@ func (v *view) discoveredFilters(any bool) {
 		}
 	}
 	filter := jwt.Filter(providers, requirements, v.keys)
-	claims := append(v.claimHeaders(providers), jwt.Retain(filter, v.previousFilter())...)
+	claims := append(v.claimHeaders(providers), jwt.Retain(filter, filterIn(previous))...)
 	slices.Sort(claims)
-	v.extension(jwtFilter(project), filter, owners)
-	v.extension(claimsFilter(project), stripClaims(slices.Compact(claims)), nil)
+	ok := v.extension(jwtFilter(project), filter, owners)
+	return v.extension(claimsFilter(project), stripClaims(slices.Compact(claims)), nil) && ok
 }
 
-// previousFilter is the configuration that proxies may still have; nil for none.
-func (v *view) previousFilter() *jwtv3.JwtAuthentication {
-	r := v.in.Previous.Get(xds.ExtensionConfig, jwtFilter(v.in.View.Project))
+// filterIn is the configuration in a resource; nil for none.
+func filterIn(r *xds.Resource) *jwtv3.JwtAuthentication {
 	if r == nil {
 		return nil
 	}
@@ -262,30 +286,52 @@ func (v *view) previousFilter() *jwtv3.JwtAuthentication {
 	return f
 }
 
+// keysChanged tells whether a secret changed that a provider takes its keys from.
+func (v *view) keysChanged() bool {
+	return slices.ContainsFunc(v.changed, func(name string) bool { return v.needs.secrets[name] > 0 })
+}
+
+// takeClaims notes the claim headers of the objects that changed, and tells whether
+// there are others now: see claimHeaders.
+func (v *view) takeClaims() (differ bool) {
+	if v.in.View.Gateway == AllGateways {
+		return false
+	}
+	for _, name := range v.changed {
+		var policies []*pb.Policies
+		if project, _ := projectAndID(name); project == v.in.View.Project {
+			switch o := v.in.Snapshot.Get(name).(type) {
+			case *pb.Gateway:
+				policies = append(policies, o.GetPolicies())
+			case *pb.Route:
+				policies = append(policies, o.GetPolicies())
+				for _, rule := range o.GetRules() {
+					policies = append(policies, rule.GetPolicies())
+				}
+			}
+		}
+		var headers []string
+		for _, p := range policies {
+			for _, h := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
+				headers = append(headers, h.GetHeader())
+			}
+		}
+		differ = differ || !slices.Equal(headers, v.filters.claims[name])
+		if len(headers) > 0 {
+			v.filters.claims[name] = headers
+		} else {
+			delete(v.filters.claims, name)
+		}
+	}
+	return differ
+}
+
 // claimHeaders are those of the view's providers and, when there may be others,
 // of every policy in the project: gateways share backends.
 func (v *view) claimHeaders(providers []*jwt.Provider) []string {
 	names := jwt.ClaimHeaders(providers)
-	if v.in.View.Gateway == AllGateways {
-		return names
-	}
-	add := func(p *pb.Policies) {
-		for _, h := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
-			names = append(names, h.GetHeader())
-		}
-	}
-	for _, o := range v.in.Snapshot.List(gateway.KindGateways, v.in.View.Project) {
-		if g, ok := o.(*pb.Gateway); ok {
-			add(g.GetPolicies())
-		}
-	}
-	for _, o := range v.in.Snapshot.List(gateway.KindRoutes, v.in.View.Project) {
-		if r, ok := o.(*pb.Route); ok {
-			add(r.GetPolicies())
-			for _, rule := range r.GetRules() {
-				add(rule.GetPolicies())
-			}
-		}
+	for _, headers := range v.filters.claims {
+		names = append(names, headers...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
@@ -297,7 +343,8 @@ func (v *view) keys(secret string) string {
 	return s.GetJwks()
 }
 
-func (v *view) extension(name string, m validated, owners []string) {
+// extension emits an extension configuration, or a problem.
+func (v *view) extension(name string, m validated, owners []string) bool {
 	p := &packer{}
 	t := &corev3.TypedExtensionConfig{Name: name, TypedConfig: p.pack(m)}
 	p.check(t)
@@ -312,9 +359,10 @@ func (v *view) extension(name string, m validated, owners []string) {
 			owner = slices.Min(owners)
 		}
 		v.problem(owner, "policies.authentication.jwt", err.Error())
-		return
+		return false
 	}
 	v.out.set(r)
+	return true
 }
 
 // dangling reports references of new resources to resources that the generation

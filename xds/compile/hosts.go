@@ -1,0 +1,183 @@
+package compile
+
+import (
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/gateway"
+)
+
+// hostSet is the compiled hosts of a listener, with what is looked up in them at a
+// change, so that none has to be gone through.
+type hostSet struct {
+	units map[string]*unit // by host name
+	// special are the names that the layout depends on; see layoutWith.
+	special map[string]bool
+	lay     *layout // of the hosts now; nil when it must be worked out
+	// members are the units of the scopes of wildcards, by scope and host name.
+	members map[string]map[string]*unit
+	// troubled are the units with problems.
+	troubled map[string]*unit
+	// consumers are the host names of the units that looked up a consumer.
+	consumers map[string]map[string]bool
+}
+
+func newHostSet() hostSet {
+	return hostSet{
+		units: map[string]*unit{}, special: map[string]bool{}, members: map[string]map[string]*unit{},
+		troubled: map[string]*unit{}, consumers: map[string]map[string]bool{},
+	}
+}
+
+// takeHosts compiles the hosts that are others than in the run before, and those
+// that looked up a consumer that is. It returns their names, sorted, with those of
+// hosts that are gone.
+func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, first bool) []string {
+	since := v.snapshot
+	if first {
+		since = nil
+	}
+	changes := v.in.Snapshot.ChangedHosts(since, gw.GetName(), l.GetName())
+	seen := make(map[string]bool, len(changes))
+	for _, c := range changes {
+		seen[c.Hostname] = true
+	}
+	for _, name := range v.changed {
+		for hostname := range st.hosts.consumers[name] {
+			if !seen[hostname] {
+				seen[hostname] = true
+				changes = append(changes, gateway.HostChange{Hostname: hostname, Host: st.hosts.units[hostname].host})
+			}
+		}
+	}
+	names := make([]string, len(changes))
+	units := compileHosts(v.in.Snapshot, changes)
+	for i, c := range changes {
+		names[i] = c.Hostname
+		if old := st.hosts.units[c.Hostname]; old != nil {
+			v.needs.drop(old)
+		}
+		if units[i] != nil {
+			v.needs.keep(units[i])
+		}
+		st.hosts.put(c.Hostname, units[i])
+	}
+	slices.Sort(names)
+	return names
+}
+
+// compileHosts compiles hosts, many of them at once. What is gone is nil.
+func compileHosts(s *gateway.Snapshot, changes []gateway.HostChange) []*unit {
+	const few = 32
+	out := make([]*unit, len(changes))
+	one := func(i int) {
+		if h := changes[i].Host; h != nil {
+			out[i] = compileHost(s, h)
+			out[i].seal(h)
+		}
+	}
+	if len(changes) <= few {
+		for i := range changes {
+			one(i)
+		}
+		return out
+	}
+	var wg sync.WaitGroup
+	n := runtime.GOMAXPROCS(0)
+	for part := range n {
+		wg.Go(func() {
+			for i := part; i < len(changes); i += n {
+				one(i)
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// put sets the unit of a host; nil takes it out.
+func (s *hostSet) put(name string, u *unit) {
+	old := s.units[name]
+	if (old == nil) != (u == nil) && (isSpecial(name) || len(s.units) <= 1) {
+		s.lay = nil
+	}
+	if old != nil {
+		for c := range old.consumers {
+			if delete(s.consumers[c], name); len(s.consumers[c]) == 0 {
+				delete(s.consumers, c)
+			}
+		}
+		delete(s.troubled, name)
+	}
+	if u == nil {
+		delete(s.units, name)
+		delete(s.special, name)
+		return
+	}
+	s.units[name] = u
+	if isSpecial(name) {
+		s.special[name] = true
+	}
+	if len(u.problems) > 0 {
+		s.troubled[name] = u
+	}
+	for c := range u.consumers {
+		if s.consumers[c] == nil {
+			s.consumers[c] = map[string]bool{}
+		}
+		s.consumers[c][name] = true
+	}
+}
+
+// layout is that of the hosts now.
+func (s *hostSet) layout() layout {
+	if s.lay == nil {
+		l := layoutWith(len(s.units), slices.Sorted(maps.Keys(s.special)))
+		s.lay = &l
+	}
+	return *s.lay
+}
+
+// arrange puts the units that changed where a layout wants them, or all.
+func (s *hostSet) arrange(lay layout, changed []string, all bool) {
+	if all {
+		clear(s.members)
+		for _, w := range lay.wildcards {
+			s.members[w] = map[string]*unit{}
+		}
+		changed = slices.Collect(maps.Keys(s.units))
+	}
+	for _, name := range changed {
+		m := s.members[lay.scopeOf(name)]
+		switch u := s.units[name]; {
+		case m == nil:
+		case u == nil:
+			delete(m, name)
+		default:
+			m[name] = u
+		}
+	}
+}
+
+// of returns the units of a scope, by host name.
+func (s *hostSet) of(scope string) []*unit {
+	if m := s.members[scope]; m != nil {
+		return inOrder(m)
+	}
+	if u := s.units[scope]; u != nil {
+		return []*unit{u}
+	}
+	return nil
+}
+
+func inOrder(units map[string]*unit) []*unit {
+	out := make([]*unit, 0, len(units))
+	for _, name := range slices.Sorted(maps.Keys(units)) {
+		out = append(out, units[name])
+	}
+	return out
+}
