@@ -61,7 +61,11 @@ func (b bucket) find(name string) (int, bool) {
 // encode returns the stored form: for each entry the length of the name as uvarint,
 // the name, the hash.
 func (b bucket) encode() []byte {
-	out := []byte{kindBucket}
+	size := 1
+	for _, e := range b {
+		size += 2 + len(e.name) + len(e.hash)
+	}
+	out := append(make([]byte, 0, size), kindBucket)
 	for _, e := range b {
 		out = binary.AppendUvarint(out, uint64(len(e.name)))
 		out = append(out, e.name...)
@@ -116,7 +120,7 @@ func emptyTree() *tree {
 
 // encode returns the stored form: for each bucket that is not empty its number and hash.
 func (t *tree) encode() []byte {
-	out := []byte{kindRoot}
+	out := append(make([]byte, 0, 1+buckets*(1+len(hash{}))), kindRoot)
 	for i, h := range t.hashes {
 		if h != (hash{}) {
 			out = append(out, byte(i))

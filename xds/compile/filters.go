@@ -227,36 +227,41 @@ func regex(s string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: s}}}
 }
 
-// perRouteTypes are the filters that a route may have an entry for, with the type
-// of the entry. Envoy acknowledges an entry of a misspelt filter or of another
-// type, and ignores it.
-func perRouteTypes(project string) map[string]proto.Message {
-	return map[string]proto.Message{
-		filterHostCase:     &luav3.LuaPerRoute{},
-		jwtFilter(project): &jwtv3.PerRouteConfig{},
-		filterRBAC:         &rbacv3.RBACPerRoute{},
-		filterLimitOpen:    &ratelimitv3.RateLimitPerRoute{},
-		filterLimitClosed:  &ratelimitv3.RateLimitPerRoute{},
-		filterGuard:        &rbacv3.RBACPerRoute{},
+// perRoute are the filters that a route may have an entry for, beside that of
+// jwtFilter, with the type of the entry. Envoy acknowledges an entry of a misspelt
+// filter or of another type, and ignores it.
+var perRoute = map[string]string{
+	filterHostCase:    typeURL(&luav3.LuaPerRoute{}),
+	filterRBAC:        typeURL(&rbacv3.RBACPerRoute{}),
+	filterLimitOpen:   typeURL(&ratelimitv3.RateLimitPerRoute{}),
+	filterLimitClosed: typeURL(&ratelimitv3.RateLimitPerRoute{}),
+	filterGuard:       typeURL(&rbacv3.RBACPerRoute{}),
+}
+
+var jwtPerRoute = typeURL(&jwtv3.PerRouteConfig{})
+
+// perRouteType is the type of the entry for a filter; "" for none.
+func perRouteType(project, filter string) string {
+	if filter == jwtFilter(project) {
+		return jwtPerRoute
 	}
+	return perRoute[filter]
 }
 
 // checkEntries reports entries that Envoy would ignore, and enabled security
 // filters for which none stands at any of the levels, outermost first.
 func checkEntries(project string, levels ...map[string]*anypb.Any) error {
-	types := perRouteTypes(project)
 	for _, level := range levels {
 		for name, entry := range level {
-			want, ok := types[name]
-			if !ok {
+			switch want := perRouteType(project, name); {
+			case want == "":
 				return fmt.Errorf("entry for %q, which is no filter of the chain that takes entries", name)
-			}
-			if url := typeURL(want); entry.GetTypeUrl() != url {
-				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), url)
+			case entry.GetTypeUrl() != want:
+				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), want)
 			}
 		}
 	}
-	for _, name := range []string{jwtFilter(project), filterRBAC, filterGuard} {
+	for _, name := range [...]string{jwtFilter(project), filterRBAC, filterGuard} {
 		if !slices.ContainsFunc(levels, func(l map[string]*anypb.Any) bool { return l[name] != nil }) {
 			return fmt.Errorf("no entry for the security filter %q", name)
 		}

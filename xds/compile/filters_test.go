@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,7 +77,8 @@ func TestChain(t *testing.T) {
 	if !slices.Equal(got, want) || p.err() != nil {
 		t.Errorf("%v (%v), want %v", got, p.err(), want)
 	}
-	types := perRouteTypes("p")
+	types := maps.Clone(perRoute)
+	types[jwtFilter("p")] = jwtPerRoute
 	for _, f := range filters(p, "p", layout{}, "p/g/l") {
 		if f.GetIsOptional() {
 			t.Errorf("%s is optional: an Envoy without it would serve without it", f.GetName())

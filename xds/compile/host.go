@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -59,11 +60,16 @@ type hostCompiler struct {
 type openEntries struct{ jwt, rbac, guard *anypb.Any }
 
 func newHostCompiler(project string, s *gateway.Snapshot, h *gateway.Host) *hostCompiler {
-	p := &packer{}
-	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: openEntries{
-		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
-	}}
+	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: optOuts()}
 }
+
+// optOuts are the same for all hosts.
+var optOuts = sync.OnceValue(func() openEntries {
+	p := &packer{}
+	return openEntries{
+		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
+	}
+})
 
 func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
 	project, _ := projectAndID(h.Gateway.GetName())
