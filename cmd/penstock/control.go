@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -71,13 +70,7 @@ func newControlCommand() *cobra.Command {
 	return c
 }
 
-// gcPercent trades some CPU for memory: the state is large and changes little.
-const gcPercent = 50
-
 func runControl(ctx context.Context, f controlFlags) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	log := telemetry.NewLogger(os.Stderr, f.logLevel, "control")
 	if f.pkiDir == "" {
 		f.pkiDir = filepath.Join(f.dataDir, "pki")

@@ -52,7 +52,7 @@ func (u *unit) seal(h *gateway.Host) {
 	project, _ := projectAndID(h.Gateway.GetName())
 	vhost := u.vhost
 	u.host, u.name, u.vhost = h, vhost.GetName(), nil
-	if u.err = vhost.ValidateAll(); u.err == nil {
+	if u.err = validateShell(vhost); u.err == nil {
 		u.err = checkRoutes(project, &routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{vhost}})
 	}
 	if u.err == nil {
@@ -66,6 +66,15 @@ func (u *unit) seal(h *gateway.Host) {
 	if len(u.consumers) == 0 {
 		u.consumers = nil
 	}
+}
+
+// validateShell checks a host without its routes: each was checked when it was made,
+// and checking is a good part of what a change costs.
+func validateShell(vhost *routev3.VirtualHost) error {
+	routes := vhost.Routes
+	defer func() { vhost.Routes = routes }()
+	vhost.Routes = nil
+	return vhost.ValidateAll()
 }
 
 // virtualHosts is the field of RouteConfiguration that units go to.

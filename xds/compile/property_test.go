@@ -130,7 +130,7 @@ func TestIncremental(t *testing.T) {
 }
 
 // canonical tells whether the bytes of a RouteConfiguration, which are put together
-// from parts, are those that the whole is marshalled to.
+// from parts, are those that the whole is marshalled to, and whether it is valid.
 func canonical(r *xds.Resource) error {
 	if r.Type != xds.Route {
 		return nil
@@ -142,7 +142,7 @@ func canonical(r *xds.Resource) error {
 	if whole, err := xds.NewResource(xds.Route, r.Name, rc, nil, nil); err != nil || whole.Version != r.Version {
 		return fmt.Errorf("%s has other bytes than its message: %v", r.Name, err)
 	}
-	return nil
+	return rc.ValidateAll()
 }
 
 // changes tells whether Changed, applied to the generation before, makes this one.
