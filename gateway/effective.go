@@ -23,8 +23,12 @@ func merge(levels ...level) *Effective {
 	e := &Effective{fields: map[string]Source{}}
 	timeout, retry := &pb.TimeoutPolicy{}, &pb.RetryPolicy{}
 	for _, l := range levels {
-		e.mergeFields(timeout.ProtoReflect(), l.policies.GetTimeout().ProtoReflect(), "timeout", l.source)
-		e.mergeFields(retry.ProtoReflect(), l.policies.GetRetry().ProtoReflect(), "retry", l.source)
+		if t := l.policies.GetTimeout(); t != nil {
+			e.mergeFields(timeout.ProtoReflect(), t.ProtoReflect(), "timeout", l.source)
+		}
+		if r := l.policies.GetRetry(); r != nil {
+			e.mergeFields(retry.ProtoReflect(), r.ProtoReflect(), "retry", l.source)
+		}
 		if h := l.policies.GetHeaders(); h != nil {
 			e.Headers = append(e.Headers, Sourced[*pb.HeadersPolicy]{l.source, h})
 		}

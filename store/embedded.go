@@ -98,6 +98,9 @@ func embeddedConfig(o Options) *embed.Config {
 	// followers, of which there are none; a commit puts some 20 kB into it.
 	c.SnapshotCount, c.SnapshotCatchUpEntries = 1000, 10
 	c.MaxSnapFiles, c.MaxWalFiles = 2, 2
+	// What is durable is in the log: its application to the database file costs two
+	// more syncs each time, and is repeated after a crash.
+	c.BackendBatchInterval = time.Second
 	// Only the head and run-time state have old versions: revisions are our own.
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, "1000"
 	c.QuotaBackendBytes = 4 << 30

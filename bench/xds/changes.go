@@ -331,6 +331,7 @@ func (b *bench) profileChanges(ctx context.Context, o *ours, n int) error {
 		if err := o.apply(ctx, route(0, fmt.Sprintf("p%d", k))); err != nil {
 			return err
 		}
+		time.Sleep(settle) // at the pace of the changes that are measured
 	}
 }
 

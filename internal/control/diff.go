@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -133,21 +134,24 @@ func compare(path string, a, b protoreflect.Message, rows *[]*pb.FieldChange) {
 	fields := b.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if skipped[f.Name()] || a.Get(f).Equal(b.Get(f)) && a.Has(f) == b.Has(f) {
+		inA, inB := a.Has(f), b.Has(f)
+		if skipped[f.Name()] || !inA && !inB {
 			continue
 		}
 		at := string(f.Name())
 		if path != "" {
 			at = path + "." + at
 		}
+		va, vb := a.Get(f), b.Get(f)
 		switch {
-		case f.Message() != nil && !f.IsList() && !f.IsMap() && a.Has(f) && b.Has(f) && !wellKnown(f.Message()):
-			compare(at, a.Get(f).Message(), b.Get(f).Message(), rows)
-		case f.Message() != nil && f.IsList() && a.Get(f).List().Len() == b.Get(f).List().Len():
-			la, lb := a.Get(f).List(), b.Get(f).List()
+		case f.Message() != nil && !f.IsList() && !f.IsMap() && inA && inB && !wellKnown(f.Message()):
+			compare(at, va.Message(), vb.Message(), rows)
+		case f.Message() != nil && f.IsList() && va.List().Len() == vb.List().Len():
+			la, lb := va.List(), vb.List()
 			for j := range lb.Len() {
-				compare(fmt.Sprintf("%s[%d]", at, j), la.Get(j).Message(), lb.Get(j).Message(), rows)
+				compare(at+"["+strconv.Itoa(j)+"]", la.Get(j).Message(), lb.Get(j).Message(), rows)
 			}
+		case inA == inB && va.Equal(vb):
 		default:
 			*rows = append(*rows, &pb.FieldChange{Path: at, Before: jsonOf(a, f), After: jsonOf(b, f)})
 		}

@@ -417,15 +417,20 @@ func clearStatus(o gateway.Object) {
 }
 
 // etag is a hash of what the user wrote: neither times, uid nor caller change it.
+// The object is as before afterwards.
 func etag(o gateway.Object) string {
-	c := proto.Clone(o).(gateway.Object)
-	clearStatus(c)
-	md := metadataOf(c)
+	clearStatus(o)
+	md := metadataOf(o)
+	uid, created, updated, caller := md.Uid, md.CreateTime, md.UpdateTime, md.GetOrigin().GetCaller()
 	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = "", "", nil, nil
 	if md.Origin != nil {
 		md.Origin.Caller = ""
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(o)
+	md.Uid, md.CreateTime, md.UpdateTime = uid, created, updated
+	if md.Origin != nil {
+		md.Origin.Caller = caller
+	}
 	if err != nil {
 		panic(fmt.Sprintf("marshal %s: %v", o.GetName(), err)) // only invalid UTF-8, which decoding refused
 	}
