@@ -198,7 +198,7 @@ func difference(a, b *xds.Generation) string {
 		}
 		for _, name := range a.Names(t) {
 			x, y := a.Get(t, name), b.Get(t, name)
-			if x.Version != y.Version || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
+			if x.Version != y.Version || x.Lazy != y.Lazy || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
 				return fmt.Sprintf("%s %s: %v %v %v, %v %v %v", t.Short(), name, x.Version, x.Refs, x.Owners, y.Version, y.Refs, y.Owners)
 			}
 		}
