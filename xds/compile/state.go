@@ -328,6 +328,11 @@ func emitRoutes(v *view, rc *routev3.RouteConfiguration, units []*unit, refs []x
 // emitScope emits a scope, whose key is its name, that leads to routes. With
 // onDemand a proxy asks for them at the first request.
 func emitScope(v *view, name, routes, owner string, onDemand bool) error {
+	refs, owners := []xds.Ref{{Type: xds.Route, Name: routes}}, []string{owner}
+	// All that a scope is made of is its name and what is compared here.
+	if old := v.out.g.Get(xds.Scope, name); old != nil && old.Lazy == onDemand && slices.Equal(old.Refs, refs) && slices.Equal(old.Owners, owners) {
+		return nil
+	}
 	s := &routev3.ScopedRouteConfiguration{
 		Name: name, RouteConfigurationName: routes, OnDemand: onDemand,
 		Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
@@ -337,7 +342,7 @@ func emitScope(v *view, name, routes, owner string, onDemand bool) error {
 	err := s.ValidateAll()
 	var r *xds.Resource
 	if err == nil {
-		r, err = xds.NewResource(xds.Scope, name, s, []xds.Ref{{Type: xds.Route, Name: routes}}, []string{owner})
+		r, err = xds.NewResource(xds.Scope, name, s, refs, owners)
 	}
 	if err == nil {
 		r.Lazy = onDemand

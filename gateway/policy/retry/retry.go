@@ -7,6 +7,7 @@ package retry
 import (
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -58,6 +59,15 @@ func Merge(idempotent, other *routev3.RetryPolicy) (p *routev3.RetryPolicy, rese
 	if idempotent == nil || other == nil {
 		return nil, false, idempotent == other
 	}
+	for _, d := range defaults() {
+		if idempotent == d.idempotent && other == d.other {
+			return d.merged, d.reset, d.ok
+		}
+	}
+	return merge(idempotent, other)
+}
+
+func merge(idempotent, other *routev3.RetryPolicy) (p *routev3.RetryPolicy, reset, ok bool) {
 	if proto.Equal(idempotent, other) {
 		return other, false, true
 	}
@@ -70,10 +80,37 @@ func Merge(idempotent, other *routev3.RetryPolicy) (p *routev3.RetryPolicy, rese
 	return nil, false, false
 }
 
+// made is what Policies and Merge make of a policy.
+type made struct {
+	idempotent, other, merged *routev3.RetryPolicy
+	reset, ok                 bool
+}
+
+// defaults are those of routes that say nothing about retries, which most do, by
+// whether nothing but functions can answer.
+var defaults = sync.OnceValue(func() map[bool]made {
+	out := map[bool]made{}
+	for _, functions := range []bool{false, true} {
+		var m made
+		m.idempotent, m.other = policies(nil, functions)
+		m.merged, m.reset, m.ok = merge(m.idempotent, m.other)
+		out[functions] = m
+	}
+	return out
+})
+
 // Policies are those for idempotent methods and for all others; nil: no retries.
 // p may be nil. functions tells that nothing but functions can answer: only then
-// is RefusedHeader believed.
+// is RefusedHeader believed. The messages are shared: do not change them.
 func Policies(p *pb.RetryPolicy, functions bool) (idempotent, other *routev3.RetryPolicy) {
+	if p == nil {
+		d := defaults()[functions]
+		return d.idempotent, d.other
+	}
+	return policies(p, functions)
+}
+
+func policies(p *pb.RetryPolicy, functions bool) (idempotent, other *routev3.RetryPolicy) {
 	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), functions), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), functions)
 }
 
