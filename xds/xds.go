@@ -83,8 +83,8 @@ func NewRaw(t Type, name string, body []byte, refs []Ref, owners []string) *Reso
 	return &Resource{
 		Type: t, Name: name, Version: hex.EncodeToString(sum[:12]),
 		Body:   &anypb.Any{TypeUrl: string(t), Value: body},
-		Refs:   slices.Clip(slices.Compact(refs)),
-		Owners: slices.Clip(slices.Compact(owners)),
+		Refs:   slices.Clone(slices.Compact(refs)),
+		Owners: slices.Clone(slices.Compact(owners)),
 	}
 }
 

@@ -128,14 +128,15 @@ func (n *needs) filterParts() (providers []*jwt.Provider, requirements []jwt.Req
 	return providers, requirements
 }
 
-// unique sorts what a unit needs and leaves each in it once.
+// unique sorts what a unit needs and leaves each in it once, and no more memory than
+// that takes: a host names the same backend in many routes.
 func (u *unit) unique() {
 	slices.SortFunc(u.targets, func(a, b target) int { return cmp.Compare(a.cluster, b.cluster) })
-	u.targets = slices.Clip(slices.CompactFunc(u.targets, func(a, b target) bool { return a.cluster == b.cluster }))
+	u.targets = slices.Clone(slices.CompactFunc(u.targets, func(a, b target) bool { return a.cluster == b.cluster }))
 	slices.SortFunc(u.providers, func(a, b *jwt.Provider) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Owner, b.Owner), cmp.Compare(a.Secret, b.Secret))
 	})
-	u.providers = slices.Clip(slices.CompactFunc(u.providers, func(a, b *jwt.Provider) bool { return keyOf(a) == keyOf(b) }))
+	u.providers = slices.Clone(slices.CompactFunc(u.providers, func(a, b *jwt.Provider) bool { return keyOf(a) == keyOf(b) }))
 	slices.SortFunc(u.requirements, func(a, b jwt.Requirement) int { return cmp.Compare(a.Name, b.Name) })
-	u.requirements = slices.Clip(slices.CompactFunc(u.requirements, func(a, b jwt.Requirement) bool { return a.Name == b.Name }))
+	u.requirements = slices.Clone(slices.CompactFunc(u.requirements, func(a, b jwt.Requirement) bool { return a.Name == b.Name }))
 }

@@ -62,7 +62,7 @@ func (u *unit) seal(h *gateway.Host) {
 	slices.SortFunc(u.refs, func(a, b xds.Ref) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))
 	})
-	u.refs = slices.Clip(slices.Compact(u.refs))
+	u.refs = slices.Clone(slices.Compact(u.refs))
 	if len(u.consumers) == 0 {
 		u.consumers = nil
 	}
