@@ -336,3 +336,23 @@ func FuzzParseView(f *testing.F) {
 		}
 	})
 }
+
+// TestAtOnce: many hosts, which are compiled at once, are the same as one by one.
+func TestAtOnce(t *testing.T) {
+	const n = 150
+	all := large(n)
+	in := compile.Input{View: compile.View{Project: "default", Gateway: "-"}}
+	one := compile.New(compile.Settings{})
+	var last *xds.Generation
+	for i := range all {
+		in.Snapshot = gateway.Build(in.Snapshot, n, gateway.Changes{Updates: all[i : i+1]})
+		last, _ = one.Compile(in)
+	}
+	for range 3 {
+		in.Snapshot = gateway.Build(nil, n, gateway.Changes{Updates: large(n)})
+		g, problems := compile.New(compile.Settings{}).Compile(in)
+		if d := difference(last, g); d != "" || len(problems) > 0 {
+			t.Fatal(d, problems)
+		}
+	}
+}
