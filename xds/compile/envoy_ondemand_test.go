@@ -31,7 +31,6 @@ func testOnDemand(t *testing.T, r *rig) {
 		{"Churn", testChurn},
 		{"Functions", testFunctions},
 		{"HTTPS", testHTTPS},
-		{"Trees", testTrees},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, r) }) {
 			t.Fatal("stopped: the parts share one Envoy")

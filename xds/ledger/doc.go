@@ -23,6 +23,9 @@
 //     they are sent even if cluster and endpoints are gone meanwhile, since Envoy
 //     acknowledges no cluster while one warms. After each listener the scopes,
 //     secrets and extension configurations are sent again, for the like reason.
+//   - Routes of a lazy scope (xds.Resource.Lazy) need not be asked for: until they
+//     are, only what they refer to has to be acknowledged. Who asks while the wanted
+//     version has to wait, or was refused, gets the version before.
 //   - A resource that is gone from the generation is removed from a proxy when
 //     nothing that the proxy holds or may hold refers to it, and a grace period
 //     later. Listeners and scopes, to which nothing refers, are removed as soon as
