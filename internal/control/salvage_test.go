@@ -213,6 +213,28 @@ func testSalvage(t *testing.T, hosts string) {
 	apply("", "projects/default/routes/added")
 	quarantines(t, p)
 
+	// What guards a path is not taken away while what comes in its place may be refused.
+	guard := func(path string) string {
+		return routeOf("guard", "- {name: no, matches: [{path: {prefix: "+path+"}}], direct_response: {status: 403, body: no}}\n", answerRule("other", "exact: /guard", strings.Trim(path, "/")))
+	}
+	apply(guard("/secret"))
+	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret"})
+	apply(guard("/moved") + added)
+	until(t, "the search to be given up", func() bool {
+		p.core.salvage.mu.Lock()
+		defer p.core.salvage.mu.Unlock()
+		for _, b := range p.core.salvage.views["default/-"].books {
+			if b.givenUp != "" {
+				return true
+			}
+		}
+		return false
+	})
+	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret", "/m3": "200 new"})
+	quarantines(t, p)
+	apply("", "projects/default/routes/added")
+	asks(t, port, "a.test", map[string]string{"/secret/x": "404 no route", "/moved": "403 no", "/guard": "200 moved"})
+
 	// A control plane that knows of no version before finds them as well.
 	apply(mixed(large("/r", "[0-7]"), "last") + added)
 	quarantines(t, p, "added rules[0]", "mixed rules[1]")
