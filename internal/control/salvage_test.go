@@ -213,7 +213,23 @@ func testSalvage(t *testing.T, hosts string) {
 	apply("", "projects/default/routes/added")
 	quarantines(t, p)
 
-	// What guards a path is not taken away while what comes in its place may be refused.
+	testGuarded(t, p, port, apply, added)
+
+	// A control plane that knows of no version before finds them as well.
+	apply(mixed(large("/r", "[0-7]"), "last") + added)
+	quarantines(t, p, "added rules[0]", "mixed rules[1]")
+	first.Kill()
+	dir = t.TempDir()
+	q := serve(t, p.core.store, dir)
+	strictEnvoy(t, q, dir)
+	quarantines(t, q, "added rules[0]", "mixed rules[1]")
+	asks(t, port, "a.test", map[string]string{"/good": "200 last", "/m3": "200 new", "/r1": "503", "/rest": "503", "/added/x": "503", "/plain": "200 new"})
+}
+
+// testGuarded: what guards a path is not taken away while what comes in its place may
+// be what is refused.
+func testGuarded(t *testing.T, p *plane, port int, apply func(string, ...string), added string) {
+	t.Helper()
 	guard := func(path string) string {
 		return routeOf("guard", "- {name: no, matches: [{path: {prefix: "+path+"}}], direct_response: {status: 403, body: no}}\n", answerRule("other", "exact: /guard", strings.Trim(path, "/")))
 	}
@@ -234,14 +250,4 @@ func testSalvage(t *testing.T, hosts string) {
 	quarantines(t, p)
 	apply("", "projects/default/routes/added")
 	asks(t, port, "a.test", map[string]string{"/secret/x": "404 no route", "/moved": "403 no", "/guard": "200 moved"})
-
-	// A control plane that knows of no version before finds them as well.
-	apply(mixed(large("/r", "[0-7]"), "last") + added)
-	quarantines(t, p, "added rules[0]", "mixed rules[1]")
-	first.Kill()
-	dir = t.TempDir()
-	q := serve(t, p.core.store, dir)
-	strictEnvoy(t, q, dir)
-	quarantines(t, q, "added rules[0]", "mixed rules[1]")
-	asks(t, port, "a.test", map[string]string{"/good": "200 last", "/m3": "200 new", "/r1": "503", "/rest": "503", "/added/x": "503", "/plain": "200 new"})
 }
