@@ -36,6 +36,8 @@ var rules = []rule{
 		why: "explain works from the model"},
 	{tree: "gateway", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the model knows neither Envoy nor where resources come from"},
+	{tree: "xds/compile/salvage", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "the search is pure: it knows parts by name"},
 	{tree: "xds/compile", may: []string{"gateway", "gateway/policy", "authn", "ratelimit", "xds"}, never: kubernetes,
 		why: "the compiler is pure: no store, no delivery, no network"},
 	{tree: "xds/ledger", may: []string{"xds"}, never: kubernetes, why: "the ledger knows resources by type and name, not routes"},

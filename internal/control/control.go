@@ -63,6 +63,7 @@ type Core struct {
 	acks     *acks
 	guard    *guard
 	joins    *joins
+	salvage  *salvager
 	now      func() time.Time
 
 	// writing serialises writes and the taking over of foreign revisions, so that
@@ -116,6 +117,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.packages = &packages{core: c, dir: o.PackagesDir}
 	c.acks = newAcks(c)
 	c.guard = newGuard(o.Logger)
+	c.salvage = newSalvager(c)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 
 	head, err := c.store.Head(ctx)
@@ -154,6 +156,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.fleet.run(run) })
 	c.done.Go(func() { c.fleet.follow(run) })
 	c.done.Go(func() { c.settle(run) })
+	c.done.Go(func() { c.salvage.run(run) })
 	return c, nil
 }
 
@@ -204,6 +207,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 			c.remember(name, v.published)
 		}
 		c.delivery.Update(name, g)
+		c.salvage.published(v, s, g)
 		if differs {
 			select {
 			case c.unsettled <- struct{}{}:
@@ -276,6 +280,7 @@ func (c *Core) settle(ctx context.Context) {
 		for name, v := range c.views {
 			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
 			c.delivery.Update(name, v.published)
+			c.salvage.published(v, c.Snapshot(), v.published)
 			c.forget(ctx, name)
 		}
 		c.compiling.Unlock()
@@ -283,7 +288,7 @@ func (c *Core) settle(ctx context.Context) {
 }
 
 func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {
-	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints}
+	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints, Holds: c.salvage.holds(v.view)}
 }
 
 // install makes a snapshot the current one. The caller holds writing.

@@ -44,7 +44,11 @@ func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies 
 		if p.Field != "" {
 			msg = p.Field + ": " + msg
 		}
-		out = append(out, &pb.Condition{Type: "Accepted", Reason: "Problem", Message: msg})
+		reason := "Problem"
+		if quarantined(p) {
+			reason = "Quarantined"
+		}
+		out = append(out, &pb.Condition{Type: "Accepted", Reason: reason, Message: msg})
 	}
 	if f, ok := o.(*pb.Function); ok {
 		out = append(out, c.runners.condition(f))
@@ -87,7 +91,7 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	return unique(all)
+	return unique(append(all, c.salvage.problems()...))
 }
 
 // problemKey is what makes two problems the same: where and what, not the origin.

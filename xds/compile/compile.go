@@ -91,6 +91,17 @@ type Input struct {
 	// the new one, so that a change of a policy refuses nobody on the way. Without
 	// it such a change may answer 403 for some milliseconds.
 	Previous *xds.Generation
+	// Holds are the parts of hosts that proxies refuse, by HostKey: something else
+	// stands in their place. It may be nil.
+	Holds map[string]*Holds
+}
+
+// holds are those of a host; nil for none.
+func (in *Input) holds(h *gateway.Host) *Holds {
+	if len(in.Holds) == 0 {
+		return nil // most of the time, and there may be many hosts
+	}
+	return in.Holds[hostKey(h)]
 }
 
 // Compiler compiles the generations of a view one after another. It is not safe
@@ -128,6 +139,6 @@ func (c *Compiler) Compile(in Input) (*xds.Generation, []gateway.Problem) {
 	} else {
 		v.compile()
 	}
-	c.state.last, c.state.snapshot = v.out.g, in.Snapshot
+	c.state.last, c.state.snapshot, c.state.holds = v.out.g, in.Snapshot, in.Holds
 	return v.out.g, v.sortedProblems()
 }

@@ -299,21 +299,7 @@ func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64
 	if refused != int(refusals.Load()) || refused == 0 {
 		t.Errorf("retries off: %d refusals, %d answers 503", refusals.Load(), refused)
 	}
-	// Whatever the host's policy is, that of a route replaces it, for every method.
-	for _, c := range []struct {
-		method, path string
-		tries        int64
-	}{
-		{"GET", "/bad", 3}, {"PUT", "/bad", 3}, {"POST", "/bad", 1}, {"PATCH", "/bad", 1},
-		{"GET", "/careful", 1}, {"POST", "/careful", 1}, {"GET", "/never", 1}, {"POST", "/never", 1},
-		{"GET", "/bold", 5}, {"OPTIONS", "/bold", 5}, {"POST", "/bold", 2},
-	} {
-		resets.Store(0)
-		a := r.do(t, port, c.method, "x.test"+c.path, "Content-Length: 0", "x-envoy-retry-on: reset", "x-envoy-max-retries: 9")
-		if a.status != 503 || resets.Load() != c.tries {
-			t.Errorf("%s %s: status %d after %d tries, want %d", c.method, c.path, a.status, resets.Load(), c.tries)
-		}
-	}
+	retryTries(t, r, port, resets)
 	before := resets.Load()
 	if a := r.do(t, port, "POST", "x.test/bad", "Content-Length: 0"); a.status != 503 {
 		t.Errorf("POST to a resetting endpoint: %d", a.status)
@@ -436,4 +422,24 @@ func getTLS(t *testing.T, pool *x509.CertPool, port int, version uint16, protoco
 	}
 	res.Body.Close()
 	return res.StatusCode, res.TLS.PeerCertificates[0].SerialNumber.String(), res.Proto, nil
+}
+
+// retryTries: whatever the policy of the host is, that of a route replaces it, for
+// every method.
+func retryTries(t *testing.T, r *rig, port int, resets *atomic.Int64) {
+	t.Helper()
+	for _, c := range []struct {
+		method, path string
+		tries        int64
+	}{
+		{"GET", "/bad", 3}, {"PUT", "/bad", 3}, {"POST", "/bad", 1}, {"PATCH", "/bad", 1},
+		{"GET", "/careful", 1}, {"POST", "/careful", 1}, {"GET", "/never", 1}, {"POST", "/never", 1},
+		{"GET", "/bold", 5}, {"OPTIONS", "/bold", 5}, {"POST", "/bold", 2},
+	} {
+		resets.Store(0)
+		a := r.do(t, port, c.method, "x.test"+c.path, "Content-Length: 0", "x-envoy-retry-on: reset", "x-envoy-max-retries: 9")
+		if a.status != 503 || resets.Load() != c.tries {
+			t.Errorf("%s %s: status %d after %d tries, want %d", c.method, c.path, a.status, resets.Load(), c.tries)
+		}
+	}
 }

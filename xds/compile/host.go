@@ -54,6 +54,7 @@ type hostCompiler struct {
 	s       *gateway.Snapshot
 	u       *unit
 	open    openEntries
+	holds   *Holds // nil for none
 }
 
 // openEntries are the native opt-outs of the security filters.
@@ -71,23 +72,28 @@ var optOuts = sync.OnceValue(func() openEntries {
 	}
 })
 
-func compileHost(s *gateway.Snapshot, h *gateway.Host) *unit {
+func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds) *unit {
 	project, _ := projectAndID(h.Gateway.GetName())
 	c := newHostCompiler(project, s, h)
+	c.holds = holds
 	hostname := cmp.Or(h.Hostname, anyHost)
 	vhost := &routev3.VirtualHost{Name: hostname, Domains: []string{hostname}}
 	for _, e := range h.Entries {
-		routes, err := c.entry(e)
+		routes, p, err := c.entry(e)
 		if err != nil {
 			// What Envoy would refuse is refused here, and answered as what it is: never
 			// left out, for the request would fall to another entry.
 			c.u.problems = append(c.u.problems, gateway.Problem{
 				Object: e.Route.GetName(), Field: fieldOf(e), Message: err.Error(), Origin: e.Route.GetMetadata().GetOrigin(),
 			})
-			routes, err = c.unservable(e)
+			p = nil
+			routes, err = c.unservable(e, cannotBeCompiled)
 		}
 		if err != nil {
 			continue // not even its match is valid
+		}
+		if routes, p = c.hold(e, routes, p); p != nil {
+			c.keep(p)
 		}
 		vhost.Routes = append(vhost.Routes, routes...)
 		c.u.owners = append(c.u.owners, e.Route.GetName())
@@ -146,16 +152,16 @@ type part struct {
 	limits      bool
 }
 
-// entry compiles one entry to Envoy routes.
-func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, error) {
+// entry compiles one entry to Envoy routes, with what they need.
+func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) {
 	p := &part{}
 	entries, err := c.filterEntries(p, e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	routes, err := c.actions(p, e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
@@ -163,14 +169,13 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, error) {
 		r.TypedPerFilterConfig = entries
 		p.check(r)
 		if err := checkEntries(c.project, r.TypedPerFilterConfig); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := p.err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c.keep(p)
-	return routes, nil
+	return routes, p, nil
 }
 
 // headerLevels are the header changes of an entry. The token of a client is taken
@@ -234,13 +239,15 @@ func (c *hostCompiler) consumer(name string) *pb.Consumer {
 	return found
 }
 
-// unservable answers 503 for an entry that could not be compiled. Nothing is
-// behind it, so nothing has to be protected.
-func (c *hostCompiler) unservable(e *gateway.Entry) ([]*routev3.Route, error) {
+const cannotBeCompiled = "cannot be compiled"
+
+// unservable answers 503 for an entry that could not be compiled, or that proxies
+// refuse. Nothing is behind it, so nothing has to be protected.
+func (c *hostCompiler) unservable(e *gateway.Entry, why string) ([]*routev3.Route, error) {
 	p := &packer{}
 	var out []*routev3.Route
 	for _, v := range pathVariants(e.Match.GetPath(), "") {
-		r := &routev3.Route{Name: routeName(e), Match: v.match, Action: unavailable(e, "cannot be compiled"), TypedPerFilterConfig: c.opened()}
+		r := &routev3.Route{Name: routeName(e), Match: v.match, Action: unavailable(e, why), TypedPerFilterConfig: c.opened()}
 		conditions(r.Match, e.Match, slices.Sorted(slices.Values(e.Match.GetMethods())))
 		p.check(r)
 		out = append(out, r)

@@ -34,7 +34,7 @@ func newHostSet() hostSet {
 }
 
 // takeHosts compiles the hosts that are others than in the run before, and those
-// that looked up a consumer that is. It returns their names, sorted, with those of
+// that looked up a consumer that is, or have other holds. It returns their names, sorted, with those of
 // hosts that are gone.
 func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, first bool) []string {
 	since := v.snapshot
@@ -46,16 +46,22 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 	for _, c := range changes {
 		seen[c.Hostname] = true
 	}
-	for _, name := range v.changed {
-		for hostname := range st.hosts.consumers[name] {
-			if !seen[hostname] {
-				seen[hostname] = true
-				changes = append(changes, gateway.HostChange{Hostname: hostname, Host: st.hosts.units[hostname].host})
-			}
+	again := func(hostname string) {
+		if u := st.hosts.units[hostname]; u != nil && !seen[hostname] {
+			seen[hostname] = true
+			changes = append(changes, gateway.HostChange{Hostname: hostname, Host: u.host})
 		}
 	}
+	for _, name := range v.changed {
+		for hostname := range st.hosts.consumers[name] {
+			again(hostname)
+		}
+	}
+	for _, hostname := range heldOtherwise(v.holds, v.in.Holds, HostKey(gw.GetName(), l.GetName(), "")) {
+		again(hostname)
+	}
 	names := make([]string, len(changes))
-	units := compileHosts(v.in.Snapshot, changes)
+	units := compileHosts(&v.in, changes)
 	for i, c := range changes {
 		names[i] = c.Hostname
 		if old := st.hosts.units[c.Hostname]; old != nil {
@@ -71,12 +77,12 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 }
 
 // compileHosts compiles hosts, many of them at once. What is gone is nil.
-func compileHosts(s *gateway.Snapshot, changes []gateway.HostChange) []*unit {
+func compileHosts(in *Input, changes []gateway.HostChange) []*unit {
 	const few = 32
 	out := make([]*unit, len(changes))
 	one := func(i int) {
 		if h := changes[i].Host; h != nil {
-			out[i] = compileHost(s, h)
+			out[i] = compileHost(in.Snapshot, h, in.holds(h))
 			out[i].seal(h)
 		}
 	}

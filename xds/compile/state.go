@@ -30,8 +30,10 @@ type state struct {
 	listeners map[string]*listenerState
 	clusters  map[string]*clusterState
 	secrets   map[string]*secretState
-	needs     needs
-	filters   filterState
+	// holds are those of the last run.
+	holds   map[string]*Holds
+	needs   needs
+	filters filterState
 	// grpcHosts are the hosts of a view for gRPC clients.
 	grpcHosts map[string]*grpcHost
 }

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
 	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
@@ -176,6 +177,10 @@ func pathPrefix(m *routev3.RouteMatch) string {
 		// Envoy's expressions match the whole path, so this is where they begin.
 		if re, err := regexp.Compile(s.SafeRegex.GetRegex()); err == nil {
 			p, _ = re.LiteralPrefix()
+		}
+		// They work on bytes, and Go's on characters: \xc3 is another thing there.
+		if i := strings.IndexFunc(p, func(r rune) bool { return r >= utf8.RuneSelf }); i >= 0 {
+			p = p[:i]
 		}
 	}
 	if c := m.GetCaseSensitive(); c != nil && !c.GetValue() {

@@ -138,6 +138,7 @@ func TestPathPrefix(t *testing.T) {
 		{re("(?i)/a"), "/"},
 		{re("^/a/.*$"), "/a/"},
 		{re(".*"), ""},
+		{re(`/a\xc3\xa9/.*`), "/a"},
 		{re(`/\C`), ""}, // Envoy knows it, Go does not
 	} {
 		if got := pathPrefix(c.match); !strings.HasPrefix(c.want, got) || got != c.want && c.match.GetSafeRegex() == nil {
@@ -207,7 +208,7 @@ func TestTreeEntries(t *testing.T) {
 	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}}, route,
 	}})
-	u := compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0])
+	u := compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil)
 	if len(u.vhost.GetRoutes()) != 0 || u.vhost.GetMatcher() == nil || len(u.problems) != 0 {
 		t.Fatalf("no tree: %v %v", u.vhost, u.problems)
 	}

@@ -1,0 +1,251 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/compile"
+	"github.com/penstock-gateway/penstock/xds/delivery"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+// salvager saves the routes of a host whose RouteConfiguration a proxy refuses. It
+// searches for the parts (matches of rules) that it is refused for, by sending
+// versions without some of what changed, and holds those back: the form of a part
+// that was accepted before serves in its place, or 503, or nothing where that is
+// refused, too. All others are served as written. Each replica searches for itself,
+// and after a restart again.
+type salvager struct {
+	core *Core
+	log  *slog.Logger
+	wake chan struct{}
+
+	mu    sync.Mutex
+	views map[string]*salvagedView
+}
+
+// salvagedView is a view with what was published for it.
+type salvagedView struct {
+	view compile.View
+	// history is what was published, the newest last.
+	history []published
+	books   map[string]*book
+	holds   map[string]*compile.Holds
+}
+
+type published struct {
+	snapshot   *gateway.Snapshot
+	generation *xds.Generation
+}
+
+// maxHistory bounds how far back a version is looked for that was accepted.
+const maxHistory = 4
+
+func newSalvager(c *Core) *salvager {
+	return &salvager{core: c, log: c.log, wake: make(chan struct{}, 1), views: map[string]*salvagedView{}}
+}
+
+// published takes in what a view is to have now. The caller holds compiling.
+func (s *salvager) published(v *view, snapshot *gateway.Snapshot, g *xds.Generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := v.view.String()
+	sv := s.views[name]
+	if sv == nil {
+		sv = &salvagedView{view: v.view, books: map[string]*book{}}
+		s.views[name] = sv
+	}
+	if n := len(sv.history); n > 0 && sv.history[n-1].snapshot == snapshot {
+		sv.history[n-1].generation = g
+	} else {
+		sv.history = append(sv.history, published{snapshot, g})
+		sv.history = slices.Delete(sv.history, 0, max(0, len(sv.history)-maxHistory))
+	}
+	s.poke()
+}
+
+func (s *salvager) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// holds is for compile.Input.
+func (s *salvager) holds(view compile.View) map[string]*compile.Holds {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sv := s.views[view.String()]; sv != nil {
+		return sv.holds
+	}
+	return nil
+}
+
+// problems are of the parts that are held back.
+func (s *salvager) problems() (out []gateway.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		for _, b := range sv.books {
+			for _, h := range b.held {
+				if !h.gone && h.words != "" {
+					out = append(out, gateway.Problem{Object: h.part.Object, Field: h.part.Field, Message: fmt.Sprintf(
+						"quarantined: a proxy refused it: %s; since %s %s", h.words, h.since.UTC().Format(time.RFC3339), h.served())})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// salvagePause bounds how often the proxies are looked at; it grows with their number.
+const salvagePause = 10 * time.Millisecond
+
+// run looks at the proxies whenever something changes.
+func (s *salvager) run(ctx context.Context) {
+	signals, stop := s.core.delivery.Follow()
+	defer stop()
+	refusals := int64(-1)
+	for {
+		published := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+		case <-s.wake:
+			published = true
+		}
+		// Looking at all proxies for each of their answers would cost, where none of
+		// them refused anything.
+		n := s.core.delivery.Stats().Types[xds.Route].Nacks
+		if n == refusals && !published && !s.busy() {
+			continue
+		}
+		refusals = n
+		proxies := s.look()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(salvagePause + time.Duration(proxies)*tellCost):
+		}
+	}
+}
+
+// look does what is to be done now. It returns how many proxies there are.
+func (s *salvager) look() int {
+	c := s.core
+	if n, quiet := s.quiet(); quiet {
+		return n
+	}
+	// Nothing is published while the answers are read, so that they are about what
+	// is published.
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	standings := c.delivery.Standings(c.Snapshot().Revision())
+	s.mu.Lock()
+	changed := false
+	for name, sv := range s.views {
+		if !sv.view.GRPC && sv.look(s, verdictOf(name, standings)) {
+			sv.hold()
+			changed = true
+		}
+	}
+	s.mu.Unlock()
+	if changed {
+		for _, v := range c.views {
+			v.tried = tried{}
+		}
+		c.publishLocked(c.Snapshot())
+		s.sent()
+		s.poke() // proxies may have had that version before, and say nothing
+	}
+	return len(standings)
+}
+
+// quiet tells whether nothing is refused and nothing under way, without keeping
+// anybody waiting.
+func (s *salvager) quiet() (proxies int, quiet bool) {
+	all := s.core.delivery.Proxies()
+	for _, p := range all {
+		if slices.ContainsFunc(p.Problems, refusedRoutes) {
+			return len(all), false
+		}
+	}
+	return len(all), !s.busy()
+}
+
+// busy tells whether some routes are held back or looked for.
+func (s *salvager) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		if len(sv.books) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// refusedRoutes tells whether a problem is a RouteConfiguration that is refused.
+func refusedRoutes(p ledger.Problem) bool {
+	return p.Ref.Type == xds.Route && (p.State == ledger.Refused || p.State == "quarantined")
+}
+
+// sent notes the versions that were made for searches.
+func (s *salvager) sent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		for name, b := range sv.books {
+			if r := sv.now().generation.Get(xds.Route, name); r != nil && b.searching() {
+				b.trying = r.Version
+			}
+		}
+	}
+}
+
+// verdict is what the proxies of a view say of what it is to have now.
+type verdict struct {
+	// refused are the words for the RouteConfigurations that are.
+	refused map[string]string
+	// held are RouteConfigurations that are not sent, for want of something else.
+	held map[string]bool
+	// settled: no proxy has still to answer, and some have.
+	settled bool
+}
+
+func verdictOf(view string, standings []delivery.Standing) verdict {
+	out := verdict{refused: map[string]string{}, held: map[string]bool{}}
+	pending := false
+	for _, p := range standings {
+		if p.View != view || p.State == ledger.Silent {
+			continue
+		}
+		pending = pending || p.State == ledger.Pending
+		out.settled = true
+		for _, q := range p.Problems {
+			switch {
+			case refusedRoutes(q) && out.refused[q.Ref.Name] == "":
+				out.refused[q.Ref.Name] = q.Detail
+			case q.State == ledger.Held:
+				out.held[q.Ref.Name] = true
+			}
+		}
+	}
+	out.settled = out.settled && !pending
+	return out
+}
+
+func (sv *salvagedView) now() published { return sv.history[len(sv.history)-1] }
+
+func (b *book) searching() bool { return b.search != nil && !b.search.Done() }
+
+// quarantined tells whether a problem is one of these.
+func quarantined(p gateway.Problem) bool { return strings.HasPrefix(p.Message, "quarantined: ") }
