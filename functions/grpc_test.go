@@ -280,3 +280,48 @@ func TestGRPCFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestGRPCCold: calls that start their function, a stream in both directions among
+// them; and one for a function that cannot start.
+func TestGRPCCold(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t)
+	scaled := func(f *pb.Function) { f.Instances, f.Scale = 0, &pb.Scale{Max: 1} }
+	r.want(self(t, "talk", "grpc", h2c, scaled), self(t, "quit", "quit", h2c, scaled))
+	host, port, err := net.SplitHostPort(r.activator("talk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n uint32
+	if _, err := fmt.Sscan(port, &n); err != nil {
+		t.Fatal(err)
+	}
+	c := newTalker(t, &pb.Instance{Address: host, Port: n})
+	chat := c.stream(t.Context(), 1)
+	c.hear(chat, "hello")
+	if err := chat.SendMsg(wrapperspb.String("a")); err != nil {
+		t.Fatal(err)
+	}
+	c.hear(chat, "you said a")
+	if got, err := c.say(t.Context(), "warm", &metadata.MD{}); err != nil || !strings.HasPrefix(got, "warm") {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := chat.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if e := end(chat); e.Code() != codes.OK {
+		t.Errorf("%v", e)
+	}
+
+	host, port, err = net.SplitHostPort(r.activator("quit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(port, &n); err != nil {
+		t.Fatal(err)
+	}
+	_, err = newTalker(t, &pb.Instance{Address: host, Port: n}).say(t.Context(), "hi", &metadata.MD{})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(status.Convert(err).Message(), "quit") {
+		t.Errorf("%v", err)
+	}
+}

@@ -288,6 +288,7 @@ func TestServerStart(t *testing.T) {
 		self(t, "absent", "", command("./absent")), self(t, "nowhere", "", command("no-such-program")),
 		self(t, "nosource", "", func(f *pb.Function) { f.Source = "no/such" }),
 		self(t, "outside", "", func(f *pb.Function) { f.Source = "../.." }),
+		self(t, "image", "", func(f *pb.Function) { f.GetServer().Image = "example.com/shop:1" }),
 		self(t, "file", "", func(f *pb.Function) { f.Source = "py/app.py" }),
 	)
 	for function, want := range map[string][]string{
@@ -297,6 +298,7 @@ func TestServerStart(t *testing.T) {
 		"nowhere":  {"no-such-program", "not found", "PATH"},
 		"nosource": {`source "no/such"`, "does not exist"},
 		"outside":  {`source "../.."`, "leaves the runner's functions root"},
+		"image":    {`image "example.com/shop:1"`, "cannot run container images", "server.command"},
 		"file":     {`source "py/app.py"`, "must be a folder"},
 	} {
 		t.Run(function, func(t *testing.T) {
