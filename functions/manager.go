@@ -270,6 +270,17 @@ func (m *manager) stop(connected bool) {
 	m.notify()
 }
 
+// lost notes that there is no stream to the control plane. While the runner stops
+// nobody is waited for then.
+func (m *manager) lost() {
+	m.live.Store(false)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		m.unlisting.end()
+	}
+}
+
 // connected tells whether there is a stream to the control plane.
 func (m *manager) connected() bool { return m.live.Load() }
 

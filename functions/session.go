@@ -71,7 +71,7 @@ func (s *session) once(ctx context.Context) error {
 	}
 	received := make(chan error, 1)
 	go func() { received <- s.receive(stream) }()
-	defer s.manager.live.Store(false)
+	defer s.manager.lost()
 	s.manager.unlisting.begin()
 	stats := time.NewTicker(sampleEvery)
 	defer stats.Stop()

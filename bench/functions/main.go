@@ -34,14 +34,15 @@ import (
 )
 
 type options struct {
-	bin, out string
-	short    bool
+	bin, out, steps string
+	short           bool
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin/penstock", "the binary to measure")
 	flag.StringVar(&o.out, "out", "bench/results/functions.json", "where the figures are written")
+	flag.StringVar(&o.steps, "steps", "warm,cold,many,churn", "what to measure")
 	flag.BoolVar(&o.short, "short", false, "few repetitions: shows that it works, the figures mean little")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -89,13 +90,14 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer b.conn.Close()
 	b.config = pb.NewConfigServiceClient(b.conn)
-	steps := []func(context.Context) error{b.warm, b.cold, b.many, b.churn}
-	if o.short {
-		steps = steps[:3] // make test has the last one's short form
-	}
-	for _, step := range steps {
+	steps := map[string]func(context.Context) error{"warm": b.warm, "cold": b.cold, "many": b.many, "churn": b.churn}
+	for _, name := range strings.Split(o.steps, ",") {
+		step := steps[name]
+		if step == nil {
+			return fmt.Errorf("-steps: %q is none of warm, cold, many, churn", name)
+		}
 		if err := step(ctx); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return b.report.Write(os.Stdout, o.out)

@@ -153,7 +153,7 @@ func Start(o Options) (*Instance, error) {
 		replace: make(chan struct{}), cut: make(chan struct{}),
 	}
 	i.out = newOutput(o.Logger, i.metrics)
-	i.out.sink = i.line
+	i.out.sink, i.out.trace = i.line, i.traceOf
 	i.uploads.count = maxUploads
 	var err error
 	i.contract, err = o.Contract(Host{

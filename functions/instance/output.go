@@ -31,12 +31,14 @@ type output struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *functionMetrics
-	sink    func(stream, request, text string, at time.Time) // nil: none
+	sink    func(Line)          // nil: none
+	trace   func(string) string // the trace of a request
 
 	mu      sync.Mutex
 	streams []*stream
 	buf     []byte
 	request string
+	traced  string // its trace
 	tail    []string
 	lines   bucket
 	bytes   bucket
@@ -136,6 +138,9 @@ func (o *output) of(request string) {
 		})
 	}
 	o.request = request
+	if o.trace != nil {
+		o.traced = o.trace(request)
+	}
 }
 
 // close reads to the end, waits at most wait for it (a grandchild may hold the
@@ -211,7 +216,7 @@ func (o *output) line(s *stream, b []byte) {
 	}
 	o.log.LogAttrs(context.Background(), slog.LevelInfo, text, attrs...)
 	if o.sink != nil {
-		o.sink(s.name, o.request, text, now)
+		o.sink(Line{Stream: s.name, Time: now, Text: text, RequestID: o.request, TraceID: o.traced})
 	}
 }
 

@@ -247,12 +247,17 @@ func (i *Instance) maxBody() int64 {
 }
 
 // line tells of a line of output.
-func (i *Instance) line(stream, request, text string, at time.Time) {
-	l := Line{Instance: i.o.ID, Stream: stream, Time: at, Text: text, RequestID: request}
-	if id, ok := i.traces.Load(request); ok && id.(trace.TraceID).IsValid() {
-		l.TraceID = id.(trace.TraceID).String()
-	}
+func (i *Instance) line(l Line) {
+	l.Instance = i.o.ID
 	i.o.Observer.Line(l)
+}
+
+// traceOf is the trace of a request that is handled; empty when there is none.
+func (i *Instance) traceOf(request string) string {
+	if id, ok := i.traces.Load(request); ok && id.(trace.TraceID).IsValid() {
+		return id.(trace.TraceID).String()
+	}
+	return ""
 }
 
 func (i *Instance) open() error {

@@ -318,7 +318,7 @@ func TestFunctionChurn(t *testing.T) {
 					r.step(count, 300*time.Millisecond)
 				}
 				zero++
-				if n == 2 {
+				if n == 2 && test.name == "direct" {
 					r.step(2, 300*time.Millisecond)
 					p.down(t)
 					r.step(0, 300*time.Millisecond)
