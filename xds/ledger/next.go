@@ -112,7 +112,7 @@ func (l *lane) orphan() (item, bool) {
 	col := l.col()
 	for i := range ones(col.words(), func(w int) uint64 { return col.gone.word(w) & l.subs.word(w) &^ l.flying.word(w) }) {
 		last := col.slots[i].last
-		if last != nil && l.refused[i].Version == last.Version {
+		if last != nil && (l.refused[i].Version == last.Version || col.slots[i].q.refused(last)) {
 			last = l.version(i)
 		}
 		switch {
@@ -279,8 +279,8 @@ func (l *lane) fallback(i int32) *xds.Resource {
 	if l.held.has(i) || l.refused[i].fallback {
 		return nil
 	}
-	old := s.good
-	if old == nil || old.Version == s.res.Version {
+	old := s.fallback()
+	if old == nil && !s.q.refused(s.before) {
 		old = s.before
 	}
 	if old == nil || l.mayHoldOther(i, old) {
@@ -292,9 +292,11 @@ func (l *lane) fallback(i int32) *xds.Resource {
 	return old
 }
 
-// mayHoldOther reports whether the proxy may hold another version than one.
+// mayHoldOther reports whether the proxy may hold another version than one. It
+// cannot hold what another proxy refused.
 func (l *lane) mayHoldOther(i int32, res *xds.Resource) bool {
-	return slices.ContainsFunc(l.maybe[i], func(r *xds.Resource) bool { return r != res })
+	q := l.col().slots[i].q
+	return slices.ContainsFunc(l.maybe[i], func(r *xds.Resource) bool { return r != res && !q.refused(r) })
 }
 
 // standIn is what to send of a route that the proxy asks for and has in no version,

@@ -73,6 +73,11 @@ type Outcome struct {
 	Refused []xds.Ref
 	Alone   bool
 	Detail  string
+	// Culprit is the resource that was refused alone, if it is the wanted version
+	// and no proxy ever acknowledged that: reason to Quarantine it.
+	Culprit *Culprit
+	// Accepted are quarantined resources whose wanted version was acknowledged.
+	Accepted []xds.Ref
 	// Absent are the names that the view does not have.
 	Absent []xds.Ref
 }
@@ -270,9 +275,14 @@ func (l *lane) reconcile(initial map[string]string) {
 		l.held.set(i)
 		if s := &col.slots[i]; s.res != nil && s.res.Version == v {
 			l.clean.set(i)
+			s.accepted(s.res)
 		} else {
 			// Which revision that was is not known.
-			put(&l.other, i, version{name: v})
+			old := version{name: v}
+			if s.good != nil && s.good.Version == v {
+				old.res = s.good
+			}
+			put(&l.other, i, old)
 			if r, ok := l.p.opt.Memory[l.ref(i)]; ok && s.res != nil && r.Version == s.res.Version {
 				put(&l.refused, i, refusal{Refusal: r})
 			}
@@ -395,10 +405,13 @@ func (l *lane) answer(r Request, now time.Time) Outcome {
 	items := slices.DeleteFunc(f.items, func(it item) bool { return it.i < 0 })
 	if !r.Refused {
 		l.p.lastAck = now
+		out := Outcome{Acked: true}
 		for _, it := range items {
-			l.acked(it, f.revision)
+			if l.acked(it, f.revision); l.released(it) {
+				out.Accepted = append(out.Accepted, l.ref(it.i))
+			}
 		}
-		return Outcome{Acked: true}
+		return out
 	}
 	out := Outcome{Detail: r.Detail, Alone: alone}
 	for _, it := range items {
@@ -417,6 +430,7 @@ func (l *lane) answer(r Request, now time.Time) Outcome {
 	}
 	if alone && len(items) == 1 {
 		l.refuse(items[0], r.Detail)
+		out.Culprit = l.culprit(items[0])
 	} else {
 		// Even one that is left is not the culprit for sure: that may be what was
 		// unsubscribed meanwhile.
@@ -431,7 +445,7 @@ func (l *lane) acked(it item, revision int64) {
 	l.held.set(i)
 	delete(l.maybe, i)
 	if s.res != nil && s.res.Version == it.res.Version {
-		s.good = it.res
+		s.accepted(it.res)
 		delete(l.refused, i)
 		if !it.stale {
 			l.clean.set(i)
@@ -454,6 +468,7 @@ func (l *lane) acked(it item, revision int64) {
 // refuse notes the refusal of one resource.
 func (l *lane) refuse(it item, detail string) {
 	s := &l.col().slots[it.i]
+	// What was refused alone was not applied when it came with others.
 	if rest := slices.DeleteFunc(l.maybe[it.i], func(r *xds.Resource) bool { return r == it.res }); len(rest) > 0 {
 		l.maybe[it.i] = rest
 	} else {
@@ -464,6 +479,9 @@ func (l *lane) refuse(it item, detail string) {
 		s.bad = it.res.Version
 	} else {
 		r := l.refused[it.i]
+		if r.Version == "" && s.quarantined() {
+			r.Refusal = Refusal{s.res.Version, l.reason(it.i)}
+		}
 		r.fallback = true
 		put(&l.refused, it.i, r)
 	}
@@ -513,11 +531,12 @@ func (l *lane) uses(i int32) bool {
 	return l.subs.has(i) || l.held.has(i) || l.flying.has(i) || l.maybe[i] != nil
 }
 
-// refusedNow reports whether the wanted version was refused.
+// refusedNow reports whether the wanted version was refused, by this proxy or, when
+// it is quarantined, by another.
 func (l *lane) refusedNow(i int32) bool {
 	r, ok := l.refused[i]
 	s := &l.col().slots[i]
-	return ok && s.res != nil && r.Version == s.res.Version
+	return ok && s.res != nil && r.Version == s.res.Version || s.quarantined()
 }
 
 // dirty are the resources that the proxy wants, lacks in the wanted version, and

@@ -68,6 +68,11 @@ func (p *Proxy) refReady(k, rk kind, name string, at int64, strict bool) (readin
 	switch {
 	case !l.asked && Wildcard(types[rk]) && !p.byName():
 		return waits, self
+	case !l.wants(i) && s.quarantined():
+		if good := s.fallback(); good != nil {
+			return p.ready(rk, good, s.at, true)
+		}
+		return blocked, self
 	case !l.wants(i):
 		// Envoy asks for it when it has got what refers to it.
 		return p.ready(rk, s.res, s.at, strict)
@@ -319,7 +324,10 @@ func (l *lane) since(i int32) int64 {
 
 // state says why a dirty resource is not acknowledged.
 func (l *lane) state(i int32) (state, detail string) {
-	if l.refusedNow(i) {
+	switch s := &l.col().slots[i]; {
+	case s.quarantined():
+		return Quarantined, l.reason(i) + s.instead()
+	case l.refusedNow(i):
 		return Refused, l.refused[i].Detail
 	}
 	switch r, ref := l.ready(i); r {

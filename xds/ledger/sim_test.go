@@ -63,6 +63,8 @@ type failure string
 //   - a route is never applied before its clusters are there (checked by the model);
 //   - nothing is removed that a held resource refers to (checked by the model);
 //   - at most one response per type is unanswered;
+//   - a version in quarantine is sent to nobody, and at the end its last good version
+//     serves in its place at every proxy that could be sent it;
 //   - at the end every good resource is in its newest version at each proxy that
 //     wants it, unless what it refers to was refused; what is gone is removed;
 //     bad ones are reported as refused; and nothing more is sent.
@@ -74,6 +76,8 @@ type world struct {
 	proxies []*proxy
 	bad     map[string]bool // versions
 	log     *strings.Builder
+	// quarantine is what outlives a restart of the control plane.
+	quarantine map[xds.Ref]*ledger.Quarantine
 }
 
 type proxy struct {
@@ -86,6 +90,7 @@ func newWorld(s uint64) *world {
 	w := &world{
 		rnd: rand.New(rand.NewPCG(s, 1)), now: time.Unix(1_000_000, 0),
 		table: ledger.NewTable(), bad: map[string]bool{}, log: &strings.Builder{},
+		quarantine: map[xds.Ref]*ledger.Quarantine{},
 	}
 	for i := range 1 + w.rnd.IntN(3) {
 		e := newEnvoy(fmt.Sprint("p", i), w.rnd, w.failf)
@@ -111,6 +116,7 @@ func (w *world) run() {
 		w.step()
 	}
 	w.settle()
+	w.newcomers()
 	w.check()
 }
 
@@ -144,6 +150,8 @@ func (w *world) step() {
 		w.restart()
 	case n < 97:
 		p.hangs = !p.hangs
+	case n < 98:
+		w.retry()
 	default:
 		w.now = w.now.Add(time.Duration(w.rnd.IntN(6)) * time.Second)
 	}
@@ -153,6 +161,7 @@ func (w *world) step() {
 func (w *world) restart() {
 	fmt.Fprintf(w.log, "control plane restarts\n")
 	w.table = ledger.NewTable()
+	w.table.Quarantine(w.quarantine)
 	w.table.Update(w.gen, w.now)
 	for _, p := range w.proxies {
 		p.led, p.mem = nil, nil
@@ -167,6 +176,9 @@ func (w *world) serverTurn(p *proxy) bool {
 	}
 	var what []string
 	for _, res := range r.Resources {
+		if q := w.quarantine[xds.Ref{Type: r.Type, Name: res.Name}]; q != nil && q.Refused[res.Version] != "" {
+			w.failf("%s: sent %s %s, which is in quarantine", p.name, r.Type.Short(), res.Name)
+		}
 		what = append(what, res.Name+"@"+res.Version[:4])
 	}
 	fmt.Fprintf(w.log, "%s: sent %s %s %v removed %v\n", p.name, r.Type.Short(), r.Nonce, what, r.Removed)
@@ -205,6 +217,7 @@ func (w *world) requestTurn(p *proxy) bool {
 	for _, ref := range out.Absent {
 		p.absent[ref] = true
 	}
+	w.judge(out)
 	if w.rnd.IntN(20) == 0 { // a duplicate of the answer
 		r.Subscribe, r.Unsubscribe, r.Initial = nil, nil, nil
 		p.led.Handle(r, w.now)
@@ -280,9 +293,10 @@ func (w *world) checkOne(p *proxy, res *xds.Resource, problems map[xds.Ref]strin
 	case have != nil && have.Version == res.Version:
 		return true
 	case w.bad[res.Version]:
-		if problems[ref] != ledger.Refused && problems[ref] != ledger.Held {
+		if problems[ref] != ledger.Refused && problems[ref] != ledger.Quarantined && problems[ref] != ledger.Held {
 			w.failf("%s: bad %s is %q", p.name, ref, problems[ref])
 		}
+		w.checkInstead(p, res, have)
 	case !w.mayBeHeld(p, res):
 		w.failf("%s lacks good %s: %q; holds %v", p.name, ref, problems[ref], have)
 	case problems[ref] != ledger.Held:

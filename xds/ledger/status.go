@@ -17,6 +17,9 @@ const (
 	Pending = "pending"
 	// Refused: the proxy refused a resource and keeps its version before.
 	Refused = "refused"
+	// Quarantined: a proxy refused this version of a resource, so that it is sent to
+	// nobody any more; the last version that was accepted serves in its place.
+	Quarantined = "quarantined"
 	// Held: a resource is not sent since it refers to one that the proxy refused.
 	Held = "held"
 	// Silent: the proxy has left a response unanswered for too long.
@@ -26,7 +29,7 @@ const (
 // Problem is why a proxy does not serve a resource as wanted.
 type Problem struct {
 	Proxy string
-	// State is Refused, Silent, Pending or Held.
+	// State is Refused, Quarantined, Silent, Pending or Held.
 	State string
 	// Ref is the resource; zero when the whole proxy is meant.
 	Ref xds.Ref
@@ -54,7 +57,7 @@ type ProxyStatus struct {
 	Node, Version string
 	// Revision is the newest one that the proxy serves whole.
 	Revision int64
-	// State is Serving, Pending, Refused or Silent.
+	// State is Serving, Pending, Refused, Quarantined or Silent.
 	State              string
 	Connected, LastAck time.Time
 	Problems           []Problem
@@ -270,7 +273,11 @@ func (p *Proxy) Status(now time.Time) ProxyStatus {
 		}
 	}
 	for _, l := range s.problems {
-		st.State = Refused
+		if l.State != Quarantined {
+			st.State = Refused
+		} else if st.State == Serving {
+			st.State = Quarantined
+		}
 		st.Problems = append(st.Problems, l.Problem)
 	}
 	if s.pending <= p.table.revision || !p.table.ready {

@@ -63,13 +63,15 @@ type slot struct {
 	// added is since of the first res under this name.
 	added int64
 	// good is the newest version that some proxy acknowledged, and last the one
-	// that was wanted when it became gone.
+	// that was wanted when it became gone. goodAt is the revision that good came with.
 	good, last *xds.Resource
 	// before is the version before res that nobody refused, of a route, until res can
 	// be sent to every proxy. bad is the newest version that some proxy refused.
 	before   *xds.Resource
 	beforeAt int64 // at of before
 	bad      string
+	goodAt   int64
+	q        *Quarantine // nil for none
 }
 
 // column is all resources of one type.
@@ -91,7 +93,8 @@ type Table struct {
 	// referrers counts the wanted resources that refer to a name.
 	referrers map[xds.Ref]int
 	// befores are the slots of routes with a version before.
-	befores []int32
+	befores    []int32
+	quarantine map[xds.Ref]*Quarantine
 }
 
 // NewTable makes the table of a view. It has no generation yet: Proxies are sent
@@ -229,6 +232,7 @@ func (t *Table) replace(k kind, i int32, res *xds.Resource, c change) {
 		t.keepBefore(i, res)
 	}
 	s.res, s.since, s.at = res, c.since, c.at
+	s.judge(t.quarantine[xds.Ref{Type: types[k], Name: s.name}])
 	if res == nil {
 		s.last = old
 		col.present.clear(i)
