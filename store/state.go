@@ -96,3 +96,21 @@ func (s *etcdStore) WatchState(ctx context.Context, prefix string) <-chan struct
 	}()
 	return out
 }
+
+// Seal implements Store.
+func (s *etcdStore) Seal(name string, plain []byte) ([]byte, error) {
+	out, err := s.seal.seal(name, plain)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return out, nil
+}
+
+// Unseal implements Store.
+func (s *etcdStore) Unseal(name string, sealed []byte) ([]byte, error) {
+	out, err := s.seal.unseal(name, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return out, nil
+}

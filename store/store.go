@@ -101,6 +101,10 @@ type Store interface {
 	State(ctx context.Context, prefix string) (map[string][]byte, error)
 	// DeleteState removes one run-time value; no error when there is none.
 	DeleteState(ctx context.Context, key string) error
+	// Seal encrypts what must not stand in the store as it is, for PutState; Unseal
+	// reverses it, for the same name only. Without a seal key both are ErrSealKey.
+	Seal(name string, plain []byte) ([]byte, error)
+	Unseal(name string, sealed []byte) ([]byte, error)
 	// WatchState sends a signal after run-time values below prefix were put or
 	// deleted, and one at the beginning; signals that nobody waits for are merged.
 	// The channel is closed when ctx ends.

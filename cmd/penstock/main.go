@@ -53,7 +53,7 @@ func newRoot() *cobra.Command {
 		newProxyCommand())
 	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
 		newDeleteCommand(), newRouteCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
-	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand())
+	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand())
 	return root
 }
 

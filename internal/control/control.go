@@ -64,6 +64,7 @@ type Core struct {
 	guard    *guard
 	joins    *joins
 	salvage  *salvager
+	bad      *quarantine
 	now      func() time.Time
 
 	// writing serialises writes and the taking over of foreign revisions, so that
@@ -89,6 +90,7 @@ type view struct {
 	problems []gateway.Problem
 	// published is what the proxies may have.
 	published *xds.Generation
+	name      string
 	// tried is what the last compile made, and of what.
 	tried tried
 }
@@ -108,6 +110,8 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
 		StreamAge: delivery.DefaultStreamAge, WarmRoutes: compile.WarmRoutes,
+		OnRefused:  func(r delivery.Refusal) { c.bad.refused(r) },
+		OnAccepted: func(view string, r xds.Ref) { c.bad.accepted(view, r) },
 		OnForbidden: func(who delivery.Identity, r xds.Ref) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
 		},
@@ -119,6 +123,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.guard = newGuard(o.Logger)
 	c.salvage = newSalvager(c)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
+	c.bad = newQuarantine(c)
 
 	head, err := c.store.Head(ctx)
 	if err != nil {
@@ -142,6 +147,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if err := c.fleet.load(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.bad.load(ctx); err != nil {
+		return nil, err
+	}
 	// The default view is compiled even with no proxy connected, so that a write
 	// is always checked by the compiler.
 	c.addView(compile.View{Project: "default", Gateway: "-"}.String())
@@ -157,6 +165,8 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.fleet.follow(run) })
 	c.done.Go(func() { c.settle(run) })
 	c.done.Go(func() { c.salvage.run(run) })
+	c.done.Go(func() { c.bad.run(run) })
+	c.done.Go(func() { c.bad.follow(run) })
 	return c, nil
 }
 
@@ -186,7 +196,7 @@ func (c *Core) addView(name string) {
 	c.compiling.Lock()
 	defer c.compiling.Unlock()
 	if _, known := c.views[name]; !known {
-		c.views[name] = &view{view: v, compiler: compile.New(c.settings), published: c.remembered(name)}
+		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: c.remembered(name)}
 	}
 	c.publishLocked(c.Snapshot())
 }
@@ -208,6 +218,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		}
 		c.delivery.Update(name, g)
 		c.salvage.published(v, s, g)
+		c.bad.published(name, g)
 		if differs {
 			select {
 			case c.unsettled <- struct{}{}:
@@ -223,6 +234,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 type tried struct {
 	snapshot  *gateway.Snapshot
 	instances uint64
+	refusals  uint64
 	previous  *xds.Generation
 	made      *xds.Generation
 	problems  []gateway.Problem
@@ -231,14 +243,14 @@ type tried struct {
 // compile makes the generation that a view goes to next from what is published.
 // The caller holds compiling.
 func (c *Core) compile(v *view, s *gateway.Snapshot) (*xds.Generation, []gateway.Problem) {
-	instances := c.runners.version.Load()
-	if t := v.tried; t.made != nil && t.snapshot == s && t.instances == instances && t.previous == v.published {
+	instances, refusals := c.runners.version.Load(), c.bad.version.Load()
+	if t := v.tried; t.made != nil && t.snapshot == s && t.instances == instances && t.refusals == refusals && t.previous == v.published {
 		return t.made, t.problems
 	}
 	in := c.input(s, v)
 	in.Previous = v.published
 	g, problems := v.compiler.Compile(in)
-	v.tried = tried{snapshot: s, instances: instances, previous: v.published, made: g, problems: problems}
+	v.tried = tried{snapshot: s, instances: instances, refusals: refusals, previous: v.published, made: g, problems: problems}
 	return g, problems
 }
 
@@ -281,6 +293,7 @@ func (c *Core) settle(ctx context.Context) {
 			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
 			c.delivery.Update(name, v.published)
 			c.salvage.published(v, c.Snapshot(), v.published)
+			c.bad.published(name, v.published)
 			c.forget(ctx, name)
 		}
 		c.compiling.Unlock()
@@ -288,7 +301,7 @@ func (c *Core) settle(ctx context.Context) {
 }
 
 func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {
-	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints, Holds: c.salvage.holds(v.view)}
+	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints, Holds: c.salvage.holds(v.view), Refused: c.bad.held(v.name)}
 }
 
 // install makes a snapshot the current one. The caller holds writing.

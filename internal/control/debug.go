@@ -26,12 +26,13 @@ func (c *Core) debugPages(mux *http.ServeMux) {
 	mux.HandleFunc("GET /debug/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("content-type", "text/html; charset=utf-8")
 		fmt.Fprintf(w, "<!doctype html><title>Penstock</title><h1>Penstock %s</h1><p>revision %d, %d resources</p><ul>", c.version, c.Snapshot().Revision(), c.Snapshot().Len())
-		for _, l := range []string{"/debug/dump?stage=model", "/debug/dump?stage=xds&view=default/-", "/debug/dump?stage=proxies", "/debug/dump?stage=instances", "/debug/pprof/", "/metrics", "/v1/status"} {
+		for _, l := range []string{"/debug/dump?stage=model", "/debug/dump?stage=xds&view=default/-", "/debug/dump?stage=proxies", "/debug/dump?stage=instances", "/debug/quarantine", "/debug/pprof/", "/metrics", "/v1/status"} {
 			fmt.Fprintf(w, `<li><a href="%s">%s</a>`, l, l)
 		}
 		fmt.Fprint(w, "</ul>")
 	})
 	mux.HandleFunc("GET /debug/dump", c.dump)
+	c.quarantinePages(mux)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)

@@ -71,6 +71,9 @@ func serving(name string, proxies []ledger.ProxyStatus) *pb.Condition {
 		case p.Problems[bad].State == "refused":
 			cond.Ok, cond.Reason = false, "Refused"
 			cond.Message = fmt.Sprintf("; %s refused %s: %s", p.Name, p.Problems[bad].Ref, p.Problems[bad].Detail)
+		case p.Problems[bad].State == ledger.Quarantined:
+			cond.Ok, cond.Reason = false, "Quarantined"
+			cond.Message = fmt.Sprintf("; %s: %s", p.Problems[bad].Ref, p.Problems[bad].Detail)
 		case cond.Reason == "Acknowledged":
 			cond.Ok, cond.Reason = false, "Pending"
 		}
@@ -91,7 +94,7 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	return unique(append(all, c.salvage.problems()...))
+	return unique(append(append(all, c.salvage.problems()...), c.bad.problems()...))
 }
 
 // problemKey is what makes two problems the same: where and what, not the origin.

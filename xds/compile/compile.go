@@ -94,6 +94,10 @@ type Input struct {
 	// Holds are the parts of hosts that proxies refuse, by HostKey: something else
 	// stands in their place. It may be nil.
 	Holds map[string]*Holds
+	// Refused are the versions of clusters, and of endpoints, that proxies refuse and
+	// have no version of from before. What would go there is answered with 503, so that
+	// it holds back nothing beside it.
+	Refused map[xds.Ref][]string
 }
 
 // holds are those of a host; nil for none.

@@ -45,6 +45,21 @@ type unit struct {
 	eager bool
 	// consumers are those that were looked up, with what was found, nil included.
 	consumers map[string]*pb.Consumer
+	// refused are the clusters of targets that proxies refuse.
+	refused []string
+}
+
+// fits tells whether the same clusters are refused as when the unit was made.
+func (u *unit) fits(refused func(target) bool) bool {
+	if refused == nil && len(u.refused) == 0 {
+		return true
+	}
+	for _, t := range u.targets {
+		if (refused != nil && refused(t)) != slices.Contains(u.refused, t.cluster) {
+			return false
+		}
+	}
+	return true
 }
 
 // hostCompiler makes a unit.
@@ -55,6 +70,7 @@ type hostCompiler struct {
 	u       *unit
 	open    openEntries
 	holds   *Holds // nil for none
+	refused func(target) bool // may be nil
 }
 
 // openEntries are the native opt-outs of the security filters.
@@ -72,10 +88,10 @@ var optOuts = sync.OnceValue(func() openEntries {
 	}
 })
 
-func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds) *unit {
+func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds, refused func(target) bool) *unit {
 	project, _ := projectAndID(h.Gateway.GetName())
 	c := newHostCompiler(project, s, h)
-	c.holds = holds
+	c.holds, c.refused = holds, refused
 	hostname := cmp.Or(h.Hostname, anyHost)
 	vhost := &routev3.VirtualHost{Name: hostname, Domains: []string{hostname}}
 	for _, e := range h.Entries {
@@ -150,6 +166,7 @@ type part struct {
 	requirement jwt.Requirement
 	targets     []gateway.Target
 	limits      bool
+	refused     []string // clusters of targets
 }
 
 // entry compiles one entry to Envoy routes, with what they need.
@@ -203,6 +220,10 @@ func (c *hostCompiler) keep(p *part) {
 	for _, t := range p.targets {
 		name := clusterName(t)
 		u.targets = append(u.targets, target{t, name})
+		if slices.Contains(p.refused, name) {
+			u.refused = append(u.refused, name)
+			continue
+		}
 		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: name})
 	}
 }
@@ -294,7 +315,7 @@ func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, err
 	case *pb.RouteRule_DirectResponse:
 		return simple(e, directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
 	case *pb.RouteRule_Forward:
-		return forward(p, e, a.Forward)
+		return c.forward(p, e, a.Forward)
 	}
 	return nil, fmt.Errorf("rule %s has no action: give it forward, redirect or direct_response", e.RuleName)
 }
@@ -341,10 +362,13 @@ func redirect(r *pb.Redirect, l *pb.Listener) (*routev3.Route_Redirect, error) {
 
 // forward is one Envoy route for each class of methods whose retries differ by more
 // than what the filter retryOn does.
-func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error) {
-	base, err := forwardAction(p, e, f)
+func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error) {
+	base, err := c.forwardAction(p, e, f)
 	if err != nil {
 		return nil, err
+	}
+	if base == nil {
+		return simple(e, unavailable(e, "proxies refuse its backend, see the status of that")), nil
 	}
 	// A header of anybody else's is no promise that nothing was done.
 	functions := !slices.ContainsFunc(p.targets, func(t gateway.Target) bool { return t.Function == nil })
@@ -386,8 +410,10 @@ func forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error)
 	return out, nil
 }
 
-// forwardAction is all of the action that does not depend on path and method.
-func forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (*routev3.RouteAction, error) {
+// forwardAction is all of the action that does not depend on path and method; nil
+// when every backend is refused by proxies. If it is some of several, the others
+// get their requests.
+func (c *hostCompiler) forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (*routev3.RouteAction, error) {
 	targets := slices.DeleteFunc(slices.Clone(e.Backends), func(t gateway.Target) bool { return t.Weight == 0 })
 	if len(targets) == 0 && len(e.Backends) == 1 {
 		targets = slices.Clone(e.Backends) // one alone needs no weight
@@ -399,6 +425,18 @@ func forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (*routev3.RouteActi
 		a.AppendXForwardedHost = true
 	}
 	p.targets = targets
+	if c.refused != nil {
+		targets = slices.DeleteFunc(slices.Clone(targets), func(t gateway.Target) bool {
+			bad := c.refused(target{t, clusterName(t)})
+			if bad {
+				p.refused = append(p.refused, clusterName(t))
+			}
+			return bad
+		})
+	}
+	if len(targets) == 0 && len(p.refused) > 0 {
+		return nil, nil
+	}
 	switch len(targets) {
 	case 0:
 		return nil, fmt.Errorf("no backend has a weight: give one of them a weight above 0")

@@ -22,6 +22,8 @@ type hostSet struct {
 	members map[string]map[string]*unit
 	// troubled are the units with problems.
 	troubled map[string]*unit
+	// refused are the units with clusters that proxies refuse.
+	refused map[string]*unit
 	// consumers are the host names of the units that looked up a consumer.
 	consumers map[string]map[string]bool
 }
@@ -29,7 +31,7 @@ type hostSet struct {
 func newHostSet() hostSet {
 	return hostSet{
 		units: map[string]*unit{}, special: map[string]bool{}, members: map[string]map[string]*unit{},
-		troubled: map[string]*unit{}, consumers: map[string]map[string]bool{},
+		troubled: map[string]*unit{}, refused: map[string]*unit{}, consumers: map[string]map[string]bool{},
 	}
 }
 
@@ -60,8 +62,14 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 	for _, hostname := range heldOtherwise(v.holds, v.in.Holds, HostKey(gw.GetName(), l.GetName(), "")) {
 		again(hostname)
 	}
+	refused := v.refused()
+	for hostname, u := range st.hosts.judged(refused) {
+		if !u.fits(refused) {
+			again(hostname)
+		}
+	}
 	names := make([]string, len(changes))
-	units := compileHosts(&v.in, changes)
+	units := compileHosts(&v.in, changes, refused)
 	for i, c := range changes {
 		names[i] = c.Hostname
 		if old := st.hosts.units[c.Hostname]; old != nil {
@@ -77,12 +85,12 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 }
 
 // compileHosts compiles hosts, many of them at once. What is gone is nil.
-func compileHosts(in *Input, changes []gateway.HostChange) []*unit {
+func compileHosts(in *Input, changes []gateway.HostChange, refused func(target) bool) []*unit {
 	const few = 32
 	out := make([]*unit, len(changes))
 	one := func(i int) {
 		if h := changes[i].Host; h != nil {
-			out[i] = compileHost(in.Snapshot, h, in.holds(h))
+			out[i] = compileHost(in.Snapshot, h, in.holds(h), refused)
 			out[i].seal(h)
 		}
 	}
@@ -118,6 +126,7 @@ func (s *hostSet) put(name string, u *unit) {
 			}
 		}
 		delete(s.troubled, name)
+		delete(s.refused, name)
 	}
 	if u == nil {
 		delete(s.units, name)
@@ -131,12 +140,24 @@ func (s *hostSet) put(name string, u *unit) {
 	if len(u.problems) > 0 {
 		s.troubled[name] = u
 	}
+	if len(u.refused) > 0 {
+		s.refused[name] = u
+	}
 	for c := range u.consumers {
 		if s.consumers[c] == nil {
 			s.consumers[c] = map[string]bool{}
 		}
 		s.consumers[c][name] = true
 	}
+}
+
+// judged are the units that may have to be made anew since proxies refuse something,
+// or no longer do.
+func (s *hostSet) judged(refused func(target) bool) map[string]*unit {
+	if refused == nil {
+		return s.refused
+	}
+	return s.units
 }
 
 // layout is that of the hosts now.

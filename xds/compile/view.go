@@ -238,6 +238,28 @@ type filterState struct {
 	claims map[string][]string
 }
 
+// refused tells whether proxies refuse the cluster of a target, or its endpoints; nil
+// when nothing is refused. It may be called by several goroutines at once.
+func (v *view) refused() func(target) bool {
+	if len(v.in.Refused) == 0 {
+		return nil
+	}
+	return func(t target) bool {
+		clusters, endpoints := v.in.Refused[xds.Ref{Type: xds.Cluster, Name: t.cluster}], v.in.Refused[xds.Ref{Type: xds.Endpoint, Name: t.cluster}]
+		if len(clusters)+len(endpoints) == 0 {
+			return false
+		}
+		st, err := newCluster(t)
+		if err != nil {
+			return false
+		}
+		if t.Function != nil && v.in.Instances != nil && st.serve(t.cluster, v.in.Instances(t.cluster)) != nil {
+			return false
+		}
+		return slices.Contains(clusters, st.cluster.Version) || st.endpoints != nil && slices.Contains(endpoints, st.endpoints.Version)
+	}
+}
+
 // discoveredFilters emits the filters that come by ECDS, with the providers and
 // claim headers of all hosts of the view, when something of that changed.
 func (v *view) discoveredFilters(any bool) {

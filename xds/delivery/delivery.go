@@ -60,6 +60,11 @@ type Options struct {
 	// not have: another gateway's secret, or a name that is not there (yet). For an
 	// audit log. It must not block.
 	OnForbidden func(Identity, xds.Ref)
+	// OnRefused is called when a proxy refused a resource that no proxy of its view
+	// has acknowledged, and OnAccepted when one acknowledged the wanted version of
+	// a quarantined one. They may call Quarantine. They must not block.
+	OnRefused  func(Refusal)
+	OnAccepted func(view string, r xds.Ref)
 	// SilentAfter is how long a response may stay unanswered. Default 5 s.
 	SilentAfter time.Duration
 	// Grace is how long a resource that nothing refers to any more stays with a

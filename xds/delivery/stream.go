@@ -306,6 +306,7 @@ func (st *stream) handle(q request, first bool) error {
 	st.s.notify()
 	st.s.stats.answered(r.Type, out)
 	st.log(r, out)
+	st.tell(out)
 	switch {
 	case errors.Is(err, ledger.ErrType):
 		return st.unknownType(r)

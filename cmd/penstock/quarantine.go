@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newQuarantineCommand shows what proxies refused, and has it tried again.
+func newQuarantineCommand() *cobra.Command {
+	var server, output string
+	var all bool
+	c := &cobra.Command{
+		Use:   "quarantine",
+		Short: "See what proxies refused and what serves in its place, and have it tried again",
+	}
+	c.PersistentFlags().StringVar(&server, "http", "127.0.0.1:7480", "address of the control plane's HTTP server")
+	c.PersistentFlags().StringVarP(&output, "output", "o", "text", "text or json")
+	list := &cobra.Command{
+		Use: "list", Short: "List the resources in quarantine", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, http.MethodGet, "http://"+server+"/debug/quarantine")
+		},
+	}
+	retry := &cobra.Command{
+		Use: "retry OBJECT|TYPE/RESOURCE", Short: "Send a refused resource to the proxies again",
+		Example: "  penstock quarantine retry backends/b\n  penstock quarantine retry --all",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 1) == all {
+				return errors.New("name one object or resource, or give --all")
+			}
+			form := url.Values{"all": {fmt.Sprint(all)}}
+			if !all {
+				form = url.Values{"name": args}
+			}
+			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, http.MethodPost, "http://"+server+"/debug/quarantine/retry?"+form.Encode())
+		},
+	}
+	retry.Flags().BoolVar(&all, "all", false, "everything that is in quarantine")
+	c.AddCommand(list, retry)
+	return c
+}
+
+// quarantined is a line of /debug/quarantine.
+type quarantined struct {
+	Object, Field, Resource, View, State string
+	Since                                time.Time
+	Serves                               bool  `json:"last_good_serves"`
+	Revision                             int64 `json:"last_good_revision"`
+	Refused                              []struct{ Version, Reason, Proxy, Envoy string }
+}
+
+func quarantineCall(ctx context.Context, w io.Writer, output, method, u string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("--output %q is none of text, json", output)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, u, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return errors.New(strings.TrimSpace(string(b)))
+	}
+	if output == "json" {
+		_, err := io.Copy(w, resp.Body)
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "OBJECT\tRESOURCE\tVIEW\tSTATE\tSINCE\tSERVES INSTEAD\tREASON")
+	d := json.NewDecoder(resp.Body)
+	for d.More() {
+		var q quarantined
+		if err := d.Decode(&q); err != nil {
+			return fmt.Errorf("the answer cannot be read: %w", err)
+		}
+		instead, reason := "nothing", ""
+		switch {
+		case q.Serves && q.Revision > 0:
+			instead = fmt.Sprintf("revision %d", q.Revision)
+		case q.Serves:
+			instead = "the version before"
+		}
+		if n := len(q.Refused); n > 0 {
+			reason = q.Refused[n-1].Proxy + ": " + strings.Join(strings.Fields(q.Refused[n-1].Reason), " ")
+		}
+		object := short(q.Object)
+		if q.Field != "" {
+			object += " " + q.Field
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", object, q.Resource, q.View, q.State, q.Since.Local().Format(time.DateTime), instead, reason)
+	}
+	return t.Flush()
+}
