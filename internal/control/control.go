@@ -216,9 +216,8 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		if differs {
 			c.remember(name, v.published)
 		}
-		c.delivery.Update(name, g)
+		c.delivery.Update(name, c.bad.published(name, g))
 		c.salvage.published(v, s, g)
-		c.bad.published(name, g)
 		if differs {
 			select {
 			case c.unsettled <- struct{}{}:
@@ -291,9 +290,8 @@ func (c *Core) settle(ctx context.Context) {
 		c.compiling.Lock()
 		for name, v := range c.views {
 			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
-			c.delivery.Update(name, v.published)
+			c.delivery.Update(name, c.bad.published(name, v.published))
 			c.salvage.published(v, c.Snapshot(), v.published)
-			c.bad.published(name, v.published)
 			c.forget(ctx, name)
 		}
 		c.compiling.Unlock()

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func (q *quarantine) refused(r delivery.Refusal) {
 	now := q.core.now().UTC()
 	e := &refusedResource{
 		View: r.View, Type: r.Resource.Type, Name: r.Resource.Name, Owners: r.Resource.Owners,
-		Revision: q.core.Snapshot().Revision(), Since: now, Good: r.Good, GoodRevision: r.GoodRevision,
+		Revision: q.core.Snapshot().Revision(), Since: now, Good: r.Good, GoodRevision: r.GoodRevision, Gone: r.Gone,
 	}
 	old := q.entries[e.key()]
 	if old != nil {
@@ -63,7 +64,7 @@ func (q *quarantine) refused(r delivery.Refusal) {
 		}
 		e.Since = old.Since
 		if e.Good == nil && old.Good != nil && old.Good.Version != r.Resource.Version {
-			e.Good, e.GoodRevision = old.Good, old.GoodRevision
+			e.Good, e.GoodRevision, e.Gone = old.Good, old.GoodRevision, old.Gone
 		}
 		e.Refused = slices.DeleteFunc(slices.Clone(old.Refused), func(v refusedVersion) bool { return v.Version == r.Resource.Version })
 		e.Refused = e.Refused[max(0, len(e.Refused)-maxRefused+1):]
@@ -108,11 +109,75 @@ func (q *quarantine) accepted(view string, ref xds.Ref) {
 }
 
 // published takes in what a view is to have now: what is gone, or is as it was
-// before it was refused, is in no quarantine.
-func (q *quarantine) published(view string, g *xds.Generation) {
+// before it was refused, is in no quarantine. It returns that with what last good
+// versions need of what is gone.
+func (q *quarantine) published(view string, g *xds.Generation) *xds.Generation {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	before := q.wanted[view]
 	q.wanted[view] = g
+	q.review(view, g)
+	var kept []*xds.Resource
+	for _, e := range q.entries {
+		if e.View != view || e.Good == nil || e.Accepted {
+			continue
+		}
+		// What a change takes away is known from the generation before.
+		if gone := missing(g, before, e.Good, e.Gone); len(gone) != len(e.Gone) && g.Revision >= e.Revision {
+			more := *e
+			more.Gone = gone
+			q.set(&more)
+			e = &more
+		}
+		for _, r := range e.Gone {
+			if g.Get(r.Type, r.Name) == nil {
+				kept = append(kept, r)
+			}
+		}
+	}
+	return with(g, kept)
+}
+
+// missing are the resources that r refers to, directly or not, and that are not in
+// g, as they were in the generation before, or are known.
+func missing(g, before *xds.Generation, r *xds.Resource, known []*xds.Resource) []*xds.Resource {
+	out := slices.Clone(known)
+	todo := []*xds.Resource{r}
+	for len(todo) > 0 {
+		refs := todo[0].Refs
+		todo = todo[1:]
+		for _, ref := range refs {
+			if g.Get(ref.Type, ref.Name) != nil || slices.ContainsFunc(out, func(k *xds.Resource) bool { return k.Type == ref.Type && k.Name == ref.Name }) {
+				continue
+			}
+			if res := before.Get(ref.Type, ref.Name); res != nil {
+				out, todo = append(out, res), append(todo, res)
+			}
+		}
+	}
+	return out
+}
+
+// with is a generation and some more resources. It has no Base: that would be one
+// that the delivery was never given.
+func with(g *xds.Generation, more []*xds.Resource) *xds.Generation {
+	if len(more) == 0 {
+		return g
+	}
+	out := &xds.Generation{Revision: g.Revision, Resources: maps.Clone(g.Resources)}
+	for _, r := range more {
+		all := maps.Clone(out.Resources[r.Type])
+		if all == nil {
+			all = map[string]*xds.Resource{}
+		}
+		all[r.Name] = r
+		out.Resources[r.Type] = all
+	}
+	return out
+}
+
+// review ends what a generation makes pointless. The caller holds mu.
+func (q *quarantine) review(view string, g *xds.Generation) {
 	for _, e := range q.entries {
 		if e.View != view || g.Revision < e.Revision {
 			continue // this replica may be behind
@@ -278,7 +343,7 @@ func (q *quarantine) load(ctx context.Context) error {
 		}
 		if e.Good == nil && old != nil && old.Good != nil && !e.has(old.Good.Version) {
 			// The replica that wrote it does not know the version that ours accepted.
-			e.Good, e.GoodRevision = old.Good, old.GoodRevision
+			e.Good, e.GoodRevision, e.Gone = old.Good, old.GoodRevision, old.Gone
 			q.dirty[key] = true
 			wake(q.unsaved)
 		}

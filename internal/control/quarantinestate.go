@@ -45,6 +45,8 @@ type refusedResource struct {
 	// Good is the last version that was accepted, of GoodRevision; nil for none.
 	Good         *xds.Resource
 	GoodRevision int64
+	// Gone is what Good refers to and what is not wanted any more.
+	Gone []*xds.Resource
 }
 
 // refusedVersion is what a proxy said of a version.
@@ -78,7 +80,7 @@ func (e *refusedResource) has(version string) bool {
 // equal reports whether two entries say the same; e may be nil.
 func (e *refusedResource) equal(o *refusedResource) bool {
 	return e != nil && e.Accepted == o.Accepted && e.Revision == o.Revision && (e.Good == nil) == (o.Good == nil) &&
-		(e.Good == nil || e.Good.Version == o.Good.Version) && slices.Equal(e.Refused, o.Refused)
+		(e.Good == nil || e.Good.Version == o.Good.Version) && slices.Equal(e.Refused, o.Refused) && len(e.Gone) == len(o.Gone)
 }
 
 // ledger is what the ledger has to know. Of what some proxy took it knows only what
@@ -93,22 +95,25 @@ func (e *refusedResource) ledger() *ledger.Quarantine {
 	return out
 }
 
-// storedResource is how an entry is stored.
+// storedResource is how an entry is stored: bodies, which hide what they are, stand
+// beside the resources, Good's first.
 type storedResource struct {
 	refusedResource
-	GoodBody []byte `json:",omitempty"`
+	Bodies [][]byte `json:",omitempty"`
 }
 
-// encode packs an entry. The body of the good version is left out when all would be
-// larger than the store takes; then a restart forgets it.
+// encode packs an entry. What serves in place of the refused version is left out
+// when all would be larger than the store takes; then a restart forgets it.
 func (e *refusedResource) encode(st store.Store) (value []byte, whole bool, err error) {
 	s := storedResource{refusedResource: *e}
-	for whole = true; ; whole = false {
-		if s.Good != nil {
-			good := *s.Good
-			s.GoodBody, good.Body = good.Body.GetValue(), nil
-			s.Good = &good
+	if s.Good != nil {
+		s.Good, s.Bodies = bare(s.Good), append(s.Bodies, s.Good.Body.GetValue())
+		s.Gone = slices.Clone(s.Gone)
+		for i, r := range s.Gone {
+			s.Gone[i], s.Bodies = bare(r), append(s.Bodies, r.Body.GetValue())
 		}
+	}
+	for whole = true; ; whole = false {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
 		err := json.NewEncoder(z).Encode(&s)
@@ -119,8 +124,15 @@ func (e *refusedResource) encode(st store.Store) (value []byte, whole bool, err 
 		if err != nil || len(value) <= store.MaxObjectBytes || s.Good == nil {
 			return value, whole, err
 		}
-		s.Good, s.GoodBody = nil, nil
+		s.Good, s.Gone, s.Bodies = nil, nil, nil
 	}
+}
+
+// bare is a resource without its body.
+func bare(r *xds.Resource) *xds.Resource {
+	out := *r
+	out.Body = nil
+	return &out
 }
 
 // decodeRefused unpacks an entry.
@@ -137,11 +149,21 @@ func decodeRefused(plain []byte) (*refusedResource, error) {
 	if e.View == "" || e.Type == "" || e.Name == "" || len(e.Refused) == 0 {
 		return nil, errors.New("it names no view, type, resource or refused version")
 	}
-	if e.Good != nil {
-		if e.Good.Type != e.Type || e.Good.Name != e.Name || e.Good.Version == "" {
-			return nil, fmt.Errorf("its last good version is of another resource, %s %q", e.Good.Type.Short(), e.Good.Name)
+	if e.Good == nil {
+		return &e, nil
+	}
+	if e.Good.Type != e.Type || e.Good.Name != e.Name || e.has(e.Good.Version) {
+		return nil, fmt.Errorf("its last good version is of another resource, %s %q, or a refused one", e.Good.Type.Short(), e.Good.Name)
+	}
+	all := append([]*xds.Resource{e.Good}, e.Gone...)
+	if len(s.Bodies) != len(all) {
+		return nil, fmt.Errorf("it has %d bodies of %d resources", len(s.Bodies), len(all))
+	}
+	for i, r := range all {
+		if r == nil || r.Type == "" || r.Name == "" || r.Version == "" {
+			return nil, errors.New("it has a resource without a type, name or version")
 		}
-		e.Good.Body = &anypb.Any{TypeUrl: string(e.Type), Value: s.GoodBody}
+		r.Body = &anypb.Any{TypeUrl: string(r.Type), Value: s.Bodies[i]}
 	}
 	return &e, nil
 }

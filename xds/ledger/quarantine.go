@@ -34,6 +34,9 @@ type Culprit struct {
 	// Good is the last version that some proxy acknowledged; nil for none.
 	Good         *xds.Resource
 	GoodRevision int64
+	// Gone are the resources that Good refers to, directly or not, and that are not
+	// wanted any more. Good can serve at a proxy that starts only with them.
+	Gone []*xds.Resource
 }
 
 // Quarantine replaces what is known of refused resources; it may be called before
@@ -138,7 +141,31 @@ func (l *lane) culprit(it item) *Culprit {
 	if s.res == nil || s.res.Version != it.res.Version || s.good != nil && s.good.Version == it.res.Version {
 		return nil
 	}
-	return &Culprit{Resource: s.res, Good: s.good, GoodRevision: s.goodAt}
+	return &Culprit{Resource: s.res, Good: s.good, GoodRevision: s.goodAt, Gone: l.p.table.gone(s.good)}
+}
+
+// gone are the Culprit's.
+func (t *Table) gone(good *xds.Resource) []*xds.Resource {
+	var out []*xds.Resource
+	todo, seen := []*xds.Resource{good}, map[xds.Ref]bool{}
+	for len(todo) > 0 {
+		res := todo[0]
+		todo = todo[1:]
+		if res == nil {
+			continue
+		}
+		for _, ref := range res.Refs {
+			k, i, known := t.slot(ref)
+			if !known || seen[ref] {
+				continue
+			}
+			seen[ref] = true
+			if s := &t.columns[k].slots[i]; s.res == nil && s.last != nil {
+				out, todo = append(out, s.last), append(todo, s.last)
+			}
+		}
+	}
+	return out
 }
 
 // reason is what was said of the wanted version, which was refused.
