@@ -32,6 +32,7 @@ type plane struct {
 	core *Core
 	addr Addresses
 	conn *grpc.ClientConn
+	stop func()
 }
 
 func start(t *testing.T, dir string) *plane {
@@ -91,13 +92,14 @@ func serve(t *testing.T, st store.Store, dir string) *plane {
 	case err := <-served:
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	p.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 		core.Close()
 	})
+	t.Cleanup(p.stop)
 	if p.conn, err = grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))); err != nil {
 		t.Fatal(err)

@@ -35,6 +35,9 @@
 //     changes; the proxy keeps the version before, and one that has none gets the
 //     last version that some proxy acknowledged. What refers to a refused resource
 //     that the proxy does not hold in any version is held.
+//   - What is quarantined (Table.Quarantine) counts as refused by every proxy, so
+//     none is sent it; the last good version, which the caller may have kept over
+//     a restart, serves in its place.
 //
 // # How it stays small
 //

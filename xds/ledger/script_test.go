@@ -29,6 +29,8 @@ var update = flag.Bool("update", false, "rewrite testdata; read the diff before 
 //	drop type name …                           unsubscribe
 //	ack type · nack type why                   answer what was sent last of the type
 //	tick duration                              time passes
+//	quarantine                                 what was refused last; kept over a restart
+//	lift type/name                             another try
 //	status · serves REV                        what is said of the proxy
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -60,6 +62,9 @@ type script struct {
 	table *ledger.Table
 	proxy *ledger.Proxy
 	nonce map[xds.Type]string
+	// last is what was refused last, and bad what is in quarantine.
+	last ledger.Outcome
+	bad  map[xds.Ref]*ledger.Quarantine
 }
 
 func runScript(text string) string {
@@ -95,6 +100,7 @@ func (s *script) run(words []string) {
 		s.connect(s.proxy.Detach())
 	case "restart":
 		s.table = ledger.NewTable()
+		s.table.Quarantine(s.bad)
 		s.table.Update(s.gen, s.now)
 		s.connect(nil)
 	case "ask":
@@ -118,6 +124,15 @@ func (s *script) run(words []string) {
 		s.handle(ledger.Request{
 			Type: typeNamed(args[0]), Nonce: s.nonce[typeNamed(args[0])], Refused: true, Detail: strings.Join(args[1:], " "),
 		})
+	case "quarantine":
+		c := s.last.Culprit
+		s.bad = map[xds.Ref]*ledger.Quarantine{{Type: c.Resource.Type, Name: c.Resource.Name}: {
+			Refused: map[string]string{c.Resource.Version: s.last.Detail}, Good: c.Good, GoodRevision: c.GoodRevision,
+		}}
+		s.table.Quarantine(s.bad)
+	case "lift":
+		s.bad = nil
+		s.table.Lift(parseRef(args[0]))
 	case "tick":
 		d, err := time.ParseDuration(args[0])
 		if err != nil {
@@ -149,6 +164,12 @@ func (s *script) handle(r ledger.Request) {
 	out, err := s.proxy.Handle(r, s.now)
 	if err != nil {
 		s.printf("error: %v", err)
+	}
+	if out.Culprit != nil {
+		s.last = out
+	}
+	for _, ref := range out.Accepted {
+		s.printf("accepted %s", short(ref))
 	}
 	for _, ref := range out.Absent {
 		s.printf("absent %s", short(ref))
