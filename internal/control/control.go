@@ -48,6 +48,9 @@ type Options struct {
 	PackagesDir string
 	// ProxyCertLife is the life of those certificates. Default 30 days.
 	ProxyCertLife time.Duration
+	// Shadow has each configuration tried on an Envoy of its own before proxies get
+	// it; nil: it is not.
+	Shadow *ShadowOptions
 }
 
 // Core is one replica of the control plane.
@@ -65,6 +68,7 @@ type Core struct {
 	joins    *joins
 	salvage  *salvager
 	bad      *quarantine
+	gate     *gate // nil: no shadow
 	now      func() time.Time
 
 	// writing serialises writes and the taking over of foreign revisions, so that
@@ -124,6 +128,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.salvage = newSalvager(c)
 	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
 	c.bad = newQuarantine(c)
+	c.gate = newGate(c, o.Shadow)
 
 	head, err := c.store.Head(ctx)
 	if err != nil {
@@ -173,6 +178,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 // Close stops following and disconnects the proxies.
 func (c *Core) Close() {
 	c.stop()
+	c.gate.close()
 	c.done.Wait()
 	c.fleet.leave()
 	c.delivery.Close()
@@ -216,7 +222,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		if differs {
 			c.remember(name, v.published)
 		}
-		c.delivery.Update(name, c.bad.published(name, g))
+		c.deliver(name, g)
 		c.salvage.published(v, s, g)
 		if differs {
 			select {
@@ -290,7 +296,7 @@ func (c *Core) settle(ctx context.Context) {
 		c.compiling.Lock()
 		for name, v := range c.views {
 			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
-			c.delivery.Update(name, c.bad.published(name, v.published))
+			c.deliver(name, v.published)
 			c.salvage.published(v, c.Snapshot(), v.published)
 			c.forget(ctx, name)
 		}

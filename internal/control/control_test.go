@@ -37,16 +37,26 @@ type plane struct {
 
 func start(t *testing.T, dir string) *plane {
 	t.Helper()
+	return serve(t, openStore(t, dir), dir)
+}
+
+func openStore(t *testing.T, dir string) store.Store {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	st, err := store.Open(t.Context(), store.Options{DataDir: filepath.Join(dir, "etcd"), Prefix: "/test", SealKey: make([]byte, 32), Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	return serve(t, st, dir)
+	return st
 }
 
 func serve(t *testing.T, st store.Store, dir string) *plane {
+	t.Helper()
+	return serveWith(t, st, dir, nil)
+}
+
+func serveWith(t *testing.T, st store.Store, dir string, shadow *ShadowOptions) *plane {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
@@ -54,7 +64,7 @@ func serve(t *testing.T, st store.Store, dir string) *plane {
 		t.Fatal(err)
 	}
 	core, err := New(t.Context(), Options{
-		Store: st, Logger: log, Version: "test", CA: ca,
+		Store: st, Logger: log, Version: "test", CA: ca, Shadow: shadow,
 		Authenticate: func(ctx context.Context) (delivery.Identity, error) {
 			id, err := pki.PeerSPIFFE(ctx)
 			if err != nil {

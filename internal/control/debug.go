@@ -33,6 +33,7 @@ func (c *Core) debugPages(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /debug/dump", c.dump)
 	c.quarantinePages(mux)
+	c.shadowPage(mux)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)

@@ -230,6 +230,19 @@ func wake(c chan struct{}) {
 	}
 }
 
+// ledgerOf is what is known for a view, but for what skip names.
+func (q *quarantine) ledgerOf(view string, skip func(*refusedResource) bool) map[xds.Ref]*ledger.Quarantine {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := map[xds.Ref]*ledger.Quarantine{}
+	for _, e := range q.entries {
+		if e.View == view && (skip == nil || !skip(e)) {
+			all[e.ref()] = e.ledger()
+		}
+	}
+	return all
+}
+
 // held are the versions of clusters and endpoints that are refused and have no
 // version from before, for the compiler; nil for none.
 func (q *quarantine) held(view string) map[xds.Ref][]string {

@@ -54,6 +54,13 @@ func proxyOf(t *testing.T, p *plane, dir, name string, runtime map[string]float6
 	if err := bootstrap.WriteFiles(filepath.Join(sds, "unused.json"), c); err != nil {
 		t.Fatal(err)
 	}
+	setRuntime(b, runtime)
+	e := envoytest.Start(t, envoytest.Options{Bootstrap: b})
+	until(t, name+" to be connected", func() bool { return p.proxyNamed(name) != nil })
+	return e
+}
+
+func setRuntime(b *bootstrapv3.Bootstrap, runtime map[string]float64) {
 	layer := b.GetLayeredRuntime().GetLayers()[0].GetLayerSpecifier().(*bootstrapv3.RuntimeLayer_StaticLayer).StaticLayer
 	for k, v := range runtime {
 		layer.Fields[k] = structpb.NewNumberValue(v)
@@ -61,9 +68,6 @@ func proxyOf(t *testing.T, p *plane, dir, name string, runtime map[string]float6
 			layer.Fields[k] = structpb.NewBoolValue(true)
 		}
 	}
-	e := envoytest.Start(t, envoytest.Options{Bootstrap: b})
-	until(t, name+" to be connected", func() bool { return p.proxyNamed(name) != nil })
-	return e
 }
 
 func (p *plane) proxyNamed(name string) *pb.Proxy {

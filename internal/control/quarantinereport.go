@@ -152,7 +152,7 @@ func (c *Core) quarantinePages(mux *http.ServeMux) {
 			http.Error(w, "say which: name=OBJECT, name=TYPE/RESOURCE, or all=true", http.StatusBadRequest)
 			return
 		}
-		found := c.bad.retry(func(e *refusedResource) bool { return all || e.named(name) })
+		found := c.bad.retry(c.gate.retry(func(e *refusedResource) bool { return all || e.named(name) }))
 		if len(found) == 0 && !all {
 			http.Error(w, fmt.Sprintf("nothing of %q is in quarantine: GET /debug/quarantine lists what is", name), http.StatusNotFound)
 			return

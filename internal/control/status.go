@@ -94,7 +94,7 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	return unique(append(append(all, c.salvage.problems()...), c.bad.problems()...))
+	return unique(slices.Concat(all, c.salvage.problems(), c.bad.problems(), c.gate.problems()))
 }
 
 // problemKey is what makes two problems the same: where and what, not the origin.

@@ -65,6 +65,9 @@ type Options struct {
 	// a quarantined one. They may call Quarantine. They must not block.
 	OnRefused  func(Refusal)
 	OnAccepted func(view string, r xds.Ref)
+	// OnLeave is called when a stream has ended, with what was sent and not answered.
+	// It must not block.
+	OnLeave func(id Identity, unanswered []xds.Ref)
 	// SilentAfter is how long a response may stay unanswered. Default 5 s.
 	SilentAfter time.Duration
 	// Grace is how long a resource that nothing refers to any more stays with a

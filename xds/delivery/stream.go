@@ -137,6 +137,9 @@ func (st *stream) leave() {
 	}
 	st.detached = true
 	delete(v.streams, st)
+	if st.s.opt.OnLeave != nil {
+		st.s.opt.OnLeave(st.id, st.proxy.Unanswered())
+	}
 	if m := st.proxy.Detach(); !st.channel && len(m) > 0 && len(v.memory) < maxMemory {
 		v.memory[st.key] = memory{refused: m, version: st.version}
 	}

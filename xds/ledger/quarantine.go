@@ -176,3 +176,20 @@ func (l *lane) reason(i int32) string {
 	}
 	return s.q.Refused[s.res.Version]
 }
+
+// Unanswered are the resources that were sent and neither acknowledged nor refused.
+func (p *Proxy) Unanswered() []xds.Ref {
+	var out []xds.Ref
+	for k := range kinds {
+		l := &p.lanes[k]
+		if l.flight == nil {
+			continue
+		}
+		for _, it := range l.flight.items {
+			if it.i >= 0 {
+				out = append(out, l.ref(it.i))
+			}
+		}
+	}
+	return out
+}
