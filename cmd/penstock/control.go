@@ -36,6 +36,7 @@ type controlFlags struct {
 	proxyCertLife             time.Duration
 	packagesDir               string
 	eagerHosts                int
+	shadow                    shadowFlags
 }
 
 func newControlCommand() *cobra.Command {
@@ -66,6 +67,7 @@ func newControlCommand() *cobra.Command {
 	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
 	fl.StringVar(&f.packagesDir, "packages-dir", "", "folder of uploaded code of functions, to be shared by all replicas (default DATA-DIR/packages)")
 	fl.IntVar(&f.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "how many hosts of a listener proxies load at their start; of more, each is loaded at its first request where that is safe")
+	f.shadow.add(fl)
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -88,6 +90,10 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if f.proxyCertLife < time.Minute || f.proxyCertLife > 90*24*time.Hour {
 		return fmt.Errorf("--proxy-cert-life %s: it must be from 1m to 2160h (90 days)", f.proxyCertLife)
 	}
+	shadow, err := f.shadow.options(ctx)
+	if err != nil {
+		return err
+	}
 	tlsConfig, ca, err := f.serverTLS(ctx, log)
 	if err != nil {
 		return err
@@ -105,7 +111,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	defer st.Close()
 	core, err := control.New(ctx, control.Options{
 		Store: st, Settings: settings, Logger: log, Version: version(), Authenticate: authenticateProxy,
-		CA: ca, ProxyCertLife: f.proxyCertLife, PackagesDir: f.packagesDir,
+		CA: ca, ProxyCertLife: f.proxyCertLife, PackagesDir: f.packagesDir, Shadow: shadow,
 	})
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ type upFlags struct {
 	beside                       []supervise.Process // from run
 	redisURL                     string
 	limiters                     int
-	noJaeger, detach             bool
+	noJaeger, detach, shadow     bool
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
 }
@@ -60,6 +60,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")
 	fl.IntVar(&f.limiters, "limiters", 1, "number of limiter processes; more than one needs --redis-url")
 	fl.BoolVar(&f.noJaeger, "no-jaeger", false, "do without traces")
+	fl.BoolVar(&f.shadow, "shadow", false, "try each change on an Envoy of its own before the gateway gets it")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
 	fl.StringVar(&f.gateway, "gateway-listen", "127.0.0.1:8080", "what the gateway listens on")
 	fl.StringVar(&f.api, "api-listen", "127.0.0.1:7400", "configuration API over gRPC (loopback)")

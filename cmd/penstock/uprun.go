@@ -240,6 +240,9 @@ func (u *up) control() supervise.Process {
 	for i := range u.f.limiters {
 		args = append(args, "--limiter", loopback(u.f.limiterAddress(i)))
 	}
+	if u.f.shadow {
+		args = append(args, "--shadow-envoy="+u.envoy)
+	}
 	return supervise.Process{
 		Name: "control", Command: u.self, Args: append(args, u.otlp()...),
 		Ready: httpReady(nil, "http://"+u.f.http+"/readyz"),

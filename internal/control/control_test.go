@@ -40,7 +40,7 @@ func start(t *testing.T, dir string) *plane {
 	return serve(t, openStore(t, dir), dir)
 }
 
-func openStore(t *testing.T, dir string) store.Store {
+func openStore(t testing.TB, dir string) store.Store {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	st, err := store.Open(t.Context(), store.Options{DataDir: filepath.Join(dir, "etcd"), Prefix: "/test", SealKey: make([]byte, 32), Logger: log})
@@ -51,12 +51,12 @@ func openStore(t *testing.T, dir string) store.Store {
 	return st
 }
 
-func serve(t *testing.T, st store.Store, dir string) *plane {
+func serve(t testing.TB, st store.Store, dir string) *plane {
 	t.Helper()
 	return serveWith(t, st, dir, nil)
 }
 
-func serveWith(t *testing.T, st store.Store, dir string, shadow *ShadowOptions) *plane {
+func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) *plane {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -243,6 +244,14 @@ func (g *gate) problems() []gateway.Problem {
 	defer g.mu.Unlock()
 	var out []gateway.Problem
 	for _, v := range g.views {
+		if at := v.shadow.State().Envoy; at != "" {
+			for _, p := range g.core.delivery.Proxies() {
+				if p.View == v.name && p.Version != "" && p.Version != at {
+					out = append(out, gateway.Problem{Message: fmt.Sprintf(
+						"shadow gate: proxy %s runs Envoy %s and the shadow runs %s: what one takes the other may refuse; give --shadow-envoy the proxies' build", p.Name, p.Version, at)})
+				}
+			}
+		}
 		if v.err != nil {
 			out = append(out, gateway.Problem{Message: "shadow gate: view " + v.name + ": " + v.err.Error() + "; " + g.without()})
 		}

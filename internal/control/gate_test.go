@@ -242,3 +242,25 @@ func TestUnheld(t *testing.T) {
 		t.Error("more than endpoints and certificates of what is there")
 	}
 }
+
+// BenchmarkApply is one change of a route, from the call to the acknowledgement of a
+// proxy, with and without the gate.
+func BenchmarkApply(b *testing.B) {
+	for _, gated := range []bool{false, true} {
+		b.Run(fmt.Sprintf("gate=%v", gated), func(b *testing.B) {
+			dir := b.TempDir()
+			var o *ShadowOptions
+			if gated {
+				o = &ShadowOptions{Envoy: envoytest.Binary(b)}
+			}
+			p := serveWith(b, openStore(b, dir), dir, o)
+			proxyOf(b, p, dir, "one", nil)
+			p.apply(b, fmt.Sprintf(twoHosts, envoytest.FreePort(b), "static: {endpoints: [{address: 127.0.0.1, port: 9}]}"))
+			n := 0
+			for b.Loop() {
+				n++
+				p.apply(b, fmt.Sprintf("kind: Route\nname: y\ngateways: [edge]\nhostnames: [y.test]\nrules: [{direct_response: {status: 200, body: '%d'}}]\n", n))
+			}
+		})
+	}
+}

@@ -30,7 +30,7 @@ import (
 var picky = map[string]float64{"envoy.features.fail_on_any_deprecated_feature": 1, "re2.max_program_size.error_level": 40}
 
 // proxyOf starts an Envoy of a control plane.
-func proxyOf(t *testing.T, p *plane, dir, name string, runtime map[string]float64) *envoytest.Envoy {
+func proxyOf(t testing.TB, p *plane, dir, name string, runtime map[string]float64) *envoytest.Envoy {
 	t.Helper()
 	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
 	if err != nil {
@@ -78,7 +78,7 @@ func (p *plane) proxyNamed(name string) *pb.Proxy {
 	return nil
 }
 
-func (p *plane) apply(t *testing.T, yaml string, deletes ...string) *pb.ServingReport {
+func (p *plane) apply(t testing.TB, yaml string, deletes ...string) *pb.ServingReport {
 	t.Helper()
 	objects, errs := file.Decode("test.yaml", []byte(yaml))
 	if len(errs) > 0 {

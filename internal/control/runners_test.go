@@ -61,7 +61,7 @@ func report(t *testing.T, s pb.RunnerService_ConnectClient, ports ...uint32) {
 }
 
 // until polls a condition; it fails the test after half a minute.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -35,6 +35,7 @@ type process struct {
 	masked map[xds.Ref]*ledger.Quarantine // what the server spares it
 	grpc   *grpc.Server
 	dir    string
+	limit  time.Duration // of one answer
 	cmd    *exec.Cmd
 	log    *tail
 	client *http.Client
@@ -53,7 +54,8 @@ func (s *Shadow) launch(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{dir: dir, server: s.deliver(), grpc: grpc.NewServer(grpc.MaxRecvMsgSize(32<<20), grpc.WaitForHandlers(true)), log: &tail{}}
+	limit := s.limit()
+	p := &process{dir: dir, limit: limit, server: s.deliver(limit), grpc: grpc.NewServer(grpc.MaxRecvMsgSize(32<<20), grpc.WaitForHandlers(true)), log: &tail{}}
 	p.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", p.path("admin.sock"))
 	}}}

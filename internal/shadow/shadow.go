@@ -39,6 +39,8 @@ const DefaultLimit = 5 * time.Second
 const (
 	// startLimit bounds the start of the process, on a loaded machine too.
 	startLimit = 30 * time.Second
+	// resourceLimit adds to the limit for each resource.
+	resourceLimit = 500 * time.Microsecond
 	// maxFailures is how often the shadow may end with nothing to blame in one Try.
 	maxFailures = 3
 )
@@ -53,7 +55,8 @@ type Options struct {
 	Envoy  string
 	Logger *slog.Logger
 	// Limit is how long one response may stay unanswered before the shadow counts as
-	// hung. Default DefaultLimit.
+	// hung, and half a millisecond more for each resource that there is when the
+	// process starts: it gets all of them at once. Default DefaultLimit.
 	Limit time.Duration
 	// Change, if not nil, changes the bootstrap, for a fleet whose bootstrap was
 	// changed: run-time settings, extensions.
@@ -391,9 +394,12 @@ func (t *trial) settle(ctx context.Context) (why string, err error) {
 		why = "it ended: " + t.p.end()
 	case err != nil:
 		return "", err
-	case slices.ContainsFunc(rep.Problems, func(p ledger.Problem) bool { return p.State == ledger.Silent }) || !t.p.ready(ctx, t.opt.Limit):
-		why = fmt.Sprintf("it did not answer within %s", t.opt.Limit)
+	case slices.ContainsFunc(rep.Problems, func(p ledger.Problem) bool { return p.State == ledger.Silent }) || !t.p.ready(ctx, t.p.limit):
+		why = fmt.Sprintf("it did not answer within %s", t.p.limit)
 	default:
+		for _, p := range t.p.server.Proxies() {
+			t.set(func(s *State) { s.Envoy = p.Version })
+		}
 		return "", nil
 	}
 	t.p.close()
@@ -409,17 +415,25 @@ func (s *Shadow) set(change func(*State)) {
 // viewName is the one view of the shadow's delivery.
 const viewName = "shadow"
 
+// limit is how long a response may stay unanswered.
+func (s *Shadow) limit() time.Duration {
+	limit := s.opt.Limit
+	for _, all := range s.sent.Resources {
+		limit += time.Duration(len(all)) * resourceLimit
+	}
+	return limit
+}
+
 // deliver makes the delivery of one process.
-func (s *Shadow) deliver() *delivery.Server {
+func (s *Shadow) deliver(limit time.Duration) *delivery.Server {
 	return delivery.New(delivery.Options{
-		Logger: s.log, SilentAfter: s.opt.Limit, Grace: -1,
+		Logger: s.log, SilentAfter: limit, Grace: -1,
 		Authenticate: func(context.Context) (delivery.Identity, error) {
 			return delivery.Identity{Proxy: viewName, SPIFFE: viewName, View: viewName}, nil
 		},
 		OnRefused: func(r delivery.Refusal) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.state.Envoy = r.Envoy
 			s.refusals = append(s.refusals, Verdict{
 				Ref: xds.Ref{Type: r.Resource.Type, Name: r.Resource.Name}, Version: r.Resource.Version, Detail: r.Detail,
 			})
