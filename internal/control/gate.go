@@ -18,6 +18,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/internal/shadow"
 	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
@@ -77,7 +78,8 @@ func newGate(c *Core, o *ShadowOptions) *gate {
 
 // deliver gives the proxies of a view a generation, when the shadow has tried it.
 func (c *Core) deliver(view string, g *xds.Generation) {
-	if c.gate == nil {
+	if v, err := compile.ParseView(view); c.gate == nil || err != nil || v.GRPC {
+		// Clients without a proxy are no Envoys, and nothing that Envoy says is about them.
 		c.delivery.Update(view, c.bad.published(view, g))
 		return
 	}

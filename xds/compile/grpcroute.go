@@ -104,7 +104,7 @@ func cannotDo(e *gateway.Entry) (out []string) {
 // of the route itself.
 func (c *grpcEntry) action() *routev3.RouteAction {
 	p := &part{}
-	all, err := forwardAction(p, c.e, c.e.Rule.GetForward())
+	all, err := forwardAction(p, c.e, c.e.Rule.GetForward(), nil)
 	if err != nil {
 		return nil
 	}

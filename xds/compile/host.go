@@ -363,7 +363,7 @@ func redirect(r *pb.Redirect, l *pb.Listener) (*routev3.Route_Redirect, error) {
 // forward is one Envoy route for each class of methods whose retries differ by more
 // than what the filter retryOn does.
 func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*routev3.Route, error) {
-	base, err := c.forwardAction(p, e, f)
+	base, err := forwardAction(p, e, f, c.refused)
 	if err != nil {
 		return nil, err
 	}
@@ -413,7 +413,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 // forwardAction is all of the action that does not depend on path and method; nil
 // when every backend is refused by proxies. If it is some of several, the others
 // get their requests.
-func (c *hostCompiler) forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (*routev3.RouteAction, error) {
+func forwardAction(p *part, e *gateway.Entry, f *pb.Forward, refused func(target) bool) (*routev3.RouteAction, error) {
 	targets := slices.DeleteFunc(slices.Clone(e.Backends), func(t gateway.Target) bool { return t.Weight == 0 })
 	if len(targets) == 0 && len(e.Backends) == 1 {
 		targets = slices.Clone(e.Backends) // one alone needs no weight
@@ -425,9 +425,9 @@ func (c *hostCompiler) forwardAction(p *part, e *gateway.Entry, f *pb.Forward) (
 		a.AppendXForwardedHost = true
 	}
 	p.targets = targets
-	if c.refused != nil {
+	if refused != nil {
 		targets = slices.DeleteFunc(slices.Clone(targets), func(t gateway.Target) bool {
-			bad := c.refused(target{t, clusterName(t)})
+			bad := refused(target{t, clusterName(t)})
 			if bad {
 				p.refused = append(p.refused, clusterName(t))
 			}
