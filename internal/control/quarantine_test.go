@@ -317,7 +317,7 @@ gateways: [edge]
 hostnames: [split.test]
 rules: [{forward: {backends: [{backend: good}]}}]
 `, port, backend(t, "good")))
-	if got := p.core.Layout("projects/default/gateways/edge", "http"); got != "table" {
+	if got := p.core.Layout("projects/default/gateways/edge", "http", "split.test"); got != "table" {
 		t.Fatalf("the layout is %q, want a table", got)
 	}
 	answers(t, port, "a.test", "/", 200, "any")
