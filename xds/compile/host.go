@@ -69,7 +69,7 @@ type hostCompiler struct {
 	s       *gateway.Snapshot
 	u       *unit
 	open    openEntries
-	holds   *Holds // nil for none
+	holds   *Holds            // nil for none
 	refused func(target) bool // may be nil
 }
 

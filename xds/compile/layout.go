@@ -51,7 +51,7 @@ func HostLayout(s *gateway.Snapshot, settings Settings, gatewayName, listener, h
 	var units []*unit
 	for _, h := range hosts {
 		if lay.scopeOf(h.Hostname) == scope {
-			units = append(units, compileHost(s, h, nil))
+			units = append(units, compileHost(s, h, nil, nil))
 		}
 	}
 	if len(units) == 0 || !st.onDemand(scope, units) {

@@ -76,7 +76,7 @@ func TestRetries(t *testing.T) {
 			&pb.Backend{Name: "projects/default/backends/up", Target: &pb.Backend_Dns{Dns: &pb.DnsTarget{Hostname: "up.test", Port: 80}}}, route,
 		}})
 		host := s.Hosts("projects/default/gateways/g", "http")[0]
-		u := compileHost(s, host, nil)
+		u := compileHost(s, host, nil, nil)
 		if len(u.problems) > 0 {
 			t.Fatal(u.problems)
 		}
@@ -133,7 +133,7 @@ func TestSharedRetries(t *testing.T) {
 			}}})
 		}
 		s := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
-		return proto.Size(compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil).vhost)
+		return proto.Size(compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil, nil).vhost)
 	}
 	if ten, more := size(10), size(20); more-ten > 10*100 {
 		t.Errorf("%d bytes for 10 routes, %d for 20", ten, more)

@@ -208,7 +208,7 @@ func TestTreeEntries(t *testing.T) {
 	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}}, route,
 	}})
-	u := compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil)
+	u := compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil, nil)
 	if len(u.vhost.GetRoutes()) != 0 || u.vhost.GetMatcher() == nil || len(u.problems) != 0 {
 		t.Fatalf("no tree: %v %v", u.vhost, u.problems)
 	}
