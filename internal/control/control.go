@@ -114,7 +114,11 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
 		StreamAge: delivery.DefaultStreamAge, WarmRoutes: compile.WarmRoutes,
-		OnRefused:  func(r delivery.Refusal) { c.bad.refused(r) },
+		OnRefused: func(r delivery.Refusal) {
+			if r.Resource.Type != xds.Route { // see salvage.go
+				c.bad.refused(r)
+			}
+		},
 		OnAccepted: func(view string, r xds.Ref) { c.bad.accepted(view, r) },
 		OnForbidden: func(who delivery.Identity, r xds.Ref) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
