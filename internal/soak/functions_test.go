@@ -176,7 +176,7 @@ func (p *plane) instances(t *testing.T, id string) []*pb.Instance {
 
 // tally is what became of requests.
 type tally struct {
-	small bool // bodies that a proxy keeps for another try
+	small                                  bool // bodies that a proxy keeps for another try
 	gets, posts, lostGets, lostPosts, cold atomic.Int64
 
 	mu     sync.Mutex
