@@ -52,7 +52,7 @@ func newRoot() *cobra.Command {
 	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand(),
 		newProxyCommand())
 	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
-		newDeleteCommand(), newRouteCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
+		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand())
 	return root
 }

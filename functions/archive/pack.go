@@ -42,8 +42,9 @@ var leftOut = map[string]bool{
 
 // Pack writes a folder as a zip. The same files give the same bytes: entries are in
 // the order of their names and carry no times. Folders of version control, virtual
-// environments, node_modules and caches stay out, unless keep says otherwise.
-func Pack(w io.Writer, dir string, keep func(name string) bool) error {
+// environments, node_modules and caches stay out, and what skip (which may be nil)
+// says of names below the folder, with / between their parts.
+func Pack(w io.Writer, dir string, skip func(name string) bool) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func Pack(w io.Writer, dir string, keep func(name string) bool) error {
 		if err != nil || name == "." {
 			return err
 		}
-		if (leftOut[e.Name()] || strings.HasSuffix(e.Name(), ".pyc")) && (keep == nil || !keep(name)) {
+		if leftOut[e.Name()] || strings.HasSuffix(e.Name(), ".pyc") || skip != nil && skip(name) {
 			if e.IsDir() {
 				return fs.SkipDir
 			}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Templates of functions, a folder each. Files end in .tmpl, so that no tool takes
+// them for a part of this program; NAME in them, and in their names, is the function's.
+//
+//go:embed templates
+var templates embed.FS
+
+var functionID = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+func templateNames() []string {
+	entries, err := templates.ReadDir("templates")
+	if err != nil {
+		panic(err) // embedded
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func newFnInitCommand() *cobra.Command {
+	var template, dir string
+	c := &cobra.Command{
+		Use:   "init NAME",
+		Short: "Write a function to begin with",
+		Long:  "Writes a folder with a handler, as the cloud that it is named after runs it, and " + functionFile + ", which says how\nit is run and which requests it gets.",
+		Example: "  penstock fn init hello && penstock fn deploy hello && curl localhost:8080/hello\n" +
+			"  penstock fn init greet --template lambda-go",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !functionID.MatchString(args[0]) {
+				return fmt.Errorf("%q is no name of a function: a-z, 0-9 and -, at most 63 of them, not - at an end", args[0])
+			}
+			if dir == "" {
+				dir = args[0]
+			}
+			files, err := writeTemplate(template, args[0], dir)
+			if err != nil {
+				return err
+			}
+			for _, f := range files {
+				fmt.Fprintf(cmd.OutOrStdout(), "+ %s\n", filepath.Join(dir, f))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "next: penstock fn deploy %s (or: penstock fn dev %s), then curl localhost:8080/%s\n", dir, dir, args[0])
+			return nil
+		},
+	}
+	c.Flags().StringVarP(&template, "template", "t", "lambda-python", "one of "+strings.Join(templateNames(), ", "))
+	c.Flags().StringVar(&dir, "dir", "", "folder to write (default NAME)")
+	return c
+}
+
+// writeTemplate writes a template into a folder that is not there, or is empty, and
+// returns the names of its files.
+func writeTemplate(template, name, dir string) ([]string, error) {
+	root := path.Join("templates", template)
+	if !slices.Contains(templateNames(), template) {
+		return nil, fmt.Errorf("--template %q is none of %s", template, strings.Join(templateNames(), ", "))
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return nil, fmt.Errorf("%s is not empty: choose another --dir", dir)
+	}
+	var out []string
+	err := fs.WalkDir(templates, root, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := templates.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		rel := strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(p, root+"/"), ".tmpl"), "NAME", name)
+		to := filepath.Join(dir, filepath.FromSlash(rel))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o644)
+		if strings.HasPrefix(string(b), "#!") {
+			mode = 0o755
+		}
+		out = append(out, rel)
+		return os.WriteFile(to, []byte(strings.ReplaceAll(string(b), "NAME", name)), mode)
+	})
+	return out, err
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+func newFnScaleCommand() *cobra.Command {
+	var wf writeFlags
+	var lowest, highest, instances uint32
+	var objective, queue string
+	var concurrency, rps float64
+	var idle time.Duration
+	return fnVerb("scale NAME", "Say how many instances a function has, or what their number follows", func(c *cobra.Command) {
+		wf.add(c)
+		f := c.Flags()
+		f.Uint32Var(&lowest, "min", 0, "instances that are always there")
+		f.Uint32Var(&highest, "max", 0, "never more than these")
+		f.Uint32Var(&instances, "instances", 0, "a fixed number, whatever the load")
+		f.StringVar(&objective, "objective", "", "a latency to keep, such as 'p99 <= 200ms'")
+		f.Float64Var(&concurrency, "target-concurrency", 0, "requests at once for each instance")
+		f.Float64Var(&rps, "target-rps", 0, "requests a second for each instance")
+		f.DurationVar(&idle, "idle-timeout", 0, "without a request for so long, instances beyond the minimum end")
+		f.StringVar(&queue, "queue", "", "direct, central or auto")
+	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
+		set := cmd.Flags().Changed
+		return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, _ *pb.DescribeFunctionResponse) error {
+			if set("instances") {
+				f.Instances, f.Scale = instances, nil
+				return nil
+			}
+			f.Instances = 0
+			if f.Scale == nil {
+				f.Scale = &pb.Scale{}
+			}
+			s := f.Scale
+			if set("min") {
+				s.Min = lowest
+			}
+			if set("max") {
+				s.Max = highest
+			}
+			if set("objective") || set("target-concurrency") || set("target-rps") {
+				s.Objective, s.TargetConcurrency, s.TargetRps = objective, concurrency, rps
+			}
+			if set("idle-timeout") {
+				s.IdleTimeout = durationpb.New(idle)
+			}
+			if set("queue") {
+				mode, ok := pb.QueueMode_value["QUEUE_MODE_"+strings.ToUpper(queue)]
+				if !ok {
+					return fmt.Errorf("--queue %q is none of direct, central, auto", queue)
+				}
+				s.Queue = pb.QueueMode(mode)
+			}
+			return nil
+		})
+	})
+}
+
+func newFnRollbackCommand() *cobra.Command {
+	var wf writeFlags
+	var to int64
+	c := fnVerb("rollback NAME", "Give all requests to an older version", func(c *cobra.Command) {
+		wf.add(c)
+		c.Flags().Int64Var(&to, "to", 0, "number of the version (default: the one before that which gets the requests)")
+	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
+		return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, d *pb.DescribeFunctionResponse) error {
+			number := to
+			if number == 0 {
+				var err error
+				if number, err = versionBefore(f, d.GetVersions()); err != nil {
+					return err
+				}
+			}
+			f.Traffic = []*pb.Traffic{{Version: number, Weight: 100}}
+			return nil
+		})
+	})
+	c.Long = "Old instances serve on until those of the older version are ready. New deployments get no requests then,\n" +
+		"until `penstock fn promote`, or a deployment that says so."
+	return c
+}
+
+// versionBefore is the version before the one that gets the most requests. versions
+// are sorted, the newest first.
+func versionBefore(f *pb.Function, versions []*pb.FunctionVersion) (int64, error) {
+	serving := int64(0)
+	var weight uint32
+	for _, t := range f.GetTraffic() {
+		if t.GetWeight() > weight {
+			serving, weight = t.GetVersion(), t.GetWeight()
+		}
+	}
+	for i, v := range versions {
+		if (serving == 0 || v.GetNumber() == serving) && i+1 < len(versions) {
+			return versions[i+1].GetNumber(), nil
+		}
+		if serving == 0 || v.GetNumber() == serving {
+			break
+		}
+	}
+	return 0, fmt.Errorf("%s has no version before the one that gets the requests: `penstock fn describe` shows which are kept", f.GetName())
+}
+
+func newFnPromoteCommand() *cobra.Command {
+	var wf writeFlags
+	return fnVerb("promote NAME", "Give all requests to the newest version, and to those that follow", func(c *cobra.Command) { wf.add(c) },
+		func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
+			return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, _ *pb.DescribeFunctionResponse) error {
+				f.Traffic = nil
+				return nil
+			})
+		})
+}
+
+// splitFlags say what a deployment gets of the requests.
+type splitFlags struct {
+	tag       string
+	percent   uint32
+	noTraffic bool
+}
+
+func (s *splitFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&s.tag, "tag", "", "a name for the new version: routes reach it by subset, whatever its weight")
+	c.Flags().Uint32Var(&s.percent, "split", 100, "percent of the requests that the new version gets; the others stay where they are")
+	c.Flags().BoolVar(&s.noTraffic, "no-traffic", false, "the new version gets no requests but by its tag")
+}
+
+// traffic is that of a function after a deployment: the newest version is the one
+// that is deployed, current the number of the one that gets the requests now.
+func (s *splitFlags) traffic(current int64) ([]*pb.Traffic, error) {
+	percent := s.percent
+	if s.noTraffic {
+		percent = 0
+	}
+	switch {
+	case percent > 100:
+		return nil, fmt.Errorf("--split %d: it is a part of 100", percent)
+	case percent == 100 && s.tag == "":
+		return nil, nil
+	case percent == 100:
+		return []*pb.Traffic{{Weight: 100, Tag: s.tag}}, nil
+	case current == 0:
+		return nil, fmt.Errorf("--split and --no-traffic need a version that gets the other requests, and there is none yet: deploy it first")
+	}
+	out := []*pb.Traffic{{Version: current, Weight: 100 - percent}}
+	if percent > 0 || s.tag != "" {
+		out = append(out, &pb.Traffic{Weight: percent, Tag: s.tag})
+	}
+	return out, nil
+}
+
+// trafficText is the traffic in short: "17 90%, newest 10% (canary)".
+func trafficText(f *pb.Function) string {
+	total := uint64(0)
+	for _, t := range f.GetTraffic() {
+		total += uint64(t.GetWeight())
+	}
+	var out []string
+	for _, t := range f.GetTraffic() {
+		text := "newest"
+		if t.GetVersion() != 0 {
+			text = strconv.FormatInt(t.GetVersion(), 10)
+		}
+		text += fmt.Sprintf(" %.4g%%", 100*float64(t.GetWeight())/float64(max(total, 1)))
+		if t.GetTag() != "" {
+			text += " (" + t.GetTag() + ")"
+		}
+		out = append(out, text)
+	}
+	if len(out) == 0 {
+		return "newest 100%"
+	}
+	return strings.Join(out, ", ")
+}
