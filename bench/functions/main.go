@@ -200,11 +200,11 @@ func (b *bench) instances(ctx context.Context, id string) ([]*pb.Instance, error
 	}), nil
 }
 
-// gone waits until a function has no instance.
-func (b *bench) gone(ctx context.Context, id string) error {
+// await waits until a function has some instance, or none.
+func (b *bench) await(ctx context.Context, id string, some bool) error {
 	for ctx.Err() == nil {
 		list, err := b.instances(ctx, id)
-		if err != nil || len(list) == 0 {
+		if err != nil || len(list) > 0 == some {
 			return err
 		}
 		select {
@@ -280,7 +280,7 @@ func (b *bench) cold(ctx context.Context) error {
 	c := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	var starts, whole, beyond []float64
 	for range rounds {
-		if err := b.gone(ctx, "cold"); err != nil {
+		if err := b.await(ctx, "cold", false); err != nil {
 			return err
 		}
 		start, err := b.start(ctx)
@@ -296,6 +296,9 @@ func (b *bench) cold(ctx context.Context) error {
 		}
 		starts, whole = append(starts, milliseconds(start)), append(whole, milliseconds(d))
 		beyond = append(beyond, milliseconds(d-start))
+		if err := b.await(ctx, "cold", true); err != nil {
+			return err
+		}
 	}
 	b.report.AddRounds("start of the process by itself", "ms", starts)
 	b.report.AddRounds("cold request", "ms", whole)
