@@ -57,7 +57,7 @@ bench-scaler:
 # The long forms of what `make test` runs short.
 SEEDS ?= 100000
 soak: tools
-	PENSTOCK_SOAK=1 $(GO) test -count=1 -timeout 60m -v ./internal/soak
+	PENSTOCK_SOAK=1 $(GO) test -count=1 -timeout 120m -v ./internal/soak
 	PENSTOCK_KILL_ROUNDS=500 $(GO) test -count=1 -timeout 60m -run Kill -v ./store
 sim:
 	$(GO) test -count=1 -timeout 60m -run Simulation ./xds/ledger -seeds $(SEEDS)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
 )
 
@@ -277,4 +278,68 @@ func (a *acks) elsewhere(runner string, p *progress) uint64 {
 		all = min(all, number)
 	}
 	return all
+}
+
+// waitEndpoints waits until the proxies have the endpoints of some functions as they
+// are now: that a proxy serves a revision says nothing of instances that have become
+// ready since.
+func (c *Core) waitEndpoints(ctx context.Context, functions []*pb.Function) {
+	var refs []xds.Ref
+	for _, f := range functions {
+		for _, d := range c.Snapshot().Deployments(f) {
+			refs = append(refs, xds.Ref{Type: xds.Endpoint, Name: d.GetName()})
+		}
+	}
+	if len(refs) == 0 {
+		return
+	}
+	c.publish(c.Snapshot()) // what is known may be on its way
+	told := c.acks.reached()
+	signals, stop := c.delivery.Follow()
+	defer stop()
+	for {
+		current, again := c.delivery.Current(refs, 0)
+		if !slices.Contains(current, false) && (c.fleet.alone() || c.acks.passed(told)) {
+			return
+		}
+		next := c.now().Add(ackPause)
+		if again.After(next) && c.fleet.alone() {
+			next = again
+		}
+		var due <-chan time.Time
+		if !again.IsZero() || !c.fleet.alone() {
+			due = time.After(next.Sub(c.now()))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+		case <-due:
+		}
+	}
+}
+
+// reached are the newest states of the runners that are connected here.
+func (a *acks) reached() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[string]uint64{}
+	for name, p := range a.runners {
+		if p.tell != nil {
+			out[name] = p.published
+		}
+	}
+	return out
+}
+
+// passed tells whether states have been acknowledged by the proxies of all replicas.
+func (a *acks) passed(reached map[string]uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, n := range reached {
+		if p := a.runners[name]; p != nil && p.tell != nil && p.told < n {
+			return false
+		}
+	}
+	return true
 }

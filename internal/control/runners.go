@@ -178,9 +178,11 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	defer r.leave(name, me)
 	r.core.log.Info("runner connected", "runner", name)
 	acknowledged := r.core.acks.begin(name)
+	fresh, stopSaving := r.keepSaving(ctx, name)
+	defer stopSaving()
 
 	failed := make(chan error, 1)
-	go func() { failed <- r.receive(name, me, stream) }()
+	go func() { failed <- r.receive(name, me, stream, fresh) }()
 	sent := uint64(0) // version of the functions that were sent
 	for {
 		r.mu.Lock()
@@ -205,7 +207,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	}
 }
 
-func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
+func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse], fresh chan<- struct{}) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -216,7 +218,11 @@ func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingSe
 		}
 		switch {
 		case m.GetState() != nil:
-			r.report(stream.Context(), name, me, m.GetState())
+			r.report(name, me, m.GetState())
+			select {
+			case fresh <- struct{}{}:
+			default:
+			}
 		case m.GetStats() != nil:
 			r.keepStats(name, me, m.GetStats())
 		case m.GetLogs() != nil:
@@ -262,7 +268,7 @@ func (r *runners) leave(name string, me *struct{}) {
 }
 
 // report takes over what a runner says and publishes it when endpoints changed.
-func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.RunnerState) {
+func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 	r.mu.Lock()
 	k := r.known[name]
 	if k == nil || k.stream != me {
@@ -279,7 +285,31 @@ func (r *runners) report(ctx context.Context, name string, me *struct{}, st *pb.
 		r.core.publish(r.core.Snapshot())
 	}
 	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
-	r.save(ctx, name)
+}
+
+// lastSave bounds the last save of a runner whose stream has ended.
+const lastSave = 2 * time.Second
+
+// keepSaving saves a runner's state after each signal, beside all else: endpoints do
+// not wait for the store's disk. stop saves what is left.
+func (r *runners) keepSaving(ctx context.Context, name string) (fresh chan<- struct{}, stop func()) {
+	signals, end, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-signals:
+				r.save(ctx, name)
+				continue
+			case <-end:
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
+			defer cancel()
+			r.save(ctx, name)
+			return
+		}
+	}()
+	return signals, func() { close(end); <-ended }
 }
 
 // save puts a runner's state where other replicas, and this one after a restart,

@@ -64,6 +64,7 @@ func (c *Core) waitServed(ctx context.Context, out *api.Outcome, o *pb.WriteOpti
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout(o))
 	defer cancel()
 	problems := c.runners.waitReady(ctx, functions)
+	c.waitEndpoints(ctx, functions)
 	rep := c.wait(ctx, out.Result.GetRevision())
 	rep.Problems = append(rep.Problems, problems...)
 	return rep

@@ -34,7 +34,7 @@ import (
 )
 
 const (
-	pollFirst = time.Millisecond
+	pollFirst = 200 * time.Microsecond
 	pollMost  = 5 * time.Millisecond
 	// dialTimeout bounds one connection to a server whose backlog is full.
 	dialTimeout = 5 * time.Second
@@ -166,7 +166,7 @@ func (c *contract) WaitReady(ctx context.Context) error {
 			return ctx.Err()
 		case <-timer.C:
 		}
-		pause = min(pause*5/4, pollMost)
+		pause = min(pause*9/8, pollMost)
 	}
 }
 
