@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -128,12 +129,18 @@ func isReservedEnv(name string) bool {
 		slices.ContainsFunc(reservedEnvPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
+var packageDigest = regexp.MustCompile("^sha256:[0-9a-f]{64}$")
+
 func (c *checker) function(f *pb.Function) {
 	source := f.GetSource()
 	switch {
 	case source == "" || c.has("source"):
+	case strings.HasPrefix(source, "sha256:"):
+		if !packageDigest.MatchString(source) {
+			c.add("source", "%q must be sha256: and 64 hexadecimal digits in lower case, as the upload of the package told", source)
+		}
 	case strings.HasPrefix(source, "/") || strings.ContainsAny(source, "\\\x00"):
-		c.add("source", "%q must be a folder relative to the functions root, with / between its parts", source)
+		c.add("source", "%q must be a folder or a .zip file relative to the functions root, with / between its parts", source)
 	case slices.Contains(strings.Split(source, "/"), "..") || path.Clean(source) == "..":
 		c.add("source", "%q leaves the functions root; write it without ..", source)
 	}

@@ -193,6 +193,8 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"function", `{'server': {'command': ['a']}, 'source': '/etc'}`, "source", "relative to the functions root"},
 	{"function", `{'server': {'command': ['a']}, 'source': 'a/../../b'}`, "source", "leaves the functions root"},
 	{"function", `{'server': {'command': ['a']}, 'source': '..'}`, "source", "leaves the functions root"},
+	{"function", `{'server': {'command': ['a']}, 'source': 'sha256:12'}`, "source", "64 hexadecimal digits"},
+	{"function", `{'server': {'command': ['a']}, 'source': '/a.zip'}`, "source", "a .zip file relative"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'PORT': '1'}}`, `env["PORT"]`, "set by the runner"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'AWS_LAMBDA_RUNTIME_API': '1'}}`, `env["AWS_LAMBDA_RUNTIME_API"]`, "set by the runner"},
 	{"function", `{'server': {'command': ['a']}, 'source': 's', 'env': {'AWS_LAMBDA_FUNCTION_NAME': '1'}}`, `env["AWS_LAMBDA_FUNCTION_NAME"]`, "set by the runner"},
