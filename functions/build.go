@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
@@ -27,162 +26,92 @@ const (
 	// Limits of a source that is copied for a build.
 	maxSourceFiles = 100_000
 	maxSourceBytes = 1 << 30
-	// keepBuilds is how many finished builds stay besides those in use.
-	keepBuilds = 20
 	// buildTail is how much of the output of a build is kept.
 	buildTail = 4 << 10
-	// A build that failed is tried again after such a time when its source has not
-	// changed, for the network may have been the cause.
-	retryBuild, retryBuildMost = 30 * time.Second, 10 * time.Minute
 )
 
-// builder builds sources, once per content. A source is copied into the cache and
-// built there, so that it stays clean and that instances of the version before
-// keep their files. Layout: {cache}/builds/{hash}/src and, when finished, /done.
+// builder makes what instances run in out of what functions name: built sources,
+// unpacked packages and layers of dependencies, each once per content. A source is
+// copied into the cache and built there, so that it stays clean and that instances
+// of the version before keep their files.
 type builder struct {
-	root *os.Root
-	dir  string
-	log  *slog.Logger
-	// one build at a time: they take all cores anyway.
-	turn   chan struct{}
-	ctx    context.Context
-	cancel context.CancelFunc
-
-	mu       sync.Mutex
-	used     map[string]int
-	failures map[string]failedBuild
-}
-
-type failedBuild struct {
-	err   error
-	again time.Time
-	pause time.Duration
+	root                     *os.Root
+	log                      *slog.Logger
+	builds, packages, layers *cacheStore
+	ctx                      context.Context
+	cancel                   context.CancelFunc
 }
 
 func newBuilder(root *os.Root, cache string, log *slog.Logger) *builder {
+	// Builds and installations share a turn; packages are small and do not wait.
+	turn := make(chan struct{}, 1)
 	b := &builder{
-		root: root, dir: filepath.Join(cache, "builds"), log: log, turn: make(chan struct{}, 1),
-		used: map[string]int{}, failures: map[string]failedBuild{},
+		root: root, log: log,
+		builds:   newCacheStore(filepath.Join(cache, "builds"), turn),
+		layers:   newCacheStore(filepath.Join(cache, "layers"), turn),
+		packages: newCacheStore(filepath.Join(cache, "packages"), make(chan struct{}, 1)),
 	}
+	b.packages.forgets = true
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
 }
 
 func (b *builder) stop() { b.cancel() }
 
-// build returns the folder of the built source and the name that release takes.
-func (b *builder) build(ctx context.Context, source string, command []string, env map[string]string) (name, dir string, err error) {
+// bound is a context that ends with the builder, too, and after buildTimeout.
+func (b *builder) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	stop := context.AfterFunc(b.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// build returns the folder of the built source and what gives it back.
+func (b *builder) build(ctx context.Context, source string, command []string, env map[string]string) (dir string, release func(), err error) {
+	ctx, cancel := b.bound(ctx)
 	defer cancel()
-	defer context.AfterFunc(b.ctx, cancel)()
-	src, err := b.root.OpenRoot(filepath.FromSlash(source))
+	src, err := os.OpenRoot(source)
 	if err != nil {
-		return "", "", fmt.Errorf("source %q: %w", source, err)
+		return "", nil, err
 	}
 	defer src.Close()
-	name, err = contentHash(src, command, env)
+	name, err := contentHash(src, command, env)
 	if err != nil {
-		return "", "", fmt.Errorf("source %q: %w", source, err)
+		return "", nil, fmt.Errorf("the source: %w", err)
 	}
-	select {
-	case b.turn <- struct{}{}:
-		defer func() { <-b.turn }()
-	case <-ctx.Done():
-		return "", "", ctx.Err()
-	}
-	home := filepath.Join(b.dir, name)
-	dir = filepath.Join(home, "src")
-	if _, err := os.Stat(filepath.Join(home, "done")); err != nil {
-		if err := b.failed(name); err != nil {
-			return "", "", err
+	return b.builds.get(ctx, name, func(ctx context.Context, dir string) error {
+		if err := copyTree(src, dir); err != nil {
+			return fmt.Errorf("copy the source: %w", err)
 		}
-		err := b.make(ctx, src, home, command, env)
-		if ctx.Err() == nil {
-			b.note(name, err)
-		}
-		if err != nil {
-			_ = os.RemoveAll(home)
-			return "", "", err
-		}
-	}
-	now := time.Now()
-	_ = os.Chtimes(filepath.Join(home, "done"), now, now) // prune goes by the last use
-	b.mu.Lock()
-	b.used[name]++
-	b.mu.Unlock()
-	b.prune()
-	return name, dir, nil
+		return b.run(ctx, "build", dir, buildEnvironment(env), command)
+	})
 }
 
-// release tells that a build is used once less.
-func (b *builder) release(name string) {
-	if name == "" {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.used[name]--; b.used[name] <= 0 {
-		delete(b.used, name)
-	}
-}
-
-// failed returns the error of a build that need not be tried again yet.
-func (b *builder) failed(name string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if f, ok := b.failures[name]; ok && time.Now().Before(f.again) {
-		return f.err
-	}
-	return nil
-}
-
-func (b *builder) note(name string, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err == nil {
-		delete(b.failures, name)
-		return
-	}
-	if len(b.failures) > 1000 {
-		clear(b.failures)
-	}
-	pause := min(max(2*b.failures[name].pause, retryBuild), retryBuildMost)
-	b.failures[name] = failedBuild{err: err, again: time.Now().Add(pause), pause: pause}
-}
-
-// make copies and builds.
-func (b *builder) make(ctx context.Context, src *os.Root, home string, command []string, env map[string]string) error {
-	if err := os.RemoveAll(home); err != nil { // what a killed runner left
-		return err
-	}
-	dir := filepath.Join(home, "src")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("functions cache: %w", err)
-	}
-	if err := copyTree(src, dir); err != nil {
-		return fmt.Errorf("copy the source: %w", err)
-	}
+// run runs a command of a build; its error ends with the last lines of its output.
+func (b *builder) run(ctx context.Context, what, dir string, env, command []string) error {
 	began := time.Now()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	out := &tailBuffer{max: buildTail}
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = dir, buildEnvironment(env), out, out, 5*time.Second
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = dir, env, out, out, 5*time.Second
 	if err := launch.Run(cmd); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("it was stopped after %s", time.Since(began).Round(time.Second))
 		}
-		return fmt.Errorf("build %q failed: %w; last output:\n%s", strings.Join(command, " "), err, out)
+		return fmt.Errorf("%s %q failed: %w; last output:\n%s", what, strings.Join(command, " "), err, out)
 	}
 	b.log.Info("built", "command", strings.Join(command, " "), "seconds", time.Since(began).Seconds())
-	return os.WriteFile(filepath.Join(home, "done"), nil, 0o644)
+	return nil
 }
 
-// goVariables and the like may pass into a build, which needs to find its
-// dependencies; nothing else of the runner's environment does.
+// buildVariables may pass into a build, which needs to find its dependencies, as
+// may the settings of pip and npm; nothing else of the runner's environment does.
 var buildVariables = []string{
 	"PATH", "HOME", "TMPDIR",
 	"GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOTOOLCHAIN", "GOCACHE", "GOMODCACHE", "GOPATH", "GOROOT",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
 }
+
+var buildPrefixes = []string{"PIP_", "NPM_CONFIG_", "npm_config_"}
 
 func buildEnvironment(function map[string]string) []string {
 	env := map[string]string{
@@ -195,34 +124,18 @@ func buildEnvironment(function map[string]string) []string {
 			env[k] = v
 		}
 	}
+	for _, v := range os.Environ() {
+		k, v, _ := strings.Cut(v, "=")
+		if slices.ContainsFunc(buildPrefixes, func(p string) bool { return strings.HasPrefix(k, p) }) {
+			env[k] = v
+		}
+	}
 	maps.Copy(env, function)
 	var out []string
 	for k, v := range env {
 		out = append(out, k+"="+v)
 	}
 	return out
-}
-
-// prune removes the oldest builds that nobody uses.
-func (b *builder) prune() {
-	entries, _ := os.ReadDir(b.dir)
-	type build struct {
-		name string
-		used time.Time
-	}
-	var idle []build
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, e := range entries {
-		info, err := os.Stat(filepath.Join(b.dir, e.Name(), "done"))
-		if err == nil && b.used[e.Name()] == 0 {
-			idle = append(idle, build{e.Name(), info.ModTime()})
-		}
-	}
-	slices.SortFunc(idle, func(x, y build) int { return y.used.Compare(x.used) })
-	for _, x := range idle[min(keepBuilds, len(idle)):] {
-		_ = os.RemoveAll(filepath.Join(b.dir, x.name))
-	}
 }
 
 // walk calls f for all of a source but version control, in a fixed order.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,17 +34,18 @@ type runnable struct {
 // right behind its head, is waited for.
 const grpcStreamAfter = 5 * time.Millisecond
 
-// contract makes a function runnable out of its source, which is there and built.
+// contract makes a function runnable out of its source, which is there and built;
+// layer is the folder of its installed Python dependencies, if any.
 // Its errors are for the function's author. A new contract is one more case here
 // and a folder below runtime/.
-func (m *manager) contract(ctx context.Context, f *pb.Function, dir string) (runnable, error) {
+func (m *manager) contract(ctx context.Context, f *pb.Function, dir, layer string) (runnable, error) {
 	switch contract := f.GetContract().(type) {
 	case *pb.Function_Lambda:
-		return m.lambda(f, contract.Lambda, dir)
+		return m.lambda(f, contract.Lambda, dir, layer)
 	case *pb.Function_Server:
 		return m.server(f, contract.Server)
 	case *pb.Function_FunctionsFramework:
-		return m.framework(ctx, f, contract.FunctionsFramework, dir)
+		return m.framework(ctx, f, contract.FunctionsFramework, dir, layer)
 	case *pb.Function_Azure:
 		return m.azure(f, contract.Azure, dir)
 	}
@@ -58,9 +61,9 @@ var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
 	pb.LambdaEvent_LAMBDA_EVENT_RAW:          lambda.Raw,
 }
 
-func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir string) (runnable, error) {
+func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir, layer string) (runnable, error) {
 	o := lambda.Options{
-		Handler: c.GetHandler(), Python: m.config.Python, PythonPath: m.config.LambdaPythonPath,
+		Handler: c.GetHandler(), Python: m.config.Python, PythonPath: searchPath(layer, m.config.LambdaPythonPath),
 		Env: f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
 	}
 	switch c.GetRuntime() {
@@ -107,7 +110,7 @@ func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error)
 	return r, nil
 }
 
-func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.FunctionsFrameworkContract, dir string) (runnable, error) {
+func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.FunctionsFrameworkContract, dir, layer string) (runnable, error) {
 	o := framework.Options{
 		Target: c.GetTarget(), CloudEvent: c.GetSignature() == pb.FunctionSignature_FUNCTION_SIGNATURE_CLOUDEVENT,
 		Env: f.GetEnv(), Concurrency: int(cmp.Or(f.GetConcurrency(), 1)),
@@ -128,6 +131,7 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.Functions
 		}
 		o.Path = path
 	}
+	o.Path = searchPath(layer, o.Path)
 	if err := framework.Check(o, dir); err != nil {
 		return runnable{}, err
 	}
@@ -151,4 +155,11 @@ func (m *manager) azure(f *pb.Function, c *pb.AzureContract, dir string) (runnab
 func projectOf(name string) string {
 	p := strings.Split(name, "/")
 	return p[min(1, len(p)-1)]
+}
+
+// searchPath joins folders as PYTHONPATH does: the function's own dependencies go
+// before what the runner brings.
+func searchPath(dirs ...string) string {
+	dirs = slices.DeleteFunc(dirs, func(d string) bool { return d == "" })
+	return strings.Join(dirs, string(os.PathListSeparator))
 }

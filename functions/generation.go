@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -34,9 +35,10 @@ type generation struct {
 	want     int
 	slots    []*slot
 	crash    crash
-	// options of its instances, once prepared; build is what it holds in the cache.
+	// options of its instances, once prepared; release gives back what it holds in
+	// the cache.
 	options  instance.Options
-	build    string
+	release  func()
 	prepared bool
 	// problem is why it cannot be prepared.
 	problem string
@@ -61,10 +63,10 @@ func newGeneration(m *manager, f *function, spec *pb.Function, key [sha256.Size]
 func (g *generation) prepare() {
 	pause := time.Second
 	for {
-		options, build, err := g.resolve()
+		options, release, err := g.resolve()
 		g.m.mu.Lock()
 		if g.retired || err == nil {
-			g.options, g.build, g.prepared, g.problem = options, build, true, ""
+			g.options, g.release, g.prepared, g.problem = options, release, true, ""
 			if !g.retired {
 				g.fill()
 				g.m.settle(g.function)
@@ -90,12 +92,30 @@ func (g *generation) prepare() {
 	}
 }
 
-// resolve makes the options of instances out of the function.
-func (g *generation) resolve() (o instance.Options, build string, err error) {
+// resolve makes the options of instances out of the function, and what gives back
+// what they use of the cache.
+func (g *generation) resolve() (o instance.Options, release func(), err error) {
 	f, c := g.spec, g.m.config
-	dir, err := sourceDir(g.m.root, f.GetSource())
+	var held []func()
+	release = func() {
+		for _, r := range held {
+			r()
+		}
+	}
+	hold := func(dir string, r func(), err error) (string, error) {
+		if r != nil {
+			held = append(held, r)
+		}
+		return dir, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	dir, err := hold(g.m.source(g.ctx, f.GetSource()))
 	if err != nil {
-		return o, "", err
+		return o, release, err
 	}
 	o = instance.Options{
 		Function: f.GetName(), Dir: dir, Env: f.GetEnv(),
@@ -103,20 +123,23 @@ func (g *generation) resolve() (o instance.Options, build string, err error) {
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}
 	if b := f.GetServer().GetBuild(); len(b) > 0 {
-		build, o.Dir, err = g.m.builder.build(g.ctx, f.GetSource(), b, f.GetEnv())
-		if err != nil {
-			return o, "", err
+		if o.Dir, err = hold(g.m.builder.build(g.ctx, dir, b, f.GetEnv())); err != nil {
+			return o, release, err
 		}
 	}
-	r, err := g.m.contract(g.ctx, f, o.Dir)
+	layer, err := g.m.layer(g.ctx, f, o.Dir, hold)
 	if err != nil {
-		g.m.builder.release(build)
-		return o, "", err
+		return o, release, fmt.Errorf("its dependencies: %w", err)
+	}
+	o.Dir = cmp.Or(layer.dir, o.Dir)
+	r, err := g.m.contract(g.ctx, f, o.Dir, layer.path)
+	if err != nil {
+		return o, release, err
 	}
 	o.Contract, o.Concurrency, o.UploadStall, o.StreamAfter = r.factory, r.concurrency, r.uploadStall, r.streamAfter
 	o.Dir = cmp.Or(r.dir, o.Dir)
 	o.Queue = max(16, o.Concurrency/4)
-	return o, build, nil
+	return o, release, nil
 }
 
 // scale changes how many instances are wanted. The caller holds mu.

@@ -23,7 +23,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -69,6 +71,8 @@ type control struct {
 	lines     []*pb.LogLine
 	listening []string      // functions whose lines are wanted
 	deaf      bool          // no proxy acknowledges anything
+	packages  map[string][]byte
+	fetches   int
 	changed   chan struct{} // closed and replaced at each change of anything
 }
 
@@ -182,6 +186,23 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 			return stream.Context().Err()
 		}
 	}
+}
+
+// FetchPackage implements pb.RunnerServiceServer.
+func (c *control) FetchPackage(r *pb.FetchPackageRequest, stream grpc.ServerStreamingServer[pb.FetchPackageResponse]) error {
+	c.mu.Lock()
+	b, ok := c.packages[r.GetDigest()]
+	c.fetches++
+	c.mu.Unlock()
+	if !ok {
+		return status.Errorf(codes.NotFound, "there is no package %s", r.GetDigest())
+	}
+	for part := range slices.Chunk(b, 64<<10) {
+		if err := stream.Send(&pb.FetchPackageResponse{Chunk: part}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // await waits until the reported state is as wanted, and returns it.

@@ -182,7 +182,7 @@ func (m *manager) collect() {
 	for name, f := range m.functions {
 		f.generations = slices.DeleteFunc(f.generations, func(g *generation) bool {
 			if g.retired && len(g.slots) == 0 && g.prepared {
-				m.builder.release(g.build)
+				g.release()
 				return true
 			}
 			return false

@@ -1,0 +1,292 @@
+package functions
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/internal/launch"
+)
+
+const (
+	// maxManifest bounds each file that names dependencies.
+	maxManifest = 16 << 20
+	// maxIncluded bounds how many files requirements.txt may include.
+	maxIncluded = 32
+)
+
+// layer is where installed dependencies are found.
+type layer struct {
+	// path is a folder for PYTHONPATH; "": none.
+	path string
+	// dir is a copy of the source with node_modules; "": the source itself.
+	dir string
+}
+
+// hold keeps what gives a part of the cache back.
+type hold = func(dir string, release func(), err error) (string, error)
+
+// layer installs the dependencies that a source names, once for the files that name
+// them and the runtime. A source that brings packages along gets none.
+func (m *manager) layer(ctx context.Context, f *pb.Function, dir string, keep hold) (layer, error) {
+	if f.GetDependencies() == pb.DependencyMode_DEPENDENCY_MODE_NONE {
+		return layer{}, nil
+	}
+	framework := f.GetFunctionsFramework().GetRuntime()
+	switch {
+	case f.GetLambda().GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON,
+		framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
+		path, err := m.pythonLayer(ctx, f.GetName(), dir, keep)
+		return layer{path: path}, err
+	case framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
+		dir, err := m.nodeLayer(ctx, f.GetName(), dir, keep)
+		return layer{dir: dir}, err
+	}
+	return layer{}, nil
+}
+
+// install makes a layer, with a line in the function's log before and after.
+func (m *manager) install(ctx context.Context, function, name string, command []string, env map[string]string, prepare func(dir string) ([]string, string, error)) (string, func(), error) {
+	ctx, cancel := m.builder.bound(ctx)
+	defer cancel()
+	return m.builder.layers.get(ctx, name, func(ctx context.Context, dir string) error {
+		m.logs.say(function, "", "dependencies are being installed: "+strings.Join(command, " "))
+		began := time.Now()
+		args, work, err := prepare(dir)
+		if err != nil {
+			return err
+		}
+		if err := m.builder.run(ctx, "install", work, buildEnvironment(env), append(slices.Clone(command), args...)); err != nil {
+			return err
+		}
+		m.logs.say(function, "", fmt.Sprintf("dependencies are installed, in %.1f s", time.Since(began).Seconds()))
+		return nil
+	})
+}
+
+// pythonLayer is the folder of the packages of requirements.txt; "" when there are
+// none to install.
+func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep hold) (string, error) {
+	src, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	if vendored, _ := fs.Glob(src.FS(), "*.dist-info"); len(vendored) > 0 {
+		return "", nil // as `pip install --target .` leaves them
+	}
+	if _, err := src.Stat("requirements.txt"); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	r := requirements{files: map[string][]byte{}}
+	if err := r.read(src, "requirements.txt"); err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(r.names, func(n string) bool { return !brought[n] }) {
+		return "", nil
+	}
+	version, err := m.versionOf(ctx, m.config.Python, "-c", "import sys,platform;print(sys.version,platform.platform(),sys.implementation.cache_tag)")
+	if err != nil {
+		return "", err
+	}
+	command := []string{m.config.Python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
+	return keep(m.install(ctx, function, layerName("python", version, r.files), command, nil, func(to string) ([]string, string, error) {
+		return []string{"--target", to, "-r", "requirements.txt"}, dir, nil
+	}))
+}
+
+// brought are packages that the runner has itself, in names as PEP 503 normalizes
+// them: a source that names only these needs no layer.
+var brought = map[string]bool{"awslambdaric": true, "functions-framework": true, "@google-cloud/functions-framework": true}
+
+// requirements are the files that pip reads, by name, and the packages in them.
+type requirements struct {
+	files map[string][]byte
+	names []string
+}
+
+var (
+	requirementName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*)`)
+	separators      = regexp.MustCompile(`[-_.]+`)
+	includes        = regexp.MustCompile(`^(?:-r|-c|--requirement|--constraint)[ =]*(.+)$`)
+)
+
+// read reads a requirements file and those that it includes (pip's Requirements
+// File Format).
+func (r *requirements) read(src *os.Root, name string) error {
+	name = path.Clean(name)
+	if _, known := r.files[name]; known {
+		return nil
+	}
+	if len(r.files) >= maxIncluded {
+		return fmt.Errorf("requirements.txt includes more than %d files", maxIncluded)
+	}
+	b, err := readManifest(src, name)
+	if err != nil {
+		return err
+	}
+	r.files[name] = b
+	lines := bufio.NewScanner(strings.NewReader(string(b)))
+	lines.Buffer(nil, maxManifest)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if at := strings.Index(line, " #"); at >= 0 {
+			line = strings.TrimSpace(line[:at])
+		}
+		switch include := includes.FindStringSubmatch(line); {
+		case line == "" || line[0] == '#':
+		case include != nil:
+			if err := r.read(src, path.Join(path.Dir(name), include[1])); err != nil {
+				return fmt.Errorf("%s, line %d: %q: %w", name, n, line, err)
+			}
+		case strings.HasPrefix(line, "-e") || strings.HasPrefix(line, "--editable") || line[0] == '.' || line[0] == '/' || strings.Contains(line, "file:"):
+			return fmt.Errorf("%s, line %d: %q installs a folder, which only a package index can be the source of here: vendor it (pip install --target . …) and set dependencies: NONE", name, n, line)
+		default:
+			if m := requirementName.FindStringSubmatch(line); m != nil {
+				r.names = append(r.names, strings.ToLower(separators.ReplaceAllString(m[1], "-")))
+			}
+		}
+	}
+	return lines.Err()
+}
+
+// readManifest reads a file of a source.
+func readManifest(src *os.Root, name string) ([]byte, error) {
+	info, err := src.Stat(filepath.FromSlash(name))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxManifest {
+		return nil, fmt.Errorf("%s is no file of at most %d MiB", name, maxManifest>>20)
+	}
+	return src.ReadFile(filepath.FromSlash(name))
+}
+
+// nodeLayer is a copy of the source in which node_modules leads to the packages that
+// package.json names; "" when there are none to install.
+func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold) (string, error) {
+	src, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	if _, err := src.Stat("node_modules"); err == nil {
+		return "", nil
+	}
+	files, command, err := nodeManifest(src)
+	if err != nil || files == nil {
+		return "", err
+	}
+	version, err := m.versionOf(ctx, m.config.Node, "-p", "process.version+process.arch+process.platform")
+	if err != nil {
+		return "", err
+	}
+	modules, err := keep(m.install(ctx, function, layerName("node", version, files), command, nil, func(to string) ([]string, string, error) {
+		for name, b := range files {
+			if err := os.WriteFile(filepath.Join(to, name), b, 0o644); err != nil {
+				return nil, "", err
+			}
+		}
+		return nil, to, nil
+	}))
+	if err != nil {
+		return "", err
+	}
+	name, err := contentHash(src, []string{"node_modules", modules}, nil)
+	if err != nil {
+		return "", err
+	}
+	return keep(m.builder.builds.get(ctx, name, func(_ context.Context, to string) error {
+		if err := copyTree(src, to); err != nil {
+			return fmt.Errorf("copy the source: %w", err)
+		}
+		return os.Symlink(filepath.Join(modules, "node_modules"), filepath.Join(to, "node_modules"))
+	}))
+}
+
+// nodeManifest are the files that npm reads, and its command; nil when there is
+// nothing to install.
+func nodeManifest(src *os.Root) (files map[string][]byte, command []string, err error) {
+	b, err := readManifest(src, "package.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	} else if err != nil {
+		return nil, nil, err
+	}
+	var pkg struct {
+		Dependencies, OptionalDependencies map[string]string
+	}
+	if err := json.Unmarshal(b, &pkg); err != nil {
+		return nil, nil, fmt.Errorf("package.json: %w", err)
+	}
+	all := map[string]string{}
+	maps.Copy(all, pkg.Dependencies)
+	maps.Copy(all, pkg.OptionalDependencies)
+	needed := false
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		from := all[name]
+		if strings.HasPrefix(from, "file:") || strings.HasPrefix(from, "link:") || strings.HasPrefix(from, "workspace:") {
+			return nil, nil, fmt.Errorf("package.json: dependency %q is %q, a folder, which only a registry can be the source of here: put node_modules into the source", name, from)
+		}
+		needed = needed || !brought[name]
+	}
+	if !needed {
+		return nil, nil, nil
+	}
+	files = map[string][]byte{"package.json": b}
+	command = []string{"npm", "install", "--no-package-lock", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier"}
+	for _, name := range []string{"package-lock.json", "npm-shrinkwrap.json", ".npmrc"} {
+		b, err := readManifest(src, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, nil, err
+		}
+		files[name] = b
+		if name != ".npmrc" {
+			command = []string{"npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier"}
+		}
+	}
+	return files, command, nil
+}
+
+// versionOf is what a runtime says of itself.
+func (m *manager) versionOf(ctx context.Context, program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	out := &tailBuffer{max: buildTail}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = out, out, time.Second
+	if err := launch.Run(cmd); err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w: %s", program, err, out)
+	}
+	return out.String(), nil
+}
+
+// layerName is the hash of what a layer is made of.
+func layerName(kind, version string, files map[string][]byte) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "penstock layer 1\n%q %q %q %q\n", kind, version, runtime.GOOS, runtime.GOARCH)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(h, "%q %d\n", name, len(files[name]))
+		h.Write(files[name])
+	}
+	return hex.EncodeToString(h.Sum(nil))[:32]
+}
