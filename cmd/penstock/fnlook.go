@@ -145,20 +145,20 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 		fmt.Fprintf(w, "  route      %s\n", strings.TrimPrefix(r, "projects/default/"))
 	}
 	fmt.Fprintln(w, "\nversions")
-	table(w, "  NUMBER CREATED SOURCE", func(row func(...any)) {
+	table(w, "NUMBER CREATED SOURCE", func(row func(...any)) {
 		for _, v := range d.GetVersions() {
-			row("  "+fmt.Sprint(v.GetNumber()), v.GetMetadata().GetCreateTime().AsTime().Local().Format(time.DateTime), shortSource(v.GetSpec().GetSource()))
+			row(v.GetNumber(), v.GetMetadata().GetCreateTime().AsTime().Local().Format(time.DateTime), shortSource(v.GetSpec().GetSource()))
 		}
 	})
 	fmt.Fprintln(w, "\ninstances")
-	table(w, "  ID VERSION STATE PID ADDRESS RESTARTS ISOLATION", func(row func(...any)) {
+	table(w, "ID VERSION STATE PID ADDRESS RESTARTS ISOLATION", func(row func(...any)) {
 		for _, i := range d.GetInstances() {
 			_, number := gateway.FunctionOf(i.GetFunction())
 			version := "newest"
 			if number != 0 {
 				version = fmt.Sprint(number)
 			}
-			row("  "+i.GetId(), version, strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_"), i.GetPid(),
+			row(i.GetId(), version, strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_"), i.GetPid(),
 				fmt.Sprintf("%s:%d", i.GetAddress(), i.GetPort()), i.GetRestarts(), strings.Join(i.GetIsolation(), ","))
 		}
 	})

@@ -90,15 +90,20 @@ func newFnRollbackCommand() *cobra.Command {
 	return c
 }
 
-// versionBefore is the version before the one that gets the most requests. versions
-// are sorted, the newest first.
+// versionBefore is the version to go back to: the one that shares the requests with
+// the newest, else the one before that which gets them. versions are sorted, the
+// newest first.
 func versionBefore(f *pb.Function, versions []*pb.FunctionVersion) (int64, error) {
-	serving := int64(0)
+	serving, newest := int64(0), false
 	var weight uint32
 	for _, t := range f.GetTraffic() {
-		if t.GetWeight() > weight {
+		newest = newest || t.GetVersion() == 0 && t.GetWeight() > 0
+		if t.GetVersion() != 0 && t.GetWeight() > weight {
 			serving, weight = t.GetVersion(), t.GetWeight()
 		}
+	}
+	if newest && serving != 0 {
+		return serving, nil // it is the newest that is taken back
 	}
 	for i, v := range versions {
 		if (serving == 0 || v.GetNumber() == serving) && i+1 < len(versions) {
