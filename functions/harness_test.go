@@ -69,8 +69,8 @@ type control struct {
 	stats     *pb.RunnerStats
 	sequence  uint64 // of the state, on its stream
 	lines     []*pb.LogLine
-	listening []string      // functions whose lines are wanted
-	deaf      bool          // no proxy acknowledges anything
+	listening []string // functions whose lines are wanted
+	deaf      bool     // no proxy acknowledges anything
 	packages  map[string][]byte
 	fetches   int
 	changed   chan struct{} // closed and replaced at each change of anything
