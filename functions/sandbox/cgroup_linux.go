@@ -151,6 +151,9 @@ func (g *groups) tidy() {
 
 // make makes the group of an instance; nil when it has no limits.
 func (g *groups) make(id string, p Policy) (*group, error) {
+	if g == nil {
+		return nil, nil
+	}
 	out := &group{}
 	files := map[string]map[string]string{} // by folder
 	add := func(controller string, v1, v2 map[string]string) {

@@ -68,10 +68,18 @@ func landlock(abi int, paths []path, ownRoot bool) error {
 	}
 	paths = append(paths, path{Path: "/proc"})
 	if ownRoot {
-		paths = append(paths, path{Path: "/dev/shm", Write: true}, path{Path: "/dev"})
+		// All that there is may be listed: nothing is there that is not to be seen.
+		if err := allow(int(ruleset), "/", unix.LANDLOCK_ACCESS_FS_READ_DIR); err != nil {
+			return err
+		}
+		paths = append(paths, path{Path: "/dev/shm", Write: true})
 	}
 	for _, p := range paths {
-		if err := allow(int(ruleset), p, all); err != nil {
+		access := uint64(accessRead)
+		if p.Write {
+			access = all
+		}
+		if err := allow(int(ruleset), p.Path, access); err != nil {
 			return fmt.Errorf("%s: %w", p.Path, err)
 		}
 	}
@@ -81,8 +89,8 @@ func landlock(abi int, paths []path, ownRoot bool) error {
 	return nil
 }
 
-func allow(ruleset int, p path, all uint64) error {
-	fd, err := unix.Open(p.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+func allow(ruleset int, path string, access uint64) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -94,14 +102,12 @@ func allow(ruleset int, p path, all uint64) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	access := uint64(accessRead)
-	if p.Write {
-		access = all
-	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &= accessFile
+		if access &= accessFile; access == 0 {
+			return nil
+		}
 	}
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: access & all, Parent_fd: int32(fd)}
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if errno != 0 {
 		return os.NewSyscallError("landlock_add_rule", errno)

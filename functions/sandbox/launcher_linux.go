@@ -116,14 +116,9 @@ func (s *spec) enter() error {
 			return fmt.Errorf("enter the control group: %w", err)
 		}
 	}
-	for resource, most := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: s.File} {
-		var old unix.Rlimit
-		if err := unix.Getrlimit(resource, &old); err != nil {
-			return fmt.Errorf("resource limits: %w", err)
-		}
-		now := unix.Rlimit{Cur: min(most, old.Max), Max: min(most, old.Max)}
-		// Not syscall's: it would be undone before the next program.
-		if err := unix.Prlimit(0, resource, &now, nil); err != nil {
+	for resource, most := range s.limits() {
+		// Not by syscall.Setrlimit, which is undone before the next program.
+		if err := setLimit(0, resource, most); err != nil {
 			return fmt.Errorf("resource limits: %w", err)
 		}
 	}
@@ -155,6 +150,20 @@ func (s *spec) enter() error {
 		}
 	}
 	return nil
+}
+
+// limits are the resource limits: no core files, no endless file.
+func (s *spec) limits() map[int]uint64 {
+	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: s.File}
+}
+
+// setLimit sets a limit of a process (0: this one), which what it starts inherits.
+func setLimit(pid, resource int, most uint64) error {
+	var old unix.Rlimit
+	if err := unix.Prlimit(pid, resource, nil, &old); err != nil {
+		return err
+	}
+	return unix.Prlimit(pid, resource, &unix.Rlimit{Cur: min(most, old.Max), Max: min(most, old.Max)}, nil)
 }
 
 // dropCapabilities takes all capabilities away, also from programs of root that it

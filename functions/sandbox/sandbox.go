@@ -95,6 +95,11 @@ type path struct {
 	From string
 }
 
+// Plain is the plan of a plain process.
+func Plain() *Plan {
+	return &Plan{policy: Policy{Level: None}, machine: &Machine{}, Means: []string{MeansFileLimit}}
+}
+
 // Plan makes the plan of a function. Its error is for the function's author.
 func (m *Machine) Plan(p Policy) (*Plan, error) {
 	if p.NoNetwork {

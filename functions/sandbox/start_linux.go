@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // Process is a process that was started.
@@ -48,7 +46,11 @@ func (p *Plan) Start(c Command, start func(*exec.Cmd) error) (*Process, error) {
 		out.Close()
 		return nil, err
 	}
-	if err := out.launch(c, s, start); err != nil {
+	launch := out.launch
+	if len(s.Groups) == 0 && !s.Restrict {
+		launch = out.plain
+	}
+	if err := launch(c, s, start); err != nil {
 		out.Close()
 		return nil, err
 	}
@@ -107,6 +109,20 @@ func (p *Process) sandbox(c Command, s *spec) (map[string]string, error) {
 	s.Init, s.Root = true, root
 	s.Paths = append(s.Paths, path{Path: "/tmp", From: tmp, Write: true})
 	return map[string]string{"HOME": "/tmp", "TMPDIR": "/tmp"}, nil
+}
+
+// plain starts a program that needs no launcher: one exec less.
+func (p *Process) plain(c Command, s *spec, start func(*exec.Cmd) error) error {
+	cmd := &exec.Cmd{Path: s.Program, Args: s.Args, Dir: s.Dir, Env: s.Env, Stdout: c.Stdout, Stderr: c.Stderr, SysProcAttr: session()}
+	if err := start(cmd); err != nil {
+		return err
+	}
+	p.Cmd = cmd
+	for resource, most := range s.limits() {
+		// It can only fail when the process is gone already.
+		_ = setLimit(cmd.Process.Pid, resource, most)
+	}
+	return nil
 }
 
 // launcherEnv is the environment of the launcher, whose Go runtime is for the work of
@@ -176,18 +192,25 @@ func (p *Process) Ending(err error) error {
 		if said, _ := p.lines.ReadString('\n'); said != "" {
 			kind, number, _ := strings.Cut(strings.TrimSpace(said), " ")
 			if n, e := strconv.Atoi(number); e == nil && kind == "signal" {
-				err = fmt.Errorf("signal: %v", syscall.Signal(n))
+				err = &endedBySignal{syscall.Signal(n)}
 			}
 		}
 	}
-	if n := p.group.outOfMemory(); n > 0 {
-		return fmt.Errorf("killed: out of memory, limit %d MiB", p.plan.policy.MemoryBytes>>20)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			err = &endedBySignal{ws.Signal()}
+		}
 	}
-	if sig, ok := errors.AsType[*exec.ExitError](err); ok && sig.Sys().(syscall.WaitStatus).Signal() == unix.SIGSYS {
-		return fmt.Errorf("%w (a system call of another architecture)", err)
+	if ended, ok := errors.AsType[*endedBySignal](err); ok && ended.signal == syscall.SIGKILL && p.group.outOfMemory() > 0 {
+		return fmt.Errorf("killed: out of memory, limit %d MiB", p.plan.policy.MemoryBytes>>20)
 	}
 	return err
 }
+
+// endedBySignal is an end by a signal, in the words of os/exec.
+type endedBySignal struct{ signal syscall.Signal }
+
+func (e *endedBySignal) Error() string { return "signal: " + e.signal.String() }
 
 // Close gives back what the process had; call it after Wait.
 func (p *Process) Close() {
