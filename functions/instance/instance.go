@@ -226,8 +226,12 @@ func (i *Instance) Replace() <-chan struct{} { return i.replace }
 // Addr is where requests reach a ready instance.
 func (i *Instance) Addr() netip.AddrPort { return i.addr }
 
-// PID is the process id.
+// PID is the id of the process that all others of the instance descend from: the
+// program, or the first process of its own view of processes.
 func (i *Instance) PID() int { return i.proc.pid() }
+
+// Main is the process id of the program.
+func (i *Instance) Main() int { return i.proc.started.Main() }
 
 // Isolation is what keeps the process apart.
 func (i *Instance) Isolation() []string {
@@ -276,7 +280,7 @@ func (i *Instance) run() {
 	} else {
 		i.metrics.started(time.Since(began))
 		i.o.Observer.Ready(time.Since(began))
-		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.PID(), "seconds", time.Since(began).Seconds())
+		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.Main(), "seconds", time.Since(began).Seconds())
 		close(i.ready)
 	}
 	<-i.proc.done

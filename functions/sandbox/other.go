@@ -31,6 +31,9 @@ func (p *Plan) Start(c Command, start func(*exec.Cmd) error) (*Process, error) {
 	return &Process{Cmd: cmd}, start(cmd)
 }
 
+// Main is the process id of the program.
+func (p *Process) Main() int { return p.Cmd.Process.Pid }
+
 // Ending says how a process ended; call it after Wait.
 func (p *Process) Ending(err error) error { return err }
 

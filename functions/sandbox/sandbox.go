@@ -95,6 +95,9 @@ type path struct {
 	From string
 }
 
+// Missing is what this machine does not offer, each with the reason.
+func (m *Machine) Missing() []string { return slices.Clone(m.missing) }
+
 // Plain is the plan of a plain process.
 func Plain() *Plan {
 	return &Plan{policy: Policy{Level: None}, machine: &Machine{}, Means: []string{MeansFileLimit}}
@@ -151,6 +154,9 @@ func systemPaths() []string {
 	for _, d := range filepath.SplitList(os.Getenv("PATH")) {
 		if filepath.IsAbs(d) && filepath.Clean(d) != "/" {
 			out = append(out, d)
+			if filepath.Base(d) == "shims" { // of pyenv and the like: they look for the program there
+				out = append(out, filepath.Dir(d))
+			}
 		}
 	}
 	return out

@@ -21,6 +21,7 @@ type Process struct {
 	// one, the program itself.
 	Cmd *exec.Cmd
 
+	main   int
 	plan   *Plan
 	group  *group
 	home   string
@@ -160,7 +161,10 @@ func (p *Process) launch(c Command, s *spec, start func(*exec.Cmd) error) error 
 	said, readErr := p.lines.ReadString('\n')
 	said = strings.TrimSpace(said)
 	switch {
-	case said == "ok", said == "" && err == nil && errors.Is(readErr, io.EOF) && !s.Init:
+	case said == "ok":
+		p.main = firstChild(cmd.Process.Pid)
+		return nil
+	case said == "" && err == nil && errors.Is(readErr, io.EOF) && !s.Init:
 		return nil
 	case strings.HasPrefix(said, "error "):
 		number, text, _ := strings.Cut(strings.TrimPrefix(said, "error "), " ")
@@ -172,6 +176,22 @@ func (p *Process) launch(c Command, s *spec, start func(*exec.Cmd) error) error 
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	return err
+}
+
+// firstChild is the only child of an init; 0 when the kernel does not tell.
+func firstChild(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	first, _, _ := strings.Cut(string(b), " ")
+	n, _ := strconv.Atoi(first)
+	return n
+}
+
+// Main is the process id of the program itself.
+func (p *Process) Main() int {
+	if p.main != 0 {
+		return p.main
+	}
+	return p.Cmd.Process.Pid
 }
 
 // launchError is what the launcher said.
