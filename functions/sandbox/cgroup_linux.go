@@ -214,7 +214,7 @@ func (g *group) fill(dir string, values map[string]string) error {
 			if optional[name] != last {
 				continue
 			}
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(v), 0); err != nil && !last {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(v), 0o644); err != nil && !last {
 				return err
 			}
 		}

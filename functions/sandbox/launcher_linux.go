@@ -49,12 +49,12 @@ type spec struct {
 // and, for a package that imports little, before that of nearly all others.
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == launcherName {
-		launch()
+		runLauncher()
 	}
 }
 
-// launch does not return.
-func launch() {
+// runLauncher does not return.
+func runLauncher() {
 	runtime.LockOSThread() // restrictions are of the thread until it is executed
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(statusFD)
