@@ -63,12 +63,12 @@ var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
 
 func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir, layer string) (runnable, error) {
 	o := lambda.Options{
-		Handler: c.GetHandler(), Python: m.config.Python, PythonPath: searchPath(layer, m.config.LambdaPythonPath),
+		Handler: c.GetHandler(), PythonPath: searchPath(layer, m.config.LambdaPythonPath),
 		Env: f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
 	}
 	switch c.GetRuntime() {
 	case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
-		o.Runtime = lambda.Python
+		o.Runtime, o.Python = lambda.Python, m.interpreters.python().path
 	case pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED:
 		o.Runtime = lambda.Provided
 	default:
@@ -118,9 +118,9 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.Functions
 	find := m.config.FrameworkPython
 	switch c.GetRuntime() {
 	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
-		o.Runtime, o.Interpreter = framework.Python, m.config.Python
+		o.Runtime, o.Interpreter = framework.Python, m.interpreters.python().path
 	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
-		o.Runtime, o.Interpreter, find = framework.Node, m.config.Node, m.config.FrameworkNode
+		o.Runtime, o.Interpreter, find = framework.Node, m.interpreters.node().path, m.config.FrameworkNode
 	default:
 		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
 	}

@@ -125,8 +125,8 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.setDefaults(); err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 {
-		c.Logger.Warn("functions run as root with no sandbox: each can do all that root can on this machine, other functions' sources, secrets and processes included; run the runner as a user of its own, and only code that you trust")
+	if missing := machine().Missing(); len(missing) > 0 {
+		c.Logger.Warn("functions are not kept apart as they could be; run only code that you trust", "missing", missing, "root", os.Geteuid() == 0)
 	}
 	adopting, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	adopted, err := instance.Adopt(adopting, c.Logger)

@@ -137,7 +137,11 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 		return o, release, err
 	}
 	o.Contract, o.Concurrency, o.UploadStall, o.StreamAfter = r.factory, r.concurrency, r.uploadStall, r.streamAfter
+	read := append(g.m.needs(g.ctx, f), o.Dir, layer.path, layer.modules)
 	o.Dir = cmp.Or(r.dir, o.Dir)
+	if o.Sandbox, err = g.m.isolate(f, read); err != nil {
+		return o, release, err
+	}
 	o.Queue = max(16, o.Concurrency/4)
 	return o, release, nil
 }

@@ -69,8 +69,8 @@ type control struct {
 	stats     *pb.RunnerStats
 	sequence  uint64 // of the state, on its stream
 	lines     []*pb.LogLine
-	listening []string      // functions whose lines are wanted
-	deaf      bool          // no proxy acknowledges anything
+	listening []string // functions whose lines are wanted
+	deaf      bool     // no proxy acknowledges anything
 	packages  map[string][]byte
 	fetches   int
 	changed   chan struct{} // closed and replaced at each change of anything
@@ -409,6 +409,20 @@ func env(pairs map[string]string) func(*pb.Function) {
 		maps.Copy(f.Env, pairs)
 	}
 }
+
+// writable lets a function write a folder.
+func writable(dir string) func(*pb.Function) {
+	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Writable: []string{dir}} }
+}
+
+// level is of isolation.
+func level(l pb.IsolationLevel) func(*pb.Function) {
+	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Level: l} }
+}
+
+// plain is a function that nothing keeps apart: it knows its processes by the numbers
+// that the test knows.
+var plain = level(pb.IsolationLevel_ISOLATION_LEVEL_NONE)
 
 func timeout(d time.Duration) func(*pb.Function) {
 	return func(f *pb.Function) { f.Timeout = durationpb.New(d) }

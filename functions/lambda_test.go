@@ -173,7 +173,7 @@ func TestLambdaLimits(t *testing.T) {
 	dir := t.TempDir()
 	pidFile := filepath.Join(dir, "pid")
 	r := startRunner(t, func(c *functions.Config) { c.MaxEventBytes = 1000 })
-	r.want(python("echo", "app.bare"), python("stuck", "app.stuck", env(map[string]string{"PID_FILE": pidFile})))
+	r.want(python("echo", "app.bare"), python("stuck", "app.stuck", env(map[string]string{"PID_FILE": pidFile}), plain))
 	echo := func() *pb.Instance {
 		return instances(r.await("echo", func(s *pb.RunnerState) bool {
 			of := instances(s, "echo")
@@ -295,7 +295,7 @@ func awaitPending(t *testing.T, pid int32) {
 func TestStrays(t *testing.T) {
 	t.Parallel()
 	r := startRunner(t)
-	r.want(python("forks", "app.forks"))
+	r.want(python("forks", "app.forks", plain))
 	i := r.ready("forks", 1)[0]
 	var got struct{ Children []int }
 	if a := mustSend(t, i, "GET", "/", ""); json.Unmarshal([]byte(a.body), &got) != nil || len(got.Children) != 2 {
@@ -323,7 +323,7 @@ func TestEscape(t *testing.T) {
 	dir := t.TempDir()
 	r := startRunner(t)
 	r.want(
-		python("escapes", "app.escapes", env(map[string]string{"PID_DIR": dir, "PENSTOCK_INSTANCE": "another"})),
+		python("escapes", "app.escapes", env(map[string]string{"PID_DIR": dir, "PENSTOCK_INSTANCE": "another"}), plain),
 		python("bystander", "app.echo"),
 	)
 	i, other := r.ready("escapes", 1)[0], r.ready("bystander", 1)[0]

@@ -36,8 +36,9 @@ const (
 type layer struct {
 	// path is a folder for PYTHONPATH; "": none.
 	path string
-	// dir is a copy of the source with node_modules; "": the source itself.
-	dir string
+	// dir is a copy of the source with node_modules, which leads to modules; "": the
+	// source itself.
+	dir, modules string
 }
 
 // hold keeps what gives a part of the cache back.
@@ -56,8 +57,7 @@ func (m *manager) layer(ctx context.Context, f *pb.Function, dir string, keep ho
 		path, err := m.pythonLayer(ctx, f.GetName(), dir, keep)
 		return layer{path: path}, err
 	case framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
-		dir, err := m.nodeLayer(ctx, f.GetName(), dir, keep)
-		return layer{dir: dir}, err
+		return m.nodeLayer(ctx, f.GetName(), dir, keep)
 	}
 	return layer{}, nil
 }
@@ -102,11 +102,12 @@ func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep ho
 	if !slices.ContainsFunc(r.names, func(n string) bool { return !brought[n] }) {
 		return "", nil
 	}
-	version, err := m.versionOf(ctx, m.config.Python, "-c", "import sys,platform;print(sys.version,platform.platform(),sys.implementation.cache_tag)")
+	python := m.interpreters.python().path
+	version, err := m.versionOf(ctx, python, "-c", "import sys,platform;print(sys.version,platform.platform(),sys.implementation.cache_tag)")
 	if err != nil {
 		return "", err
 	}
-	command := []string{m.config.Python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
+	command := []string{python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
 	return keep(m.install(ctx, function, layerName("python", version, r.files), command, nil, func(to string) ([]string, string, error) {
 		return []string{"--target", to, "-r", "requirements.txt"}, dir, nil
 	}))
@@ -181,22 +182,22 @@ func readManifest(src *os.Root, name string) ([]byte, error) {
 
 // nodeLayer is a copy of the source in which node_modules leads to the packages that
 // package.json names; "" when there are none to install.
-func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold) (string, error) {
+func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold) (layer, error) {
 	src, err := os.OpenRoot(dir)
 	if err != nil {
-		return "", err
+		return layer{}, err
 	}
 	defer src.Close()
 	if _, err := src.Stat("node_modules"); err == nil {
-		return "", nil
+		return layer{}, nil
 	}
 	files, command, err := nodeManifest(src)
 	if err != nil || files == nil {
-		return "", err
+		return layer{}, err
 	}
-	version, err := m.versionOf(ctx, m.config.Node, "-p", "process.version+process.arch+process.platform")
+	version, err := m.versionOf(ctx, m.interpreters.node().path, "-p", "process.version+process.arch+process.platform")
 	if err != nil {
-		return "", err
+		return layer{}, err
 	}
 	modules, err := keep(m.install(ctx, function, layerName("node", version, files), command, nil, func(to string) ([]string, string, error) {
 		for name, b := range files {
@@ -207,18 +208,19 @@ func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold
 		return nil, to, nil
 	}))
 	if err != nil {
-		return "", err
+		return layer{}, err
 	}
 	name, err := contentHash(src, []string{"node_modules", modules}, nil)
 	if err != nil {
-		return "", err
+		return layer{}, err
 	}
-	return keep(m.builder.builds.get(ctx, name, func(_ context.Context, to string) error {
+	copied, err := keep(m.builder.builds.get(ctx, name, func(_ context.Context, to string) error {
 		if err := copyTree(src, to); err != nil {
 			return fmt.Errorf("copy the source: %w", err)
 		}
 		return os.Symlink(filepath.Join(modules, "node_modules"), filepath.Join(to, "node_modules"))
 	}))
+	return layer{dir: copied, modules: modules}, err
 }
 
 // nodeManifest are the files that npm reads, and its command; nil when there is

@@ -29,6 +29,8 @@ type manager struct {
 	metrics *instance.Metrics
 	root    *os.Root
 	builder *builder
+	// interpreters run Python and Node.js functions.
+	interpreters bringers
 	// changed has a value when state may have changed.
 	changed chan struct{}
 	// live tells that there is a stream to the control plane.
@@ -73,6 +75,7 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
 		changed: make(chan struct{}, 1), functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
+	m.interpreters = m.bring()
 	m.sampler = &sampler{m: m, seen: map[string]*sampled{}}
 	if c.LambdaPythonPath != "" {
 		m.running.Go(m.compile)
@@ -84,7 +87,7 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 func (m *manager) compile() {
 	ctx, cancel := context.WithTimeout(m.builder.ctx, time.Minute)
 	defer cancel()
-	if err := lambda.Compile(ctx, lambda.Options{Python: m.config.Python, PythonPath: m.config.LambdaPythonPath}); err != nil {
+	if err := lambda.Compile(ctx, lambda.Options{Python: m.interpreters.python().path, PythonPath: m.config.LambdaPythonPath}); err != nil {
 		m.config.Logger.Debug("Python functions start a little slower", "error", err)
 	}
 }

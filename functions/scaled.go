@@ -262,18 +262,23 @@ func (f *function) tell() {
 // state is what the control plane is told of the function as a whole; nil: nothing.
 // The caller holds the manager's mu.
 func (f *function) state() *pb.FunctionState {
-	s, prepared := f.scaled, false
+	st := &pb.FunctionState{Function: f.name}
+	prepared := false
 	for _, g := range f.generations {
-		prepared = prepared || g.prepared && !g.retired
+		if g.prepared && !g.retired && g.options.Sandbox != nil {
+			prepared = true
+			st.Isolation, st.IsolationMissing = g.options.Sandbox.Means, g.options.Sandbox.Missing
+		}
 	}
-	if s == nil || s.activator == nil || !prepared {
+	if !prepared {
 		return nil
 	}
-	addr := s.activator.Addr()
-	return &pb.FunctionState{
-		Function: f.name, ActivatorAddress: addr.Addr().String(), ActivatorPort: uint32(addr.Port()),
-		Central: s.central, Wanted: uint32(max(0, s.last.Wanted)),
+	if s := f.scaled; s != nil && s.activator != nil {
+		addr := s.activator.Addr()
+		st.ActivatorAddress, st.ActivatorPort = addr.Addr().String(), uint32(addr.Port())
+		st.Central, st.Wanted = s.central, uint32(max(0, s.last.Wanted))
 	}
+	return st
 }
 
 // complete tells whether a generation can take over: all of its instances are ready.

@@ -283,7 +283,7 @@ func TestServerStart(t *testing.T) {
 		return func(f *pb.Function) { f.GetServer().Command = args }
 	}
 	r.want(
-		self(t, "late", "late", env(map[string]string{"LISTEN_FILE": file})),
+		self(t, "late", "late", env(map[string]string{"LISTEN_FILE": file}), writable(filepath.Dir(file))),
 		self(t, "never", "never", short), self(t, "quit", "quit"),
 		self(t, "absent", "", command("./absent")), self(t, "nowhere", "", command("no-such-program")),
 		self(t, "nosource", "", func(f *pb.Function) { f.Source = "no/such" }),

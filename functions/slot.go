@@ -102,7 +102,7 @@ func (s *slot) report() []*pb.Instance {
 
 // fill adds what is known of a process.
 func fill(r *pb.Instance, i *instance.Instance) {
-	r.Pid = int32(i.PID())
+	r.Pid, r.Isolation = int32(i.Main()), i.Isolation()
 	if r.State == pb.InstanceState_INSTANCE_STATE_READY || r.State == pb.InstanceState_INSTANCE_STATE_DRAINING {
 		r.Address, r.Port = i.Addr().Addr().String(), uint32(i.Addr().Port())
 	}

@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 )
 
 const (
@@ -39,6 +41,8 @@ type Options struct {
 	Dir string
 	// Env are the function's own variables.
 	Env map[string]string
+	// Sandbox is how the process is kept apart; nil: not at all.
+	Sandbox *sandbox.Plan
 	// Contract says how the process is spoken to.
 	Contract Factory
 	// Concurrency is how many requests it handles at once, Queue how many more may
@@ -191,7 +195,10 @@ func (i *Instance) spawn() error {
 	}
 	defer stderr.Close()
 	c := i.contract.Command()
-	i.proc, err = startProcess(i.o.ID, c, i.o.Dir, environment(i.o.ID, i.o.Env, c.Env), stdout, stderr)
+	env, own := environment(i.o.ID, i.o.Env, c.Env)
+	i.proc, err = startProcess(i.o.Sandbox, sandbox.Command{
+		ID: i.o.ID, Args: c.Args, Dir: i.o.Dir, Env: env, Own: own, Stdout: stdout, Stderr: stderr,
+	})
 	if err != nil {
 		i.out.close(0)
 		if errors.Is(err, os.ErrNotExist) {
@@ -219,8 +226,20 @@ func (i *Instance) Replace() <-chan struct{} { return i.replace }
 // Addr is where requests reach a ready instance.
 func (i *Instance) Addr() netip.AddrPort { return i.addr }
 
-// PID is the process id.
+// PID is the id of the process that all others of the instance descend from: the
+// program, or the first process of its own view of processes.
 func (i *Instance) PID() int { return i.proc.pid() }
+
+// Main is the process id of the program.
+func (i *Instance) Main() int { return i.proc.started.Main() }
+
+// Isolation is what keeps the process apart.
+func (i *Instance) Isolation() []string {
+	if i.o.Sandbox == nil {
+		return nil
+	}
+	return i.o.Sandbox.Means
+}
 
 // CPU is the processor time that the process used; known when it is Dead.
 func (i *Instance) CPU() time.Duration { return i.proc.cpu() }
@@ -261,13 +280,13 @@ func (i *Instance) run() {
 	} else {
 		i.metrics.started(time.Since(began))
 		i.o.Observer.Ready(time.Since(began))
-		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.PID(), "seconds", time.Since(began).Seconds())
+		i.o.Logger.Info("instance is ready", "address", i.addr.String(), "pid", i.Main(), "seconds", time.Since(began).Seconds())
 		close(i.ready)
 	}
 	<-i.proc.done
 	i.gone.Store(true)
 	i.contract.Exited()
-	endFamily(i.o.ID, i.PID())
+	i.proc.release()
 	i.out.close(500 * time.Millisecond)
 	i.setErr(fmt.Errorf("the process ended: %s", i.proc.ending()))
 	if i.Err() != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
@@ -18,8 +19,9 @@ const instanceVariable = "PENSTOCK_INSTANCE"
 // process is a child in a session and a process group of its own. All of the
 // group goes when its leader goes.
 type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
+	id      string
+	started *sandbox.Process
+	done    chan struct{}
 	// err is what Wait said; read it after done.
 	err error
 
@@ -27,26 +29,32 @@ type process struct {
 	reaped bool
 }
 
-func startProcess(id string, c Command, dir string, env []string, stdout, stderr *os.File) (*process, error) {
-	cmd := exec.Command(c.Args[0], c.Args[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, stdout, stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err := startFamily(id, func() (int, error) {
-		if err := launch.Start(cmd); err != nil {
-			return 0, err
-		}
-		return cmd.Process.Pid, nil
+func startProcess(plan *sandbox.Plan, c sandbox.Command) (*process, error) {
+	if plan == nil {
+		plan = sandbox.Plain()
+	}
+	pid := 0
+	started, err := plan.Start(c, func(cmd *exec.Cmd) error {
+		return startFamily(c.ID, func() (int, error) {
+			if err := launch.Start(cmd); err != nil {
+				return 0, err
+			}
+			pid = cmd.Process.Pid
+			return pid, nil
+		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start %q in %s: %w", c.Args[0], dir, err)
+		if pid != 0 {
+			endFamily(c.ID, pid)
+		}
+		return nil, fmt.Errorf("start %q in %s: %w", c.Args[0], c.Dir, err)
 	}
-	limit(cmd.Process.Pid)
-	p := &process{cmd: cmd, done: make(chan struct{})}
+	p := &process{id: c.ID, started: started, done: make(chan struct{})}
 	go p.wait()
 	return p, nil
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+func (p *process) pid() int { return p.started.Cmd.Process.Pid }
 
 func (p *process) wait() {
 	// The group is killed while its leader is a zombie: its number cannot have
@@ -54,7 +62,7 @@ func (p *process) wait() {
 	if awaitExit(p.pid()) {
 		p.signal(syscall.SIGKILL)
 	}
-	err := p.cmd.Wait()
+	err := p.started.Ending(p.started.Cmd.Wait())
 	p.mu.Lock()
 	p.err, p.reaped = err, true
 	p.mu.Unlock()
@@ -66,7 +74,7 @@ func (p *process) signal(s syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		_ = launch.Signal(p.cmd, s)
+		_ = launch.Signal(p.started.Cmd, s)
 	}
 }
 
@@ -81,16 +89,23 @@ func (p *process) ending() string {
 // cpu is the processor time that it used, with children that it waited for; known
 // after done.
 func (p *process) cpu() time.Duration {
-	if st := p.cmd.ProcessState; st != nil {
+	if st := p.started.Cmd.ProcessState; st != nil {
 		return st.UserTime() + st.SystemTime()
 	}
 	return 0
 }
 
+// release ends what is left of it and gives back what it had; call it after done.
+func (p *process) release() {
+	endFamily(p.id, p.pid())
+	p.started.Close()
+}
+
 // environment is all that a process gets: nothing of the runner's own but where
-// programs, the home folder and temporary files are.
-func environment(id string, function map[string]string, contract map[string]string) []string {
-	env := map[string]string{"LANG": "C.UTF-8"}
+// programs, the home folder and temporary files are. own are the names of those that
+// the function and its contract have set.
+func environment(id string, function map[string]string, contract map[string]string) (env map[string]string, own map[string]bool) {
+	env, own = map[string]string{"LANG": "C.UTF-8"}, map[string]bool{}
 	for _, k := range []string{"PATH", "HOME", "TMPDIR"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env[k] = v
@@ -98,13 +113,9 @@ func environment(id string, function map[string]string, contract map[string]stri
 	}
 	for _, from := range []map[string]string{function, contract} {
 		for k, v := range from {
-			env[k] = v
+			env[k], own[k] = v, true
 		}
 	}
 	env[instanceVariable] = id // last: nobody else has a say in it
-	out := make([]string, 0, len(env))
-	for k, v := range env {
-		out = append(out, k+"="+v)
-	}
-	return out
+	return env, own
 }

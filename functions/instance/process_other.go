@@ -7,11 +7,8 @@ import (
 	"log/slog"
 )
 
-// Limits on another process, waiting without reaping and other processes'
-// environments are Linux's. Elsewhere a function has no limits of its own, and a
-// daemon that it made outlives it.
-
-func limit(int) {}
+// Waiting without reaping and other processes' environments are Linux's. Elsewhere a
+// daemon that a function made outlives it.
 
 func awaitExit(int) bool { return false }
 

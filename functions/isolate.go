@@ -1,0 +1,121 @@
+package functions
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+
+	"github.com/penstock-gateway/penstock/functions/sandbox"
+)
+
+// machine is what this machine offers to keep functions apart; it is tried once.
+var machine = sync.OnceValue(sandbox.Probe)
+
+// isolate plans how instances of a function are kept apart. read is what they need to
+// see besides the system.
+func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) {
+	i, r := f.GetIsolation(), f.GetResources()
+	p := sandbox.Policy{
+		Read: slices.DeleteFunc(read, func(s string) bool { return s == "" }), Write: i.GetWritable(), NoNetwork: i.GetNoNetwork(),
+		MemoryBytes: int64(r.GetMemoryMib()) << 20, CPUMillis: int64(r.GetCpuMillis()), Pids: int64(r.GetPids()), FileBytes: int64(r.GetFileMib()) << 20,
+		Scratch: filepath.Join(m.config.CacheDir, "run"),
+	}
+	switch i.GetLevel() {
+	case pb.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED, pb.IsolationLevel_ISOLATION_LEVEL_BEST:
+		p.Level = sandbox.Best
+	case pb.IsolationLevel_ISOLATION_LEVEL_NONE:
+		p.Level = sandbox.None
+	case pb.IsolationLevel_ISOLATION_LEVEL_SANDBOX:
+		p.Level = sandbox.Sandbox
+	default:
+		return nil, fmt.Errorf("isolation.level %s is not one that this runner knows", i.GetLevel())
+	}
+	return machine().Plan(p)
+}
+
+// interpreter is a program that runs functions, as it says itself: a name on PATH may
+// be a script that looks for it (pyenv, nvm), which costs every start time and needs
+// files of its own.
+type interpreter struct {
+	path string
+	// read are the folders that it is in.
+	read []string
+	err  error
+}
+
+// pythonFacts are the program and the folders of its libraries, a line each; of a
+// virtual environment also those that it is made from.
+const pythonFacts = `import sys, os
+for p in (sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable))): print(p)`
+
+const nodeFacts = `process.execPath + "\n" + require("path").dirname(require("path").dirname(process.execPath))`
+
+// find asks an interpreter where it is. One that cannot tell is taken as it is
+// configured: the error comes when it is started.
+func (m *manager) find(program string, args ...string) *interpreter {
+	i := &interpreter{path: program}
+	out, err := m.versionOf(m.builder.ctx, program, args...)
+	lines := strings.Split(out, "\n")
+	if err != nil || !filepath.IsAbs(lines[0]) {
+		i.err = cmp.Or(err, fmt.Errorf("%s does not tell where it is: %.200q", program, out))
+		m.config.Logger.Warn("the interpreter of functions is not understood", "program", program, "error", i.err)
+		return i
+	}
+	i.path = lines[0]
+	for _, l := range lines[1:] {
+		if l = filepath.Clean(l); filepath.IsAbs(l) && l != "/" && !slices.Contains(i.read, l) {
+			i.read = append(i.read, l)
+		}
+	}
+	return i
+}
+
+// bringers are the interpreters; each is asked when the first function needs it.
+type bringers struct{ python, node func() *interpreter }
+
+func (m *manager) bring() bringers {
+	return bringers{
+		python: sync.OnceValue(func() *interpreter { return m.find(m.config.Python, "-c", pythonFacts) }),
+		node:   sync.OnceValue(func() *interpreter { return m.find(m.config.Node, "-p", nodeFacts) }),
+	}
+}
+
+// needs are the paths that the processes of a function have to see.
+func (m *manager) needs(ctx context.Context, f *pb.Function) []string {
+	python := f.GetLambda().GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON
+	framework := f.GetFunctionsFramework().GetRuntime()
+	var out []string
+	if python {
+		out = append(out, m.config.LambdaPythonPath)
+	}
+	switch framework {
+	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
+		python = true
+		out = append(out, installed(ctx, m.config.FrameworkPython))
+	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
+		out = append(out, installed(ctx, m.config.FrameworkNode))
+		out = append(out, m.interpreters.node().read...)
+	}
+	if python {
+		out = append(out, m.interpreters.python().read...)
+	}
+	return out
+}
+
+// installed is where a framework is; its error has been the contract's.
+func installed(ctx context.Context, find func(context.Context) (string, error)) string {
+	if find == nil {
+		return ""
+	}
+	path, err := find(ctx)
+	if err != nil {
+		return ""
+	}
+	return path
+}

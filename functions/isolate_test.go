@@ -1,0 +1,191 @@
+package functions_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// attack has a function try something, and returns what it got, or the error that it
+// met.
+func attack(t testing.TB, i *pb.Instance, what string, arg any) (done, refused string) {
+	t.Helper()
+	body, err := json.Marshal([]string{what, fmt.Sprint(arg)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Done, Refused string }
+	if a := mustSend(t, i, "POST", "/", string(body)); json.Unmarshal([]byte(a.body), &got) != nil || a.status != 200 {
+		t.Fatalf("%s %v: %d %s", what, arg, a.status, a.body)
+	}
+	return got.Done, got.Refused
+}
+
+// stateOf is what is reported of a function as a whole.
+func (r *runner) stateOf(id string) *pb.FunctionState {
+	r.t.Helper()
+	var out *pb.FunctionState
+	r.await("the state of "+id, func(s *pb.RunnerState) bool {
+		for _, f := range s.GetFunctions() {
+			if f.GetFunction() == name(id) {
+				out = f
+			}
+		}
+		return out != nil
+	})
+	return out
+}
+
+func attacker(id string, l pb.IsolationLevel, r *pb.Resources) *pb.Function {
+	return python(id, "app.handler", source("attack"), level(l), func(f *pb.Function) { f.Resources = r })
+}
+
+// TestAttacks has functions of the highest level try what they must not do: each is
+// refused, and what they are allowed works.
+func TestAttacks(t *testing.T) {
+	t.Parallel()
+	secrets := t.TempDir()
+	key, socket := filepath.Join(secrets, "runner.key"), filepath.Join(secrets, "s")
+	if err := os.WriteFile(key, []byte("PRIVATE KEY"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := startRunner(t)
+	r.want(attacker("evil", pb.IsolationLevel_ISOLATION_LEVEL_SANDBOX, nil), python("neighbour", "app.echo"))
+	neighbour, evil := r.ready("neighbour", 1)[0], r.ready("evil", 1)[0]
+	if st := r.stateOf("evil"); !slices.Contains(st.GetIsolation(), "landlock") || !slices.Contains(st.GetIsolation(), "pid-namespace") || !slices.Equal(evil.GetIsolation(), st.GetIsolation()) {
+		t.Errorf("reported: %v, %v", st, evil)
+	}
+	absent := []string{"ENOENT", "EACCES"}
+	for _, c := range []struct {
+		what string
+		arg  any
+		want []string
+	}{
+		{"read", filepath.Join(r.root, "py", "app.py"), absent},
+		{"read", key, absent},
+		{"read", "/etc/shadow", absent},
+		{"read", fmt.Sprintf("/proc/%d/environ", os.Getpid()), absent},
+		{"read", fmt.Sprintf("/proc/%d/environ", neighbour.GetPid()), absent},
+		{"list", r.root + "/py", absent},
+		{"connect", socket, []string{"ENOENT"}},
+		{"write", "/etc/penstock-attack", []string{"EACCES", "EROFS"}},
+		{"write", "/usr/penstock-attack", []string{"EACCES", "EROFS"}},
+		{"write", filepath.Join(r.root, "attack", "more.py"), []string{"EACCES", "EROFS"}},
+		{"write", "/proc/sys/kernel/hostname", []string{"EACCES", "EROFS"}},
+		{"kill", os.Getpid(), []string{"ESRCH"}},
+		{"kill", neighbour.GetPid(), []string{"ESRCH"}},
+		{"ptrace", 1, []string{"EPERM"}},
+		{"mount", "/tmp", []string{"EPERM"}},
+		{"unshare", "0x10000000", []string{"EPERM"}},
+		{"keyctl", "", []string{"EPERM"}},
+		{"socket", 17, []string{"EAFNOSUPPORT"}},
+		{"socket", 2, []string{"EPERM", "EPROTONOSUPPORT"}},
+		{"chown", "/tmp", []string{"EPERM"}},
+	} {
+		if done, refused := attack(t, evil, c.what, c.arg); !slices.Contains(c.want, refused) {
+			t.Errorf("%s %v: done %q, refused %q; want %v", c.what, c.arg, done, refused, c.want)
+		}
+	}
+	for what, arg := range map[string]string{"write": "/tmp/own", "read": "/etc/hosts", "list": "/proc/self"} {
+		if _, refused := attack(t, evil, what, arg); refused != "" {
+			t.Errorf("%s %s is refused: %s", what, arg, refused)
+		}
+	}
+	status, _ := attack(t, evil, "status", "")
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("/proc/self/status has no %q", want)
+		}
+	}
+	if a := mustSend(t, neighbour, "GET", "/", ""); a.status != 200 {
+		t.Errorf("the neighbour: %d", a.status)
+	}
+}
+
+// TestResources: a function that takes more than it may gets no more, is told of, and
+// harms nobody.
+func TestResources(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t)
+	best := pb.IsolationLevel_ISOLATION_LEVEL_BEST
+	r.want(
+		attacker("forks", best, &pb.Resources{Pids: 40}), attacker("fills", best, &pb.Resources{FileMib: 1}),
+		attacker("eats", best, &pb.Resources{MemoryMib: 96, CpuMillis: 900}), python("neighbour", "app.echo"),
+		attacker("plain", pb.IsolationLevel_ISOLATION_LEVEL_NONE, &pb.Resources{FileMib: 1, MemoryMib: 96}),
+	)
+	forks, fills, eats := r.ready("forks", 1)[0], r.ready("fills", 1)[0], r.ready("eats", 1)[0]
+	for id, means := range map[string]string{"forks": "pids-limit", "eats": "memory-limit", "plain": "memory-limit"} {
+		if st := r.stateOf(id); !slices.Contains(st.GetIsolation(), means) {
+			t.Fatalf("this machine cannot be tested: %v", st.GetIsolationMissing())
+		}
+	}
+	if st := r.stateOf("plain"); slices.Contains(st.GetIsolation(), "landlock") {
+		t.Errorf("level NONE has %v", st.GetIsolation())
+	}
+	if done, refused := attack(t, forks, "fork", ""); !strings.HasPrefix(done, "EAGAIN after ") {
+		t.Errorf("fork: %q, %q", done, refused)
+	}
+	for _, i := range []*pb.Instance{fills, r.ready("plain", 1)[0]} {
+		if done, refused := attack(t, i, "fill", ""); refused != "EFBIG" {
+			t.Errorf("fill: %q, %q", done, refused)
+		}
+	}
+	for _, i := range []*pb.Instance{eats, r.ready("plain", 1)[0]} {
+		id := strings.TrimPrefix(i.GetFunction(), name(""))
+		if a := mustSend(t, i, "POST", "/", `["eat", ""]`); a.status != 502 || a.header.Get("x-penstock-error") != "died" {
+			t.Errorf("%s: %d %s", id, a.status, a.body)
+		}
+		r.logs.await(t, "out of memory", func(m map[string]any) bool {
+			why, _ := m["reason"].(string)
+			return m["function"] == i.GetFunction() && strings.Contains(why, "killed: out of memory, limit 96 MiB")
+		})
+		s := r.await("another instance", func(s *pb.RunnerState) bool {
+			of := instances(s, id)
+			return len(of) == 1 && of[0].GetState() == pb.InstanceState_INSTANCE_STATE_READY && of[0].GetId() != i.GetId()
+		})
+		if done, refused := attack(t, instances(s, id)[0], "read", "/etc/hosts"); done == "" {
+			t.Errorf("%s serves no more: %s", id, refused)
+		}
+	}
+	if a := mustSend(t, r.ready("neighbour", 1)[0], "GET", "/", ""); a.status != 200 {
+		t.Errorf("the neighbour: %d", a.status)
+	}
+}
+
+// TestIsolationProblems: what cannot be had is the function's problem.
+func TestIsolationProblems(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t)
+	isolation := func(i *pb.Isolation) func(*pb.Function) { return func(f *pb.Function) { f.Isolation = i } }
+	dir := t.TempDir()
+	r.want(
+		python("offline", "app.echo", isolation(&pb.Isolation{NoNetwork: true})),
+		python("relative", "app.echo", isolation(&pb.Isolation{Writable: []string{"data"}})),
+		python("absent", "app.echo", isolation(&pb.Isolation{Writable: []string{dir + "/absent"}})),
+		python("future", "app.echo", level(99)),
+		python("writes", "app.handler", source("attack"), writable(dir)),
+	)
+	for id, want := range map[string]string{
+		"offline": "isolation.no_network: this runner cannot", "relative": "is not absolute", "absent": "is no folder", "future": "not one that this runner knows",
+	} {
+		s := r.await("a problem of "+id, func(s *pb.RunnerState) bool { return s.GetProblems()[name(id)] != "" })
+		if got := s.GetProblems()[name(id)]; !strings.Contains(got, want) {
+			t.Errorf("%s: %s", id, got)
+		}
+	}
+	if done, refused := attack(t, r.ready("writes", 1)[0], "write", filepath.Join(dir, "x")); done != "written" {
+		t.Errorf("a writable folder: %q %q", done, refused)
+	}
+}

@@ -1,0 +1,163 @@
+// Package sandbox keeps the process of a function apart from the machine, from the
+// runner and from other functions, with what the kernel offers and no container
+// engine. On Linux these are:
+//
+//   - namespaces: own process numbers (its first process is an init of ours, so all
+//     that it starts goes with it), own System V IPC and host name, and a root of its
+//     own that holds only what it may see;
+//   - Landlock: it may read, run and write only certain folders, and may neither
+//     signal nor look into processes outside;
+//   - no capabilities, no way to new privileges, and a seccomp filter that refuses
+//     system calls no function needs;
+//   - control groups: memory, processor time, processes;
+//   - resource limits: size of a file, no core files.
+//
+// Probe finds out which of these the machine gives by trying them. A Plan says what
+// will be used and what is missing with the reason: nothing is claimed that is not
+// done.
+//
+// Between fork and exec the restrictions are set up by this very binary: a process
+// with a certain argv[0] does only that (see the init function of launcher_linux.go).
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Level is how far a function is to be kept apart.
+type Level int
+
+const (
+	// Best is all that the machine offers.
+	Best Level = iota
+	// None is a plain process, with limits only.
+	None
+	// Sandbox is files and system calls restricted and an own process view, or the
+	// function is not run.
+	Sandbox
+)
+
+// Names of means, as in the status of functions.
+const (
+	MeansLandlock   = "landlock"
+	MeansSeccomp    = "seccomp"
+	MeansNoCaps     = "no-capabilities"
+	MeansPIDs       = "pid-namespace"
+	MeansRoot       = "own-root"
+	MeansIPC        = "ipc-namespace"
+	MeansUTS        = "uts-namespace"
+	MeansMemory     = "memory-limit"
+	MeansCPU        = "cpu-limit"
+	MeansPidsLimit  = "pids-limit"
+	MeansFileLimit  = "file-size-limit"
+	defaultFileSize = 4 << 30
+)
+
+// Policy is what one function wants.
+type Policy struct {
+	Level Level
+	// Read are folders and files that it may read and run besides those of the
+	// system; those that do not exist are left out.
+	Read []string
+	// Write are folders that it may also write, besides its own temporary one.
+	Write []string
+	// MemoryBytes, CPUMillis (thousandths of a core), Pids (processes and threads)
+	// and FileBytes (of one file) bound it; 0: no bound, of FileBytes 4 GiB.
+	MemoryBytes int64
+	CPUMillis   int64
+	Pids        int64
+	FileBytes   int64
+	// NoNetwork asks for no network.
+	NoNetwork bool
+	// Scratch is a folder in which each instance gets one of its own.
+	Scratch string
+}
+
+// Plan is how instances of one function are started.
+type Plan struct {
+	// Means are in force, Missing are not, each with the reason.
+	Means, Missing []string
+
+	policy  Policy
+	machine *Machine
+	paths   []path
+}
+
+// path is a file or folder in the view of a function.
+type path struct {
+	Path  string
+	Write bool
+	// From is where it really is; "": at Path.
+	From string
+}
+
+// Missing is what this machine does not offer, each with the reason.
+func (m *Machine) Missing() []string { return slices.Clone(m.missing) }
+
+// Plain is the plan of a plain process.
+func Plain() *Plan {
+	return &Plan{policy: Policy{Level: None}, machine: &Machine{}, Means: []string{MeansFileLimit}}
+}
+
+// Plan makes the plan of a function. Its error is for the function's author.
+func (m *Machine) Plan(p Policy) (*Plan, error) {
+	if p.NoNetwork {
+		return nil, fmt.Errorf("isolation.no_network: this runner cannot cut a function off from networks, for it calls it by TCP; take it away, or let a firewall of the machine do it")
+	}
+	plan := &Plan{policy: p, machine: m, Means: []string{MeansFileLimit}}
+	plan.limits()
+	if p.Level == None {
+		return plan, nil
+	}
+	if p.Level == Sandbox {
+		if missing := m.lacks(); len(missing) > 0 {
+			return nil, fmt.Errorf("isolation.level is SANDBOX, but this machine does not offer it: %s", strings.Join(missing, "; "))
+		}
+	}
+	for _, w := range p.Write {
+		if !filepath.IsAbs(w) {
+			return nil, fmt.Errorf("isolation.writable: %q is not absolute", w)
+		}
+		if info, err := os.Stat(w); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("isolation.writable: %q is no folder on the runner's machine", w)
+		}
+		plan.paths = append(plan.paths, path{Path: filepath.Clean(w), Write: true})
+	}
+	for _, r := range slices.Concat(p.Read, systemPaths()) {
+		if _, err := os.Stat(r); err == nil && filepath.IsAbs(r) {
+			plan.paths = append(plan.paths, path{Path: filepath.Clean(r)})
+		}
+	}
+	plan.Means = append(plan.Means, m.means...)
+	plan.Missing = append(plan.Missing, m.missing...)
+	slices.Sort(plan.Means)
+	return plan, nil
+}
+
+// system are the paths that programs need wherever they come from. /etc is not among
+// them as a whole: it holds secrets.
+var system = []string{
+	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store",
+	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf",
+	"/etc/nsswitch.conf", "/etc/gai.conf", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols", "/etc/localtime", "/etc/timezone",
+	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/mime.types", "/etc/os-release", "/etc/fonts",
+	"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage", "/sys/fs/cgroup",
+}
+
+// systemPaths are system and the folders of programs on PATH.
+func systemPaths() []string {
+	out := slices.Clone(system)
+	for _, d := range filepath.SplitList(os.Getenv("PATH")) {
+		if filepath.IsAbs(d) && filepath.Clean(d) != "/" {
+			out = append(out, d)
+			if filepath.Base(d) == "shims" { // of pyenv and the like: they look for the program there
+				out = append(out, filepath.Dir(d))
+			}
+		}
+	}
+	return out
+}
