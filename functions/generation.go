@@ -32,6 +32,8 @@ type generation struct {
 	function *function
 	spec     *pb.Function
 	key      [sha256.Size]byte
+	// revision is the newest of the configuration in which it is wanted.
+	revision int64
 	want     int
 	slots    []*slot
 	crash    crash

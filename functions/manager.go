@@ -111,8 +111,9 @@ func key(f *pb.Function) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// apply makes the wanted functions the given ones.
-func (m *manager) apply(wanted []*pb.Function) {
+// apply makes the wanted functions the given ones, which are of a revision of the
+// configuration.
+func (m *manager) apply(wanted []*pb.Function, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {
@@ -121,7 +122,7 @@ func (m *manager) apply(wanted []*pb.Function) {
 	names := map[string]bool{}
 	for _, w := range wanted {
 		names[w.GetName()] = true
-		m.applyOne(w)
+		m.applyOne(w, revision)
 	}
 	for name, f := range m.functions {
 		if names[name] {
@@ -139,7 +140,7 @@ func (m *manager) apply(wanted []*pb.Function) {
 	m.notify()
 }
 
-func (m *manager) applyOne(w *pb.Function) {
+func (m *manager) applyOne(w *pb.Function, revision int64) {
 	f := m.functions[w.GetName()]
 	if f == nil {
 		f = &function{name: w.GetName(), meter: &meter{function: w.GetName(), logs: m.logs}}
@@ -148,12 +149,14 @@ func (m *manager) applyOne(w *pb.Function) {
 	count := f.scale(m, w)
 	k := key(w)
 	if g := f.current(); g != nil && g.key == k {
+		g.revision = revision
 		g.scale(count)
 		m.settle(f)
 		return
 	}
 	m.config.Logger.Info("function is wanted", "function", w.GetName(), "instances", count, "version", len(f.generations)+1)
 	g := newGeneration(m, f, w, k, count)
+	g.revision = revision
 	f.generations = append(f.generations, g)
 	// A version between that never became whole is not needed any more.
 	for _, old := range f.generations[:len(f.generations)-1] {

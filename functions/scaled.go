@@ -273,6 +273,11 @@ func (f *function) state() *pb.FunctionState {
 	if !prepared {
 		return nil
 	}
+	for _, g := range f.generations {
+		if g.whole && !g.retired {
+			st.Revision = max(st.Revision, g.revision)
+		}
+	}
 	if s := f.scaled; s != nil && s.activator != nil {
 		addr := s.activator.Addr()
 		st.ActivatorAddress, st.ActivatorPort = addr.Addr().String(), uint32(addr.Port())

@@ -18,6 +18,9 @@ type deployments struct {
 	// list is everything to run, byFunction the same by function.
 	list       []*pb.Function
 	byFunction map[string][]*pb.Function
+	// revisions are those in which deployments became what they are, by name; 0 when
+	// that was before this replica began.
+	revisions map[string]int64
 	// moving are the functions of which something stays for the others' sake.
 	moving map[string]bool
 }
@@ -31,7 +34,11 @@ func (r *runners) plan(s *gateway.Snapshot) {
 
 func (r *runners) planLocked(s *gateway.Snapshot) {
 	old := r.deployed
-	next := deployments{version: old.version, byFunction: map[string][]*pb.Function{}, moving: map[string]bool{}}
+	next := deployments{version: old.version, byFunction: map[string][]*pb.Function{}, moving: map[string]bool{}, revisions: map[string]int64{}}
+	before := map[string]*pb.Function{}
+	for _, d := range old.list {
+		before[d.GetName()] = d
+	}
 	for _, o := range s.List(gateway.KindFunctions, "") {
 		f := o.(*pb.Function)
 		r.watchVersion(s, f)
@@ -47,6 +54,15 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 		}
 		next.byFunction[f.GetName()] = wanted
 		next.list = append(next.list, wanted...)
+		for _, d := range wanted {
+			switch b := before[d.GetName()]; {
+			case old.version == 0:
+			case b != nil && (b == d || proto.Equal(b, d)):
+				next.revisions[d.GetName()] = old.revisions[d.GetName()]
+			default:
+				next.revisions[d.GetName()] = s.Revision()
+			}
+		}
 	}
 	r.planned = s.Revision()
 	if old.version > 0 && slices.EqualFunc(old.list, next.list, func(a, b *pb.Function) bool { return a == b || proto.Equal(a, b) }) {
@@ -74,6 +90,21 @@ func (r *runners) serves(name string) bool {
 		}
 	}
 	return false
+}
+
+// current tells whether the runners that run a deployment have taken over its newest
+// form.
+func (r *runners) current(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.known {
+		for _, f := range k.state.GetFunctions() {
+			if f.GetFunction() == name && f.GetRevision() < r.deployed.revisions[name] {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // reachable is serves for callers that do not hold mu.

@@ -164,6 +164,9 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 		c.Ok = c.Ok && why == "" && r.reachable(f.GetName())
 		c.Message = fmt.Sprintf("%d instances ready, at least %d wanted", n, want)
 	}
+	if c.Ok && !r.current(f.GetName()) {
+		c.Ok, c.Message = false, c.Message+" of the version before, which serves until this one is ready"
+	}
 	switch {
 	case c.Ok:
 	case len(r.connected()) == 0:

@@ -1678,8 +1678,11 @@ type FunctionState struct {
 	Isolation []string `protobuf:"bytes,6,rep,name=isolation,proto3" json:"isolation,omitempty"`
 	// What the machine could not give, with the reason.
 	IsolationMissing []string `protobuf:"bytes,7,rep,name=isolation_missing,json=isolationMissing,proto3" json:"isolation_missing,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The newest configuration revision of which its instances are, when all that are
+	// wanted were ready; what came after is not taken over yet.
+	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FunctionState) Reset() {
@@ -1759,6 +1762,13 @@ func (x *FunctionState) GetIsolationMissing() []string {
 		return x.IsolationMissing
 	}
 	return nil
+}
+
+func (x *FunctionState) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // FunctionStats is what a function did since the runner started it. Times are in
@@ -2163,7 +2173,7 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1c\n" +
 	"\tisolation\x18\n" +
-	" \x03(\tR\tisolation\"\xfc\x01\n" +
+	" \x03(\tR\tisolation\"\x98\x02\n" +
 	"\rFunctionState\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12+\n" +
 	"\x11activator_address\x18\x02 \x01(\tR\x10activatorAddress\x12%\n" +
@@ -2171,7 +2181,8 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\acentral\x18\x04 \x01(\bR\acentral\x12\x16\n" +
 	"\x06wanted\x18\x05 \x01(\rR\x06wanted\x12\x1c\n" +
 	"\tisolation\x18\x06 \x03(\tR\tisolation\x12+\n" +
-	"\x11isolation_missing\x18\a \x03(\tR\x10isolationMissing\"\xd4\x03\n" +
+	"\x11isolation_missing\x18\a \x03(\tR\x10isolationMissing\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\"\xd4\x03\n" +
 	"\rFunctionStats\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +
