@@ -64,7 +64,7 @@ func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) 
 		t.Fatal(err)
 	}
 	core, err := New(t.Context(), Options{
-		Store: st, Logger: log, Version: "test", CA: ca, Shadow: shadow,
+		Store: st, Logger: log, Version: "test", CA: ca, Shadow: shadow, PackagesDir: filepath.Join(dir, "packages"),
 		Authenticate: func(ctx context.Context) (delivery.Identity, error) {
 			id, err := pki.PeerSPIFFE(ctx)
 			if err != nil {

@@ -18,8 +18,8 @@ import (
 
 const testFunction = "projects/default/functions/f"
 
-// connectRunner opens the stream of a runner with the certificate of spiffe.
-func connectRunner(t *testing.T, p *plane, pkiDir, spiffe, hello string) (pb.RunnerService_ConnectClient, context.CancelFunc) {
+// dialAs connects to the port of proxies and runners with the certificate of spiffe.
+func (p *plane) dialAs(t *testing.T, pkiDir, spiffe string) *grpc.ClientConn {
 	t.Helper()
 	ca, err := pki.OpenCA(pkiDir)
 	if err != nil {
@@ -37,8 +37,16 @@ func connectRunner(t *testing.T, p *plane, pkiDir, spiffe, hello string) (pb.Run
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// connectRunner opens the stream of a runner with the certificate of spiffe.
+func connectRunner(t *testing.T, p *plane, pkiDir, spiffe, hello string) (pb.RunnerService_ConnectClient, context.CancelFunc) {
+	t.Helper()
+	conn := p.dialAs(t, pkiDir, spiffe)
 	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(func() { cancel(); conn.Close() })
+	t.Cleanup(cancel)
 	stream, err := pb.NewRunnerServiceClient(conn).Connect(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -212,7 +212,9 @@ func (c *Core) plan(w *api.Write) (*plan, error) {
 			continue
 		}
 		c.stamp(m.Object, old, w)
-		problems = append(problems, gateway.Validate(m.Object)...)
+		if _, version := m.Object.(*pb.FunctionVersion); !version { // its spec was one part of a function that was checked
+			problems = append(problems, gateway.Validate(m.Object)...)
+		}
 		if old != nil && old.GetMetadata().GetEtag() == m.Object.GetMetadata().GetEtag() {
 			continue
 		}
