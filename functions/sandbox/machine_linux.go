@@ -109,6 +109,9 @@ func (m *Machine) unshare(a *syscall.SysProcAttr) {
 	a.Cloneflags |= unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	if m.user {
 		a.Cloneflags |= unix.CLONE_NEWUSER
+		// Kept over the launcher's exec, which takes them from all but root; the
+		// launcher drops them.
+		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}
