@@ -7,8 +7,10 @@ import (
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 )
 
-// maxRetained bounds the providers of an earlier configuration that are kept.
-const maxRetained = 64
+// maxRetained bounds the providers of an earlier configuration that are kept. It is
+// far beyond what one change has: whatever is left out costs callers of routes that
+// still name it a 403.
+const maxRetained = 20_000
 
 // Retain adds to f the providers and requirements that only the previous
 // configuration has, and returns the headers that these providers set, sorted. A

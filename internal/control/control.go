@@ -10,6 +10,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,8 @@ type Options struct {
 	PackagesDir string
 	// ProxyCertLife is the life of those certificates. Default 30 days.
 	ProxyCertLife time.Duration
+	// StreamAge is how long the stream of a proxy lasts; default delivery.DefaultStreamAge.
+	StreamAge time.Duration
 	// Shadow has each configuration tried on an Envoy of its own before proxies get
 	// it; nil: it is not.
 	Shadow *ShadowOptions
@@ -80,8 +83,9 @@ type Core struct {
 
 	compiling sync.Mutex
 	views     map[string]*view
-	// unsettled wakes settle.
-	unsettled chan struct{}
+	// unsettled wakes settle. It does nothing before settleFrom, which compiling guards.
+	unsettled  chan struct{}
+	settleFrom time.Time
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -113,7 +117,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.heads.Store(&wake)
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
-		StreamAge: delivery.DefaultStreamAge, WarmRoutes: compile.WarmRoutes,
+		StreamAge: cmp.Or(o.StreamAge, delivery.DefaultStreamAge), WarmRoutes: compile.WarmRoutes,
 		OnRefused: func(r delivery.Refusal) {
 			if r.Resource.Type != xds.Route { // see salvage.go
 				c.bad.refused(r)
@@ -206,7 +210,11 @@ func (c *Core) addView(name string) {
 	c.compiling.Lock()
 	defer c.compiling.Unlock()
 	if _, known := c.views[name]; !known {
-		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: c.remembered(name)}
+		before := c.remembered(name)
+		if before != nil {
+			c.settleFrom = c.now().Add(returning)
+		}
+		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: before}
 	}
 	c.publishLocked(c.Snapshot())
 }
@@ -229,10 +237,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		c.deliver(name, g)
 		c.salvage.published(v, s, g)
 		if differs {
-			select {
-			case c.unsettled <- struct{}{}:
-			default:
-			}
+			wake(c.unsettled)
 		}
 		v.published = g
 	}
@@ -261,51 +266,6 @@ func (c *Core) compile(v *view, s *gateway.Snapshot) (*xds.Generation, []gateway
 	g, problems := v.compiler.Compile(in)
 	v.tried = tried{snapshot: s, instances: instances, refusals: refusals, previous: v.published, made: g, problems: problems}
 	return g, problems
-}
-
-// shared tells whether what all hosts of a view share differs.
-func shared(a, b *xds.Generation) bool {
-	if a == nil {
-		return false
-	}
-	for name, r := range b.Resources[xds.ExtensionConfig] {
-		if old := a.Get(xds.ExtensionConfig, name); old == nil || old.Version != r.Version {
-			return true
-		}
-	}
-	return false
-}
-
-// settleAfter bounds the wait for proxies that do not answer.
-const settleAfter = 30 * time.Second
-
-// settle publishes again when the proxies are there, without what was only for
-// the way there (see compile.Input.Previous).
-func (c *Core) settle(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.unsettled:
-		}
-		wait, cancel := context.WithTimeout(ctx, settleAfter)
-		_, err := c.delivery.Wait(wait, c.Snapshot().Revision(), nil)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			c.log.Info("a proxy is slow to follow", "error", err)
-		}
-		c.compiling.Lock()
-		for name, v := range c.views {
-			v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
-			c.deliver(name, v.published)
-			c.salvage.published(v, c.Snapshot(), v.published)
-			c.forget(ctx, name)
-		}
-		c.compiling.Unlock()
-	}
 }
 
 func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {

@@ -1,0 +1,114 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/ledger"
+)
+
+const (
+	// settleAfter is after how long it is looked again whether all proxies have
+	// followed, when one did not.
+	settleAfter = 5 * time.Second
+	// settleTries is how often settle lets a newer revision go first.
+	settleTries = 20
+	// settleHold bounds for how long it lets none go first after that.
+	settleHold = time.Second
+)
+
+// shared tells whether what all hosts of a view share differs.
+func shared(a, b *xds.Generation) bool {
+	if a == nil {
+		return false
+	}
+	for name, r := range b.Resources[xds.ExtensionConfig] {
+		if old := a.Get(xds.ExtensionConfig, name); old == nil || old.Version != r.Version {
+			return true
+		}
+	}
+	return false
+}
+
+// settle publishes again when the proxies are there, without what was only for
+// the way there (see compile.Input.Previous). While a proxy is not, it stays: its
+// routes may name a requirement of a filter that is gone for all others.
+func (c *Core) settle(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.unsettled:
+		}
+		for try := 0; !c.settled(ctx, try >= settleTries); try++ {
+			if ctx.Err() != nil {
+				return
+			}
+		}
+	}
+}
+
+// settled tells whether it could publish without what was for the way. It does
+// when every proxy has followed to the newest revision, which with hold it makes
+// sure that it stays.
+func (c *Core) settled(ctx context.Context, hold bool) bool {
+	c.compiling.Lock()
+	wait := c.settleFrom.Sub(c.now())
+	c.compiling.Unlock()
+	if wait > 0 { // proxies that have not come back after a restart have what was before it
+		sleep(ctx, wait)
+		return false
+	}
+	revision := c.Snapshot().Revision()
+	if !c.followed(ctx, revision, settleAfter) {
+		sleep(ctx, settleAfter)
+		return false
+	}
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	if c.Snapshot().Revision() != revision {
+		if !hold {
+			return false
+		}
+		c.publishLocked(c.Snapshot())
+		if !c.followed(ctx, c.Snapshot().Revision(), settleHold) {
+			return false
+		}
+	}
+	for name, v := range c.views {
+		v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
+		c.deliver(name, v.published)
+		c.salvage.published(v, c.Snapshot(), v.published)
+		c.forget(ctx, name)
+	}
+	return true
+}
+
+// followed waits until every proxy has a revision, or is silent. It is false when
+// one does not get there in time, or refused routes and so has those before.
+func (c *Core) followed(ctx context.Context, revision int64, patience time.Duration) bool {
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	rep, err := c.delivery.Wait(wait, revision, nil)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Info("a proxy is slow to follow", "revision", revision, "error", err)
+		}
+		return false
+	}
+	return !slices.ContainsFunc(rep.Problems, func(p ledger.Problem) bool {
+		return p.Ref.Type == xds.Route && (p.State == ledger.Refused || p.State == ledger.Held)
+	})
+}
+
+// sleep waits for a time, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
