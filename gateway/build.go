@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/cow"
 )
 
 // Changes is what turns one state into the next.
@@ -31,14 +32,14 @@ type Changes struct {
 // sorted list of entries).
 type Snapshot struct {
 	revision int64
-	objects  *cowMap[Object]
+	objects  *cow.Map[Object]
 	// kinds holds the objects of each collection, sorted by name.
 	kinds map[string]*sorted[Object]
 	// referrers of a name or key, sorted. Names that do not exist are kept, too:
 	// who waits for them must be looked at when they come.
-	referrers *cowMap[*[]string]
+	referrers *cow.Map[*[]string]
 	// states of the gateways, by name.
-	states *cowMap[*gatewayState]
+	states *cow.Map[*gatewayState]
 	// problems by object; usually empty.
 	problems map[string][]Problem
 }
@@ -53,8 +54,8 @@ func Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
 	}
 	s := &Snapshot{
 		revision: revision,
-		objects:  prev.objects.clone(), kinds: maps.Clone(prev.kinds),
-		referrers: prev.referrers.clone(), states: prev.states.clone(),
+		objects:  prev.objects.Clone(), kinds: maps.Clone(prev.kinds),
+		referrers: prev.referrers.Clone(), states: prev.states.Clone(),
 		problems: maps.Clone(prev.problems),
 	}
 	if s.kinds == nil {
@@ -96,17 +97,17 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 		}
 		changed[name] = old
 		if o == nil {
-			s.objects.delete(name)
+			s.objects.Delete(name)
 		} else {
-			s.objects.set(name, o)
+			s.objects.Set(name, o)
 		}
 		relink(links, name, refersTo(old), refersTo(o))
 	}
 	for target, l := range links {
 		if all := splice(s.referring(target), l.removed, l.added, strings.Compare); len(all) > 0 {
-			s.referrers.set(target, &all)
+			s.referrers.Set(target, &all)
 		} else {
-			s.referrers.delete(target)
+			s.referrers.Delete(target)
 		}
 	}
 	for _, kind := range Kinds {
@@ -222,7 +223,7 @@ func (s *Snapshot) Get(name string) Object {
 	if s == nil {
 		return nil
 	}
-	return s.objects.get(name)
+	return s.objects.Get(name)
 }
 
 // All yields every object, by kind in the order of Kinds, then by name.
@@ -287,7 +288,7 @@ func (s *Snapshot) Hosts(gateway, listener string) []*Host {
 	if s == nil {
 		return nil
 	}
-	if g := s.states.get(gateway); g != nil {
+	if g := s.states.Get(gateway); g != nil {
 		for _, l := range g.listeners {
 			if l.listener.GetName() == listener {
 				return l.sorted.slice()
@@ -309,20 +310,20 @@ type HostChange struct {
 // differs, when one Snapshot came from the other.
 func (s *Snapshot) ChangedHosts(since *Snapshot, gateway, listener string) []HostChange {
 	now := s.hosts(gateway, listener)
-	names := differing(since.hosts(gateway, listener), now)
+	names := cow.Differing(since.hosts(gateway, listener), now)
 	slices.Sort(names)
 	out := make([]HostChange, len(names))
 	for i, name := range names {
-		out[i] = HostChange{name, now.get(name)}
+		out[i] = HostChange{name, now.Get(name)}
 	}
 	return out
 }
 
-func (s *Snapshot) hosts(gateway, listener string) *cowMap[*Host] {
+func (s *Snapshot) hosts(gateway, listener string) *cow.Map[*Host] {
 	if s == nil {
 		return nil
 	}
-	if g := s.states.get(gateway); g != nil {
+	if g := s.states.Get(gateway); g != nil {
 		for _, l := range g.listeners {
 			if l.listener.GetName() == listener {
 				return l.hosts
@@ -336,14 +337,14 @@ func (s *Snapshot) hosts(gateway, listener string) *cowMap[*Host] {
 // another Snapshot, which may be nil. It costs what differs, when one Snapshot came
 // from the other.
 func (s *Snapshot) Changed(since *Snapshot) []string {
-	var before, now *cowMap[Object]
+	var before, now *cow.Map[Object]
 	if since != nil {
 		before = since.objects
 	}
 	if s != nil {
 		now = s.objects
 	}
-	names := differing(before, now)
+	names := cow.Differing(before, now)
 	slices.Sort(names)
 	return names
 }
@@ -376,7 +377,7 @@ func (s *Snapshot) Check(names ...string) []Problem {
 
 // referring is Referrers, shared.
 func (s *Snapshot) referring(name string) []string {
-	if all := s.referrers.get(name); all != nil {
+	if all := s.referrers.Get(name); all != nil {
 		return *all
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/cow"
 )
 
 // gatewayState is what follows from one gateway and the routes that attach to it.
@@ -13,12 +14,12 @@ type gatewayState struct {
 	gateway   *pb.Gateway
 	listeners []*listenerState
 	// attached routes by name.
-	attached *cowMap[*attachment]
+	attached *cow.Map[*attachment]
 }
 
 type listenerState struct {
 	listener *pb.Listener
-	hosts    *cowMap[*Host]
+	hosts    *cow.Map[*Host]
 	// sorted has the same hosts by name.
 	sorted *sorted[*Host]
 }
@@ -52,7 +53,7 @@ func (s *Snapshot) buildGateways(prev *Snapshot, changed map[string]Object, dirt
 		delete(parts, name)
 		g, ok := s.Get(name).(*pb.Gateway)
 		if !ok {
-			s.states.delete(name)
+			s.states.Delete(name)
 			continue
 		}
 		state := &gatewayState{gateway: g}
@@ -65,11 +66,11 @@ func (s *Snapshot) buildGateways(prev *Snapshot, changed map[string]Object, dirt
 				routes = append(routes, r.GetName())
 			}
 		}
-		s.states.set(name, s.attach(state, routes))
+		s.states.Set(name, s.attach(state, routes))
 	}
 	for name, routes := range parts {
-		if state := s.states.get(name); state != nil {
-			s.states.set(name, s.attach(state, routes))
+		if state := s.states.Get(name); state != nil {
+			s.states.Set(name, s.attach(state, routes))
 		}
 	}
 }
@@ -124,7 +125,7 @@ type hostChange struct{ removed, added []*Entry }
 // attach makes the next state of a gateway, with these routes taken anew from s
 // and all others as they were.
 func (s *Snapshot) attach(old *gatewayState, routes []string) *gatewayState {
-	g := &gatewayState{gateway: old.gateway, attached: old.attached.clone()}
+	g := &gatewayState{gateway: old.gateway, attached: old.attached.Clone()}
 	changes := make([]map[string]*hostChange, len(old.listeners))
 	for i := range changes {
 		changes[i] = map[string]*hostChange{}
@@ -138,13 +139,13 @@ func (s *Snapshot) attach(old *gatewayState, routes []string) *gatewayState {
 		return c
 	}
 	for _, name := range routes {
-		before := old.attached.get(name)
+		before := old.attached.Get(name)
 		var after *attachment
 		if r, ok := s.Get(name).(*pb.Route); ok && attaches(r, old.gateway.GetName()) {
 			after = s.attachment(old.gateway, r)
-			g.attached.set(name, after)
+			g.attached.Set(name, after)
 		} else {
-			g.attached.delete(name)
+			g.attached.Delete(name)
 		}
 		for i := range changes {
 			if before != nil {
@@ -170,20 +171,20 @@ func (l *listenerState) next(g *pb.Gateway, changes map[string]*hostChange) *lis
 	if len(changes) == 0 {
 		return l
 	}
-	n := &listenerState{listener: l.listener, hosts: l.hosts.clone()}
+	n := &listenerState{listener: l.listener, hosts: l.hosts.Clone()}
 	var removed, added []*Host
 	for name, c := range changes {
 		var entries []*Entry
-		if h := l.hosts.get(name); h != nil {
+		if h := l.hosts.Get(name); h != nil {
 			removed = append(removed, h)
 			entries = h.Entries
 		}
 		if entries = splice(entries, c.removed, c.added, compareEntries); len(entries) == 0 {
-			n.hosts.delete(name)
+			n.hosts.Delete(name)
 			continue
 		}
 		h := &Host{Gateway: g, Listener: l.listener, Hostname: name, Entries: entries}
-		n.hosts.set(name, h)
+		n.hosts.Set(name, h)
 		added = append(added, h)
 	}
 	n.sorted = l.sorted.splice(removed, added, func(a, b *Host) int { return strings.Compare(a.Hostname, b.Hostname) })

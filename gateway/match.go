@@ -285,7 +285,7 @@ func (s *Snapshot) Host(gateway, listener, hostname string) *Host {
 	if s == nil {
 		return nil
 	}
-	g := s.states.get(gateway)
+	g := s.states.Get(gateway)
 	if g == nil {
 		return nil
 	}
@@ -293,19 +293,19 @@ func (s *Snapshot) Host(gateway, listener, hostname string) *Host {
 		if l.listener.GetName() != listener {
 			continue
 		}
-		if h := l.hosts.get(hostname); h != nil && !strings.HasPrefix(hostname, "*") {
+		if h := l.hosts.Get(hostname); h != nil && !strings.HasPrefix(hostname, "*") {
 			return h
 		}
 		// From the left, so that the longest suffix comes first. A wildcard stands
 		// for at least one character.
 		for i := 1; i < len(hostname); i++ {
 			if hostname[i] == '.' {
-				if h := l.hosts.get("*" + hostname[i:]); h != nil {
+				if h := l.hosts.Get("*" + hostname[i:]); h != nil {
 					return h
 				}
 			}
 		}
-		return l.hosts.get("*")
+		return l.hosts.Get("*")
 	}
 	return nil
 }

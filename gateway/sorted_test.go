@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -54,48 +53,6 @@ func TestSorted(t *testing.T) {
 			}
 			if !slices.Equal(slices.Collect(was.all()), before) {
 				t.Fatal("the list before was changed")
-			}
-		}
-	})
-}
-
-// TestDiffering: what differs between two maps is found, whichever came from which.
-func TestDiffering(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		maps := []*cowMap[int]{nil}
-		plain := []map[string]int{{}}
-		for range rapid.IntRange(1, 6).Draw(t, "maps") {
-			i := rapid.IntRange(0, len(maps)-1).Draw(t, "from")
-			m, p := maps[i].clone(), map[string]int{}
-			for k, v := range plain[i] {
-				p[k] = v
-			}
-			for range rapid.IntRange(0, 40).Draw(t, "writes") {
-				key, v := fmt.Sprint("k", rapid.IntRange(0, 30).Draw(t, "key")), rapid.IntRange(0, 3).Draw(t, "value")
-				if v == 0 {
-					m.delete(key)
-					delete(p, key)
-				} else {
-					m.set(key, v)
-					p[key] = v
-				}
-			}
-			maps, plain = append(maps, m), append(plain, p)
-		}
-		for i := range maps {
-			for j := range maps {
-				var want []string
-				for k := range 31 {
-					if key := fmt.Sprint("k", k); plain[i][key] != plain[j][key] {
-						want = append(want, key)
-					}
-				}
-				got := differing(maps[i], maps[j])
-				slices.Sort(got)
-				slices.Sort(want)
-				if !slices.Equal(got, want) {
-					t.Fatalf("%d and %d differ in %v, found %v", i, j, want, got)
-				}
 			}
 		}
 	})

@@ -8,13 +8,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 	"strings"
-	"weak"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/penstock-gateway/penstock/internal/cow"
 )
 
 // Type is an xDS resource type URL.
@@ -43,6 +44,10 @@ type Ref struct {
 }
 
 func (r Ref) String() string { return r.Type.Short() + "/" + r.Name }
+
+func (r Ref) compare(o Ref) int {
+	return cmp.Or(strings.Compare(string(r.Type), string(o.Type)), strings.Compare(r.Name, o.Name))
+}
 
 // Resource is one Envoy resource, marshalled once. It is immutable.
 type Resource struct {
@@ -75,9 +80,7 @@ func NewResource(t Type, name string, m proto.Message, refs []Ref, owners []stri
 func NewRaw(t Type, name string, body []byte, refs []Ref, owners []string) *Resource {
 	sum := sha256.Sum256(body)
 	refs = slices.Clone(refs)
-	slices.SortFunc(refs, func(a, b Ref) int {
-		return cmp.Or(strings.Compare(string(a.Type), string(b.Type)), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(refs, Ref.compare)
 	owners = slices.Clone(owners)
 	slices.Sort(owners)
 	return &Resource{
@@ -89,33 +92,120 @@ func NewRaw(t Type, name string, body []byte, refs []Ref, owners []string) *Reso
 }
 
 // Generation is all resources that one view (what a group of proxies may see) is
-// to have. It is immutable; generations share unchanged resources.
+// to have. A copy shares with the one that it was copied from what is not changed, so
+// it costs what is changed, and so does finding what differs. It may be changed by
+// whoever made it until it is given to somebody else; from then on it is immutable.
 type Generation struct {
 	// Revision of the configuration that it was compiled from. Endpoint changes
 	// make new generations of the same revision.
-	Revision  int64
-	Resources map[Type]map[string]*Resource
+	Revision int64
 
-	// Base and Changed are optional and spare the delivery a pass over all
-	// resources: if Base is the generation that the view was updated with before
-	// (weak.Make of it), Changed must name every resource that was added, replaced
-	// or removed since then. Whenever Base is another one, all are compared.
-	Base    weak.Pointer[Generation]
-	Changed []Ref
+	types map[Type]*cow.Map[*Resource]
+}
+
+// Clone returns a generation of the same revision with the same resources, to be
+// changed. A nil Generation is an empty one.
+func (g *Generation) Clone() *Generation {
+	out := &Generation{}
+	if g != nil {
+		out.Revision, out.types = g.Revision, make(map[Type]*cow.Map[*Resource], len(g.types))
+		for t, all := range g.types {
+			out.types[t] = all.Clone()
+		}
+	}
+	return out
+}
+
+// Set puts a resource in, in place of one of the same name.
+func (g *Generation) Set(r *Resource) {
+	all := g.types[r.Type]
+	if all == nil {
+		if all = (&cow.Map[*Resource]{}); g.types == nil {
+			g.types = map[Type]*cow.Map[*Resource]{}
+		}
+		g.types[r.Type] = all
+	}
+	all.Set(r.Name, r)
+}
+
+// Delete takes a resource out, if it is there.
+func (g *Generation) Delete(t Type, name string) {
+	if all := g.types[t]; all != nil {
+		all.Delete(name)
+	}
 }
 
 // Get returns a resource or nil.
-func (g *Generation) Get(t Type, name string) *Resource {
+func (g *Generation) Get(t Type, name string) *Resource { return g.of(t).Get(name) }
+
+// Len is the number of resources of a type.
+func (g *Generation) Len(t Type) int { return g.of(t).Len() }
+
+// Types are the types that there are resources of, sorted.
+func (g *Generation) Types() []Type {
 	if g == nil {
 		return nil
 	}
-	return g.Resources[t][name]
+	var out []Type
+	for t, all := range g.types {
+		if all.Len() > 0 {
+			out = append(out, t)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// All goes through the resources of a type, in no order.
+func (g *Generation) All(t Type) iter.Seq[*Resource] {
+	return func(yield func(*Resource) bool) {
+		for _, r := range g.of(t).All() {
+			if !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 // Names returns the sorted names of a type.
 func (g *Generation) Names(t Type) []string {
+	out := make([]string, 0, g.Len(t))
+	for name := range g.of(t).All() {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Since names the resources that were set, replaced (if only by an equal one) or taken
+// out since a generation before, which may be nil; sorted by type and name. The cost is
+// that of what the two do not share.
+func (g *Generation) Since(before *Generation) []Ref {
+	var out []Ref
+	of := func(t Type) {
+		for _, name := range cow.Differing(before.of(t), g.of(t)) {
+			out = append(out, Ref{Type: t, Name: name})
+		}
+	}
+	if g != nil {
+		for t := range g.types {
+			of(t)
+		}
+	}
+	if before != nil {
+		for t := range before.types {
+			if g.of(t) == nil {
+				of(t)
+			}
+		}
+	}
+	slices.SortFunc(out, Ref.compare)
+	return out
+}
+
+func (g *Generation) of(t Type) *cow.Map[*Resource] {
 	if g == nil {
 		return nil
 	}
-	return slices.Sorted(maps.Keys(g.Resources[t]))
+	return g.types[t]
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -17,7 +16,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"weak"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -296,15 +294,14 @@ type deliveryFanout struct {
 	size   int
 	// tables are two states that differ in one resource, in turn: to make them is
 	// the compiler's work, not the delivery's.
-	tables  [2]map[xds.Type]map[string]*xds.Resource
-	changed xds.Ref
+	tables  [2]*xds.Generation
 	streams atomic.Int64
 }
 
 const fanoutView = "default/-"
 
 func newDeliveryFanout(r role) (*deliveryFanout, error) {
-	f := &deliveryFanout{size: r.Resources, g: &xds.Generation{Revision: 1, Resources: map[xds.Type]map[string]*xds.Resource{xds.Cluster: {}}}}
+	f := &deliveryFanout{size: r.Resources, g: &xds.Generation{Revision: 1}}
 	f.server = delivery.New(delivery.Options{
 		Logger: slog.New(slog.DiscardHandler), SilentAfter: time.Minute,
 		Authenticate: func(ctx context.Context) (delivery.Identity, error) {
@@ -318,16 +315,15 @@ func newDeliveryFanout(r role) (*deliveryFanout, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.g.Resources[xds.Cluster][c.Name] = c
+		f.g.Set(c)
 	}
 	changed, err := xds.NewResource(xds.Cluster, clusterNameOf(r.Resources/2), clusterOf(r.Resources/2, 1), nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	other := maps.Clone(f.g.Resources[xds.Cluster])
-	other[changed.Name] = changed
-	f.tables = [2]map[xds.Type]map[string]*xds.Resource{f.g.Resources, {xds.Cluster: other}}
-	f.changed = xds.Ref{Type: xds.Cluster, Name: changed.Name}
+	other := f.g.Clone()
+	other.Set(changed)
+	f.tables = [2]*xds.Generation{f.g, other}
 	f.server.Update(fanoutView, f.g)
 	return f, nil
 }
@@ -339,10 +335,9 @@ func (f *deliveryFanout) opened() int { return int(f.streams.Load()) }
 
 // change goes to the other table; only one resource ever changes.
 func (f *deliveryFanout) change(_, version int) error {
-	f.g = &xds.Generation{
-		Revision: f.g.Revision + 1, Resources: f.tables[version%2],
-		Base: weak.Make(f.g), Changed: []xds.Ref{f.changed},
-	}
+	next := f.tables[version%2].Clone()
+	next.Revision = f.g.Revision + 1
+	f.g = next
 	f.server.Update(fanoutView, f.g)
 	return nil
 }

@@ -34,7 +34,7 @@ var rules = []rule{
 		why: "a policy is compiled from the merged model to Envoy's types, and knows no other policy"},
 	{tree: "gateway/explain", may: []string{"gateway", "gateway/policy"}, never: kubernetes,
 		why: "explain works from the model"},
-	{tree: "gateway", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "gateway", may: []string{"internal/cow"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the model knows neither Envoy nor where resources come from"},
 	{tree: "xds/compile/salvage", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the search is pure: it knows parts by name"},
@@ -52,6 +52,7 @@ var rules = []rule{
 		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
+	{tree: "internal/cow", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
 	{tree: "telemetry", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
 }
 

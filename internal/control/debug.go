@@ -63,7 +63,7 @@ func (c *Core) dump(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		for t := range g.Resources {
+		for _, t := range g.Types() {
 			for _, name := range g.Names(t) {
 				if t == xds.Secret {
 					fmt.Fprintf(w, "{%q:%q,%q:%q}\n", "name", name, "secret", "(hidden)")

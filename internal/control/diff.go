@@ -251,22 +251,10 @@ func (c *Core) proxyChanges(before, after *gateway.Snapshot, with func(*view) *c
 
 // differing returns the resources of which a and b hold different versions.
 func differing(a, b *xds.Generation) []xds.Ref {
-	var refs []xds.Ref
-	for t, rs := range a.Resources {
-		for name, r := range rs {
-			if o := b.Get(t, name); o == nil || o.Version != r.Version {
-				refs = append(refs, xds.Ref{Type: t, Name: name})
-			}
-		}
-	}
-	for t, rs := range b.Resources {
-		for name := range rs {
-			if a.Get(t, name) == nil {
-				refs = append(refs, xds.Ref{Type: t, Name: name})
-			}
-		}
-	}
-	return refs
+	return slices.DeleteFunc(b.Since(a), func(ref xds.Ref) bool {
+		x, y := a.Get(ref.Type, ref.Name), b.Get(ref.Type, ref.Name)
+		return x != nil && y != nil && x.Version == y.Version
+	})
 }
 
 // Revisions implements api.Core.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -112,20 +111,17 @@ func unheld(given, next *xds.Generation) *xds.Generation {
 	if given == nil {
 		return nil
 	}
-	out := &xds.Generation{Revision: given.Revision, Resources: maps.Clone(given.Resources)}
-	changed := false
-	for _, t := range []xds.Type{xds.Endpoint, xds.Secret} {
-		if sameMap(given.Resources[t], next.Resources[t]) {
+	out, changed := given.Clone(), false
+	for _, ref := range next.Since(given) {
+		if ref.Type != xds.Endpoint && ref.Type != xds.Secret {
 			continue
 		}
-		all := maps.Clone(given.Resources[t])
-		for name, old := range all {
-			// Of a cluster that changes, too, the endpoints wait with it.
-			if r := next.Get(t, name); r != nil && r.Version != old.Version && sameCluster(given, next, t, name) {
-				all[name], changed = r, true
-			}
+		old, r := given.Get(ref.Type, ref.Name), next.Get(ref.Type, ref.Name)
+		// Of a cluster that changes, too, the endpoints wait with it.
+		if old != nil && r != nil && r.Version != old.Version && sameCluster(given, next, ref.Type, ref.Name) {
+			out.Set(r)
+			changed = true
 		}
-		out.Resources[t] = all
 	}
 	if !changed {
 		return nil
@@ -139,10 +135,6 @@ func sameCluster(a, b *xds.Generation, t xds.Type, name string) bool {
 	}
 	x, y := a.Get(xds.Cluster, name), b.Get(xds.Cluster, name)
 	return x != nil && y != nil && x.Version == y.Version
-}
-
-func sameMap(a, b map[string]*xds.Resource) bool {
-	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
 // run tries what is offered for a view.

@@ -223,7 +223,7 @@ func TestUnheld(t *testing.T) {
 		return &xds.Resource{Type: kind, Name: name, Version: version}
 	}
 	gen := func(revision int64, all ...*xds.Resource) *xds.Generation {
-		return with(&xds.Generation{Revision: revision, Resources: map[xds.Type]map[string]*xds.Resource{}}, all)
+		return with(&xds.Generation{Revision: revision}, all)
 	}
 	given := gen(1, r(xds.Cluster, "a", "1"), r(xds.Endpoint, "a", "1"), r(xds.Cluster, "b", "1"), r(xds.Endpoint, "b", "1"), r(xds.Secret, "s", "1"))
 	next := gen(2, r(xds.Cluster, "a", "1"), r(xds.Endpoint, "a", "2"), r(xds.Cluster, "b", "2"), r(xds.Endpoint, "b", "2"), r(xds.Secret, "s", "2"), r(xds.Endpoint, "new", "1"))

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -158,20 +157,14 @@ func missing(g, before *xds.Generation, r *xds.Resource, known []*xds.Resource) 
 	return out
 }
 
-// with is a generation and some more resources. It has no Base: that would be one
-// that the delivery was never given.
+// with is a generation and some more resources.
 func with(g *xds.Generation, more []*xds.Resource) *xds.Generation {
 	if len(more) == 0 {
 		return g
 	}
-	out := &xds.Generation{Revision: g.Revision, Resources: maps.Clone(g.Resources)}
+	out := g.Clone()
 	for _, r := range more {
-		all := maps.Clone(out.Resources[r.Type])
-		if all == nil {
-			all = map[string]*xds.Resource{}
-		}
-		all[r.Name] = r
-		out.Resources[r.Type] = all
+		out.Set(r)
 	}
 	return out
 }

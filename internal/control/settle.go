@@ -24,8 +24,8 @@ func shared(a, b *xds.Generation) bool {
 	if a == nil {
 		return false
 	}
-	for name, r := range b.Resources[xds.ExtensionConfig] {
-		if old := a.Get(xds.ExtensionConfig, name); old == nil || old.Version != r.Version {
+	for r := range b.All(xds.ExtensionConfig) {
+		if old := a.Get(xds.ExtensionConfig, r.Name); old == nil || old.Version != r.Version {
 			return true
 		}
 	}

@@ -53,11 +53,11 @@ func (c *Core) remembered(view string) *xds.Generation {
 		c.log.Warn("cannot read what proxies have", "view", view, "error", err)
 		return nil
 	}
-	resources := map[string]*xds.Resource{}
+	out := &xds.Generation{}
 	for _, r := range saved.GetResources() {
-		resources[r.GetName()] = &xds.Resource{Type: xds.ExtensionConfig, Name: r.GetName(), Version: r.GetVersion(), Body: r.GetResource()}
+		out.Set(&xds.Resource{Type: xds.ExtensionConfig, Name: r.GetName(), Version: r.GetVersion(), Body: r.GetResource()})
 	}
-	return &xds.Generation{Resources: map[xds.Type]map[string]*xds.Resource{xds.ExtensionConfig: resources}}
+	return out
 }
 
 // forget ends what remember began.

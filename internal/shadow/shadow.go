@@ -24,7 +24,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"weak"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 
@@ -197,30 +196,13 @@ func (s *Shadow) Try(ctx context.Context, g *xds.Generation, known map[xds.Ref]*
 // a part differs.
 func (s *Shadow) fake(g *xds.Generation) *xds.Generation {
 	s.rev++
-	out := &xds.Generation{Revision: s.rev, Resources: map[xds.Type]map[string]*xds.Resource{}}
-	if s.last != nil && weak.Make(s.last) == g.Base {
-		maps.Copy(out.Resources, s.sent.Resources)
-		cloned := map[xds.Type]bool{}
-		for _, ref := range g.Changed {
-			if !cloned[ref.Type] {
-				cloned[ref.Type] = true
-				if out.Resources[ref.Type] = maps.Clone(out.Resources[ref.Type]); out.Resources[ref.Type] == nil {
-					out.Resources[ref.Type] = map[string]*xds.Resource{}
-				}
-			}
-			if r := g.Get(ref.Type, ref.Name); r != nil {
-				out.Resources[ref.Type][ref.Name] = s.fakes.resource(r)
-			} else {
-				delete(out.Resources[ref.Type], ref.Name)
-			}
-		}
-		out.Base, out.Changed = weak.Make(s.sent), g.Changed
-	} else {
-		for t, all := range g.Resources {
-			out.Resources[t] = make(map[string]*xds.Resource, len(all))
-			for name, r := range all {
-				out.Resources[t][name] = s.fakes.resource(r)
-			}
+	out := s.sent.Clone()
+	out.Revision = s.rev
+	for _, ref := range g.Since(s.last) {
+		if r := g.Get(ref.Type, ref.Name); r != nil {
+			out.Set(s.fakes.resource(r))
+		} else {
+			out.Delete(ref.Type, ref.Name)
 		}
 	}
 	s.last, s.sent = g, out
@@ -418,8 +400,8 @@ const viewName = "shadow"
 // limit is how long a response may stay unanswered.
 func (s *Shadow) limit() time.Duration {
 	limit := s.opt.Limit
-	for _, all := range s.sent.Resources {
-		limit += time.Duration(len(all)) * resourceLimit
+	for _, t := range s.sent.Types() {
+		limit += time.Duration(s.sent.Len(t)) * resourceLimit
 	}
 	return limit
 }

@@ -58,11 +58,10 @@ func (g generation) add(t testing.TB, kind xds.Type, name string, m proto.Messag
 }
 
 func (g generation) revision(n int64) *xds.Generation {
-	out := &xds.Generation{Revision: n, Resources: map[xds.Type]map[string]*xds.Resource{}}
-	for t, all := range g {
-		out.Resources[t] = map[string]*xds.Resource{}
-		for name, r := range all {
-			out.Resources[t][name] = r
+	out := &xds.Generation{Revision: n}
+	for _, all := range g {
+		for _, r := range all {
+			out.Set(r)
 		}
 	}
 	return out

@@ -120,10 +120,8 @@ func New(s Settings) *Compiler { return &Compiler{settings: s} }
 
 // Compile makes the resources of a view. Its result depends on the input only;
 // what the run before made is kept where its inputs are the same (a host by the
-// pointer of its *gateway.Host), so a change costs what it changes, and unchanged
-// resources are the same pointers as before. Base of the generation is the one
-// that the call before returned for the view, and Changed what was set or removed
-// since.
+// pointer of its *gateway.Host), so a change costs what it changes. The generation
+// shares what is unchanged with the one that the call before returned for the view.
 //
 // The problems are of objects that could not be compiled as they are; everything
 // else is. Rules that cannot be served are answered with 503, never left out.

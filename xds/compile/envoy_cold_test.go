@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -152,13 +151,12 @@ func extendedConnect(t *testing.T, port int, host, path string) string {
 // change sends the last generation with one RouteConfiguration in place of its own,
 // and without those that are named.
 func (r *rig) change(with *xds.Resource, without ...string) {
-	g := &xds.Generation{Revision: r.last.Revision, Resources: maps.Clone(r.last.Resources)}
-	g.Resources[xds.Route] = maps.Clone(g.Resources[xds.Route])
+	g := r.last.Clone()
 	for _, name := range without {
-		delete(g.Resources[xds.Route], name)
+		g.Delete(xds.Route, name)
 	}
 	if with != nil {
-		g.Resources[xds.Route][with.Name] = with
+		g.Set(with)
 	}
 	r.server.Update(r.view.String(), g)
 }
@@ -175,9 +173,8 @@ func (r *rig) withEager(t *testing.T, name string) *xds.Generation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &xds.Generation{Revision: r.last.Revision, Resources: maps.Clone(r.last.Resources)}
-	g.Resources[xds.Scope] = maps.Clone(g.Resources[xds.Scope])
-	g.Resources[xds.Scope][name] = eager
+	g := r.last.Clone()
+	g.Set(eager)
 	return g
 }
 

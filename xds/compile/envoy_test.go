@@ -67,7 +67,7 @@ func testTrees(t *testing.T, r *rig) {
 // trees is the number of hosts that are laid out as trees.
 func (r *rig) trees(t *testing.T) (n int) {
 	t.Helper()
-	for _, res := range r.last.Resources[xds.Route] {
+	for res := range r.last.All(xds.Route) {
 		rc := &routev3.RouteConfiguration{}
 		if err := res.Body.UnmarshalTo(rc); err != nil {
 			t.Fatal(err)

@@ -166,7 +166,7 @@ rules: [{forward: {backends: [{backend: plain}]}}]`)
 		t.Errorf("problems %+v", p.problems)
 	}
 	got := map[string]string{}
-	for name, r := range p.generation.Resources[xds.Listener] {
+	for r := range p.generation.All(xds.Listener) {
 		l, m := &listenerv3.Listener{}, &hcmv3.HttpConnectionManager{}
 		if err := r.Body.UnmarshalTo(l); err != nil {
 			t.Fatal(err)
@@ -174,7 +174,7 @@ rules: [{forward: {backends: [{backend: plain}]}}]`)
 		if err := l.GetApiListener().GetApiListener().UnmarshalTo(m); err != nil {
 			t.Fatal(err)
 		}
-		got[name] = m.GetRds().GetRouteConfigName()
+		got[r.Name] = m.GetRds().GetRouteConfigName()
 	}
 	want := map[string]string{
 		"a.example": "default/edge/http/a.example", "a.example:8080": "default/edge/http/a.example", "a.example:9090": "default/edge/grpc/a.example",
@@ -215,15 +215,13 @@ rules: [{forward: {backends: [{backend: plain}]}}]`)
 	before := p.generation
 	p.revision++
 	p.update()
-	if len(p.generation.Changed) > 0 {
-		t.Errorf("changed %v", p.generation.Changed)
+	if changed := p.generation.Since(before); len(changed) > 0 {
+		t.Errorf("changed %v", changed)
 	}
 	// And nothing stays of what is gone.
 	p.apply(grpcGateway)
-	for t2, all := range p.generation.Resources {
-		if len(all) > 0 {
-			t.Errorf("%s is left: %v", t2.Short(), all)
-		}
+	for _, kind := range p.generation.Types() {
+		t.Errorf("%s is left: %v", kind.Short(), p.generation.Names(kind))
 	}
 	if before.Get(xds.Listener, "a.example") == nil {
 		t.Error("an earlier generation was changed")

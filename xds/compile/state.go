@@ -3,9 +3,7 @@ package compile
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"weak"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
@@ -62,57 +60,40 @@ func internalClusters(s Settings) []*xds.Resource {
 	return out
 }
 
-// editor makes a generation out of the one before. Maps of types that do not
-// change are shared.
+// editor makes a generation out of the one before.
 type editor struct {
-	g       *xds.Generation
-	cloned  map[xds.Type]bool
+	last, g *xds.Generation
+	// changed are what was set.
 	changed []*xds.Resource
 }
 
-// edit begins a generation with the resources of last, which becomes its Base.
+// edit begins a generation with the resources of last.
 func edit(last *xds.Generation, revision int64) *editor {
-	resources := maps.Clone(last.Resources)
-	if resources == nil {
-		resources = map[xds.Type]map[string]*xds.Resource{}
-	}
-	return &editor{
-		g:      &xds.Generation{Revision: revision, Resources: resources, Base: weak.Make(last)},
-		cloned: map[xds.Type]bool{},
-	}
-}
-
-func (e *editor) own(t xds.Type) map[string]*xds.Resource {
-	m := e.g.Resources[t]
-	if !e.cloned[t] {
-		if m = maps.Clone(m); m == nil {
-			m = map[string]*xds.Resource{}
-		}
-		e.g.Resources[t] = m
-		e.cloned[t] = true
-	}
-	return m
+	g := last.Clone()
+	g.Revision = revision
+	return &editor{last: last, g: g}
 }
 
 // set puts a resource in, and returns what is there then: one that does not differ
 // from what was there is dropped.
 func (e *editor) set(r *xds.Resource) *xds.Resource {
-	old := e.g.Resources[r.Type][r.Name]
-	if old == r || (old != nil && old.Version == r.Version && slices.Equal(old.Refs, r.Refs) && slices.Equal(old.Owners, r.Owners)) {
+	if old := e.g.Get(r.Type, r.Name); old != nil && alike(old, r) {
 		return old
 	}
-	e.own(r.Type)[r.Name] = r
+	// It may have been removed in this run.
+	if old := e.last.Get(r.Type, r.Name); old != nil && alike(old, r) {
+		r = old
+	}
+	e.g.Set(r)
 	e.changed = append(e.changed, r)
-	e.g.Changed = append(e.g.Changed, xds.Ref{Type: r.Type, Name: r.Name})
 	return r
 }
 
-func (e *editor) remove(t xds.Type, name string) {
-	if e.g.Resources[t][name] != nil {
-		delete(e.own(t), name)
-		e.g.Changed = append(e.g.Changed, xds.Ref{Type: t, Name: name})
-	}
+func alike(a, b *xds.Resource) bool {
+	return a == b || a.Version == b.Version && slices.Equal(a.Refs, b.Refs) && slices.Equal(a.Owners, b.Owners)
 }
+
+func (e *editor) remove(t xds.Type, name string) { e.g.Delete(t, name) }
 
 // listenerState is one open listener.
 type listenerState struct {

@@ -5,17 +5,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"weak"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -89,16 +86,13 @@ func benchPush(b *testing.B, mode string, size, clients int) {
 	// Two tables that differ in one resource, in turn.
 	other := g.next()
 	mutate(other, size/2, 1)
-	tables := [2]map[xds.Type]map[string]*xds.Resource{g.Resources, other.Resources}
-	changed := xds.Ref{Type: kind, Name: slices.Sorted(maps.Keys(g.Resources[kind]))[size/2]}
+	tables := [2]*xds.Generation{g.Generation, other.Generation}
 	var spent time.Duration
 	n := 0
 	for b.Loop() {
 		n++
-		next := &xds.Generation{
-			Revision: g.Revision + 1, Resources: tables[n%2],
-			Base: weak.Make(g.Generation), Changed: []xds.Ref{changed},
-		}
+		next := tables[n%2].Clone()
+		next.Revision = g.Revision + 1
 		g.Generation = next
 		start := cpu()
 		p.server.Update(view, g.Generation)

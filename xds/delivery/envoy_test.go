@@ -102,10 +102,10 @@ func TestEnvoyChanges(t *testing.T) {
 	mustGet(t, port, "b.test", "b")
 
 	g = g.next()
-	delete(g.Resources[xds.Scope], "b.test")
-	delete(g.Resources[xds.Route], "b.test")
-	delete(g.Resources[xds.Cluster], "c-b")
-	delete(g.Resources[xds.Endpoint], "c-b")
+	g.Delete(xds.Scope, "b.test")
+	g.Delete(xds.Route, "b.test")
+	g.Delete(xds.Cluster, "c-b")
+	g.Delete(xds.Endpoint, "c-b")
 	apply("host removed")
 	if _, err := get(http.DefaultClient, port, "b.test"); err == nil || err.Error() != "status 404: " {
 		t.Errorf("the removed host answers %v, want 404", err)
@@ -140,8 +140,8 @@ func TestEnvoyGoneWhileWarming(t *testing.T) {
 			})
 		}
 		g = g.next()
-		delete(g.Resources[xds.Cluster], name)
-		delete(g.Resources[xds.Endpoint], name)
+		g.Delete(xds.Cluster, name)
+		g.Delete(xds.Endpoint, name)
 		p.server.Update(view, g.Generation)
 	}
 	g = g.next()
@@ -201,8 +201,8 @@ func TestEnvoyUnderLoad(t *testing.T) {
 	for i := range changes {
 		g = g.next()
 		old, next := fmt.Sprint("c", i), fmt.Sprint("c", i+hosts)
-		delete(g.Resources[xds.Cluster], old)
-		delete(g.Resources[xds.Endpoint], old)
+		g.Delete(xds.Cluster, old)
+		g.Delete(xds.Endpoint, old)
 		g.cluster(next, up)
 		g.host(host(i), next)
 		p.server.Update(view, g.Generation)

@@ -166,25 +166,14 @@ type generation struct {
 }
 
 func newGeneration(t testing.TB, revision int64) generation {
-	return generation{t, &xds.Generation{Revision: revision, Resources: map[xds.Type]map[string]*xds.Resource{}}}
+	return generation{t, &xds.Generation{Revision: revision}}
 }
 
 // next is the generation after g with the same resources.
 func (g generation) next() generation {
-	n := newGeneration(g.t, g.Revision+1)
-	for t, all := range g.Resources {
-		for _, r := range all {
-			n.put(t, r)
-		}
-	}
+	n := generation{g.t, g.Clone()}
+	n.Revision++
 	return n
-}
-
-func (g generation) put(t xds.Type, r *xds.Resource) {
-	if g.Resources[t] == nil {
-		g.Resources[t] = map[string]*xds.Resource{}
-	}
-	g.Resources[t][r.Name] = r
 }
 
 // add puts in a resource; refs are "Type/name" with the short type.
@@ -194,7 +183,7 @@ func (g generation) add(t xds.Type, name string, m proto.Message, refs ...string
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.put(t, r)
+	g.Set(r)
 }
 
 var shortTypes = map[string]xds.Type{

@@ -221,8 +221,8 @@ func TestStateOfTheWorld(t *testing.T) {
 	p.server.Update(grpcTestView, g.Generation)
 	c.expect("Cluster b@7", "")
 	g = g.next()
-	delete(g.Resources[xds.Cluster], "b")
-	delete(g.Resources[xds.Route], "r") // which refers to it
+	g.Delete(xds.Cluster, "b")
+	g.Delete(xds.Route, "r") // which refers to it
 	p.server.Update(grpcTestView, g.Generation)
 	c.expect("Cluster", "")
 }

@@ -31,7 +31,8 @@ func TestTurns(t *testing.T) {
 	g.secret("key")
 	p.server.Update(view, g.Generation)
 	versions := map[string]string{}
-	for name, r := range g.Resources[xds.Cluster] {
+	for r := range g.All(xds.Cluster) {
+		name := r.Name
 		versions[name] = r.Version
 	}
 
@@ -147,7 +148,7 @@ func TestSlowClient(t *testing.T) {
 	slow.answer(slow.recv(), "")
 	r := slow.recv()
 	slow.answer(r, "")
-	if r.GetResources()[0].GetVersion() != g.Resources[xds.Cluster]["a"].Version {
+	if r.GetResources()[0].GetVersion() != g.Get(xds.Cluster, "a").Version {
 		t.Error("the slow client got an old version")
 	}
 	if n := p.sent() - before; n != 49+2 {

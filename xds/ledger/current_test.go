@@ -23,7 +23,9 @@ func TestCurrent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		table.Update(&xds.Generation{Revision: revision, Resources: map[xds.Type]map[string]*xds.Resource{xds.Endpoint: {"f": r}}}, now)
+		g := &xds.Generation{Revision: revision}
+		g.Set(r)
+		table.Update(g, now)
 	}
 	version(1, 0)
 	p := table.Attach(ledger.Options{}, now)

@@ -18,13 +18,13 @@ func TestFullState(t *testing.T) {
 	table := ledger.NewTable()
 	update := func(revision int64, versions map[string]string) {
 		t.Helper()
-		g := &xds.Generation{Revision: revision, Resources: map[xds.Type]map[string]*xds.Resource{xds.Cluster: {}}}
+		g := &xds.Generation{Revision: revision}
 		for name, v := range versions {
 			r, err := xds.NewResource(xds.Cluster, name, &clusterv3.Cluster{Name: name, AltStatName: v}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			g.Resources[xds.Cluster][name] = r
+			g.Set(r)
 		}
 		table.Update(g, now)
 	}

@@ -225,7 +225,7 @@ func short(r xds.Ref) string {
 }
 
 func parseGeneration(args []string) *xds.Generation {
-	g := &xds.Generation{Resources: map[xds.Type]map[string]*xds.Resource{}}
+	g := &xds.Generation{}
 	fmt.Sscan(args[0], &g.Revision)
 	for _, a := range args[1:] {
 		id, refs, _ := strings.Cut(a, ":")
@@ -242,10 +242,7 @@ func parseGeneration(args []string) *xds.Generation {
 				res.Refs = append(res.Refs, parseRef(strings.TrimPrefix(r, "~")))
 			}
 		}
-		if g.Resources[ref.Type] == nil {
-			g.Resources[ref.Type] = map[string]*xds.Resource{}
-		}
-		g.Resources[ref.Type][name] = res
+		g.Set(res)
 	}
 	return g
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"weak"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -340,15 +339,12 @@ func (w *world) checkGone(p *proxy, t xds.Type) {
 
 // generate makes the next generation: some resources change, come or go.
 func (w *world) generate(badShare float64) {
-	g := &xds.Generation{Resources: map[xds.Type]map[string]*xds.Resource{}}
+	g := &xds.Generation{}
 	if w.gen != nil {
 		g.Revision = w.gen.Revision
 	}
 	if w.rnd.IntN(4) > 0 || w.gen == nil {
 		g.Revision += 1 + w.rnd.Int64N(2)
-	}
-	for _, t := range order {
-		g.Resources[t] = map[string]*xds.Resource{}
 	}
 	w.some(g, badShare, xds.Secret, "s", 3)
 	w.some(g, badShare, xds.Cluster, "c", 5, xds.Secret)
@@ -362,26 +358,27 @@ func (w *world) generate(badShare float64) {
 	}
 	w.some(g, badShare, xds.Listener, "l", 2, xds.ExtensionConfig, xds.Secret, xds.Route)
 	if w.gen != nil && w.rnd.IntN(2) == 0 {
-		g.Base = weak.Make(w.gen)
-		g.Changed = difference(w.gen, g)
+		g = basedOn(w.gen, g)
 	}
 	w.gen = g
 	n := w.table.Update(g, w.now)
 	fmt.Fprintf(w.log, "generation %d: %d changes\n", g.Revision, n)
 }
 
-// difference names what changed between two generations, and something that did
-// not.
-func difference(a, b *xds.Generation) []xds.Ref {
-	refs := []xds.Ref{{Type: xds.Cluster, Name: "c0"}, {Type: xds.Cluster, Name: "never there"}}
+// basedOn makes b out of a, so that they share what is the same.
+func basedOn(a, b *xds.Generation) *xds.Generation {
+	out := a.Clone()
+	out.Revision = b.Revision
 	for _, t := range order {
 		for _, n := range slices.Concat(a.Names(t), b.Names(t)) {
-			if a.Get(t, n) != b.Get(t, n) {
-				refs = append(refs, xds.Ref{Type: t, Name: n})
+			if r := b.Get(t, n); r == nil {
+				out.Delete(t, n)
+			} else if r != a.Get(t, n) {
+				out.Set(r)
 			}
 		}
 	}
-	return refs
+	return out
 }
 
 // some puts in some of n names of a type, with references to what is there.
@@ -404,7 +401,7 @@ func (w *world) some(g *xds.Generation, bad float64, t xds.Type, prefix string, 
 func (w *world) one(g *xds.Generation, bad float64, t xds.Type, name string, refs ...xds.Ref) {
 	if old := w.gen.Get(t, name); old != nil && w.rnd.IntN(10) < 6 {
 		if !slices.ContainsFunc(old.Refs, func(r xds.Ref) bool { return g.Get(r.Type, r.Name) == nil }) {
-			g.Resources[t][name] = old
+			g.Set(old)
 			return
 		}
 	}
@@ -416,7 +413,7 @@ func (w *world) one(g *xds.Generation, bad float64, t xds.Type, name string, ref
 	}
 	// Some scopes are on demand.
 	res.Lazy = t == xds.Scope && res.Version[0]%2 == 0
-	g.Resources[t][name] = res
+	g.Set(res)
 	if _, known := w.bad[res.Version]; !known {
 		w.bad[res.Version] = w.rnd.Float64() < bad
 	}

@@ -1,10 +1,8 @@
 package ledger
 
 import (
-	"reflect"
 	"slices"
 	"time"
-	"weak"
 
 	"github.com/penstock-gateway/penstock/xds"
 )
@@ -115,8 +113,8 @@ func (t *Table) Revision() int64 { return t.revision }
 
 // Update makes g what the proxies are to have and returns how many resources
 // were added, changed or removed. Equal bytes are no change. Its cost is that of
-// the changes times the proxies, and of one pass over g unless g.Base is the
-// generation before.
+// the changes times the proxies, and of what g does not share with the generation
+// before.
 func (t *Table) Update(g *xds.Generation, now time.Time) int {
 	t.sweep()
 	t.forgetBefores()
@@ -132,11 +130,11 @@ func (t *Table) Update(g *xds.Generation, now time.Time) int {
 		c.since = 0
 	}
 	n := 0
-	if t.last != nil && weak.Make(t.last) == g.Base {
-		n = t.updateChanged(g, c)
-	} else {
-		for k := range kinds {
-			n += t.updateColumn(k, g.Resources[types[k]], c)
+	// Sorted, so that numbers, and with them the order of sending, do not depend
+	// on the order of a map.
+	for _, ref := range g.Since(t.last) {
+		if k, ok := kindOf(ref.Type); ok {
+			n += t.updateOne(k, ref.Name, g.Get(ref.Type, ref.Name), c)
 		}
 	}
 	t.last = g
@@ -150,52 +148,10 @@ func (t *Table) Update(g *xds.Generation, now time.Time) int {
 	return n
 }
 
-// updateChanged looks only at what differs from the generation before.
-func (t *Table) updateChanged(g *xds.Generation, c change) int {
-	n := 0
-	for _, ref := range g.Changed {
-		if k, ok := kindOf(ref.Type); ok {
-			n += t.updateOne(k, ref.Name, g.Resources[ref.Type][ref.Name], c)
-		}
-	}
-	return n
-}
-
 // change is what all changes of one Update have in common.
 type change struct {
 	since, at int64
 	now       time.Time
-}
-
-func (t *Table) updateColumn(k kind, next map[string]*xds.Resource, c change) int {
-	col := &t.columns[k]
-	if t.last != nil && sameMap(next, t.last.Resources[types[k]]) {
-		return 0
-	}
-	n := 0
-	var added []string
-	for name, res := range next {
-		if _, known := col.index[name]; !known {
-			added = append(added, name)
-			continue
-		}
-		n += t.updateOne(k, name, res, c)
-	}
-	// Sorted, so that numbers, and with them the order of sending, do not depend
-	// on the order of a map.
-	slices.Sort(added)
-	for _, name := range added {
-		n += t.updateOne(k, name, next[name], c)
-	}
-	if col.present.count() == len(next) {
-		return n
-	}
-	for i := range col.each(col.present) {
-		if name := col.slots[i].name; next[name] == nil {
-			n += t.updateOne(k, name, nil, c)
-		}
-	}
-	return n
 }
 
 // updateOne sets the wanted resource of a name (nil is none) and returns 1 if
@@ -348,12 +304,6 @@ func (col *column) words() int { return (len(col.slots) + 63) >> 6 }
 // each are the members of a set; the set may be changed meanwhile.
 func (col *column) each(b bitset) func(func(int32) bool) {
 	return ones(col.words(), b.word)
-}
-
-// sameMap reports whether both are the same map, not only equal ones.
-// Generations are immutable, so it holds the same then.
-func sameMap(a, b map[string]*xds.Resource) bool {
-	return a != nil && reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
 // has reports whether the generation has a resource.

@@ -30,9 +30,9 @@ func TestExamplesCompileToTheSameBytes(t *testing.T) {
 			t.Fatal(problems)
 		}
 		out := map[string]string{}
-		for kind, resources := range generation.Resources {
-			for name, r := range resources {
-				out[kind.Short()+"/"+name] = r.Version
+		for _, kind := range generation.Types() {
+			for r := range generation.All(kind) {
+				out[kind.Short()+"/"+r.Name] = r.Version
 			}
 		}
 		return out
