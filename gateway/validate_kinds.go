@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/penstock-gateway/penstock/functions/scale"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -142,5 +143,18 @@ func (c *checker) function(f *pb.Function) {
 		}
 	}
 	c.traffic(f)
+	c.scale(f)
 	c.contract(f)
+}
+
+func (c *checker) scale(f *pb.Function) {
+	if f.GetScale() == nil {
+		return
+	}
+	if f.GetInstances() != 0 {
+		c.add("instances", "is a fixed number, and scale lets it follow the load: take one away")
+	}
+	if _, err := scale.ConfigOf(f); err != nil {
+		c.add("scale", "%s", strings.TrimPrefix(err.Error(), "scale: "))
+	}
 }

@@ -112,8 +112,8 @@ func (h *logHub) deliver(lines []*pb.LogLine) {
 	}
 }
 
-// gather returns what comes until there was silence for a while.
-func (s *logSub) gather(ctx context.Context, silence time.Duration) []*pb.LogLine {
+// gather returns what comes until there was silence for a while, or enough comes.
+func (s *logSub) gather(ctx context.Context, silence time.Duration, enough func(*pb.LogLine) bool) []*pb.LogLine {
 	var out []*pb.LogLine
 	timer := time.NewTimer(logFirst)
 	defer timer.Stop()
@@ -125,6 +125,9 @@ func (s *logSub) gather(ctx context.Context, silence time.Duration) []*pb.LogLin
 			return out
 		case lines := <-s.lines:
 			out = append(out, lines...)
+			if slices.ContainsFunc(lines, enough) {
+				return out
+			}
 			timer.Reset(silence)
 		}
 	}

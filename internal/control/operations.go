@@ -124,12 +124,18 @@ func (o operations) StreamLogs(r *pb.StreamLogsRequest, stream grpc.ServerStream
 		tail = 100
 	}
 	wants := func(l *pb.LogLine) bool { return r.GetRequestId() == "" || l.GetRequestId() == r.GetRequestId() }
-	// What the runners kept comes first and at once; after a moment of silence all
-	// of it is here.
-	kept := sub.gather(stream.Context(), logSettle)
+	// What the runners kept comes first and at once; after a moment of silence, or when
+	// something newer comes, all of it is here.
+	began := o.core.now()
+	isNew := func(l *pb.LogLine) bool { return l.GetTime().IsValid() && l.GetTime().AsTime().After(began) }
+	kept := sub.gather(stream.Context(), logSettle, isNew)
 	kept = slices.DeleteFunc(kept, func(l *pb.LogLine) bool { return !wants(l) })
 	slices.SortStableFunc(kept, func(a, b *pb.LogLine) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
-	kept = kept[max(0, len(kept)-max(tail, 0)):]
+	old := len(kept)
+	if i := slices.IndexFunc(kept, isNew); i >= 0 {
+		old = i
+	}
+	kept = kept[max(0, old-max(tail, 0)):]
 	if len(kept) > 0 {
 		if err := stream.Send(&pb.StreamLogsResponse{Lines: kept}); err != nil {
 			return err

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// fn runs a verb of fn against an installation.
+func (in *installation) fn(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	args = append([]string{"fn"}, args...)
+	if args[1] != "init" && args[1] != "replay" {
+		args = append(args, "--server", in.flags.api)
+	}
+	return in.run(t, args...)
+}
+
+func (in *installation) mustFn(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := in.fn(t, args...)
+	if err != nil {
+		t.Fatalf("fn %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func body(t *testing.T, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d %s", res.StatusCode, strings.TrimSpace(string(b)))
+}
+
+func edit(t *testing.T, file, old, with string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b), old) {
+		t.Fatalf("%s holds no %q", file, old)
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, with)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFunctionsByCommand is the life of a function on real parts: written, deployed,
+// called, broken, split, taken back.
+func TestFunctionsByCommand(t *testing.T) {
+	in := newInstallation(t)
+	in.up(t, "--config", helloConfig(t, "/plain"), "--functions-root", t.TempDir(), "--no-jaeger")
+	dir := filepath.Join(t.TempDir(), "hello")
+	if out, err := in.fn(t, "init", "hello", "--dir", dir); err != nil || !strings.Contains(out, "app.py") {
+		t.Fatalf("init: %v\n%s", err, out)
+	}
+	if out, err := in.fn(t, "init", "hello", "--dir", dir); err == nil || !strings.Contains(out, "is not empty") {
+		t.Errorf("init into a folder with files: %v\n%s", err, out)
+	}
+	out := in.mustFn(t, "deploy", dir)
+	if !strings.Contains(out, "uploaded") || !strings.Contains(out, "serving on 1 of 1 proxies") {
+		t.Errorf("deploy:\n%s", out)
+	}
+	url := "http://" + in.flags.gateway + "/hello?name=ada"
+	if got := body(t, url); got != `200 {"hello": "ada"}` {
+		t.Errorf("the first request: %s", got)
+	}
+
+	// A new version is what the gateway serves when the command returns.
+	app := filepath.Join(dir, "app.py")
+	edit(t, app, `{"hello": who}`, `{"hi": who}`)
+	in.mustFn(t, "deploy", dir)
+	if got := body(t, url); got != `200 {"hi": "ada"}` {
+		t.Errorf("after the second deployment: %s", got)
+	}
+
+	// The author of a bug sees where it is.
+	edit(t, app, `print("greeting", who)`, `print("greeting", who, 1 / len(who))`)
+	in.mustFn(t, "deploy", dir, "--split", "0", "--tag", "canary")
+	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); got != `200 {"hi": ""}` {
+		t.Errorf("the version with the requests: %s", got)
+	}
+	out, err := in.fn(t, "invoke", "hello", "--version", "canary", "--path", "/?name=")
+	if err == nil || !strings.Contains(out, "status 502") || !strings.Contains(out, "ZeroDivisionError") {
+		t.Errorf("invoke of the version with a bug: %v\n%s", err, out)
+	}
+	if out := in.mustFn(t, "invoke", "hello", "--path", "/?name=bob", "-i"); !strings.Contains(out, `{"hi": "bob"}`) || !strings.Contains(out, "200 in ") {
+		t.Errorf("invoke:\n%s", out)
+	}
+	await(t, func() error {
+		if out := in.mustFn(t, "logs", "hello"); !strings.Contains(out, "greeting ada") {
+			return fmt.Errorf("logs:\n%s", out)
+		}
+		return nil
+	})
+
+	in.mustFn(t, "promote", "hello")
+	in.mustFn(t, "rollback", "hello")
+	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); got != `200 {"hi": ""}` {
+		t.Errorf("after the rollback: %s", got)
+	}
+	in.mustFn(t, "scale", "hello", "--max", "3", "--objective", "p99 <= 300ms", "--queue", "direct")
+	await(t, func() error {
+		out := in.mustFn(t, "explain-scale", "hello")
+		if !strings.Contains(out, "max 3") || !strings.Contains(out, "E[T]") {
+			return fmt.Errorf("explain-scale:\n%s", out)
+		}
+		return nil
+	})
+	await(t, func() error {
+		out := in.mustFn(t, "describe", "hello")
+		for _, want := range []string{"contract   lambda/python", "E[T] = t ", "cost ", "route      routes/hello", "instances ready"} {
+			if !strings.Contains(out, want) {
+				return fmt.Errorf("describe has no %q:\n%s", want, out)
+			}
+		}
+		return nil
+	})
+	if out := in.mustFn(t, "ls"); !regexp.MustCompile(`(?m)^hello +lambda/python`).MatchString(out) {
+		t.Errorf("ls:\n%s", out)
+	}
+	testBadFn(t, in, dir)
+	testDev(t, in, dir)
+}
+
+func testBadFn(t *testing.T, in *installation, dir string) {
+	empty := t.TempDir()
+	described := t.TempDir()
+	if err := os.WriteFile(filepath.Join(described, functionFile), []byte("kind: Functoin\nname: x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(described, "x.py"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"deploy", empty}, "holds no file"},
+		{[]string{"deploy", filepath.Join(dir, "app.py"), "--name", "hello"}, "no zip file"},
+		{[]string{"deploy", described}, "function.yaml:1:7: unknown kind"},
+		{[]string{"deploy", filepath.Join(empty, "none")}, "no such file"},
+		{[]string{"deploy", dir, "--split", "101"}, "it is a part of 100"},
+		{[]string{"invoke", "none"}, "does not exist"},
+		{[]string{"invoke", "hello", "--version", "7"}, "neither a tag nor a number"},
+		{[]string{"invoke", "hello", "-H", "x"}, "has no colon"},
+		{[]string{"invoke", "hello", "--path", "x"}, "must begin with /"},
+		{[]string{"logs", "routes/hello"}, "is no function"},
+		{[]string{"rollback", "hello", "--to", "1"}, "no such version"},
+		{[]string{"scale", "hello", "--queue", "x"}, "none of direct, central, auto"},
+		{[]string{"scale", "hello", "--objective", "fast"}, "objective"},
+		{[]string{"init", "Hello"}, "is no name of a function"},
+		{[]string{"init", "x", "--template", "cobol"}, "none of azure-python"},
+	} {
+		if out, err := in.fn(t, row.args...); err == nil || !strings.Contains(out, row.want) {
+			t.Errorf("fn %s: %v, want %q\n%s", strings.Join(row.args, " "), err, row.want, out)
+		}
+	}
+}
+
+// testDev saves a handler with a bug, and then without.
+func testDev(t *testing.T, in *installation, dir string) {
+	cmd := penstock(t.Context(), "fn", "dev", dir, "--server", in.flags.api)
+	out := &watched{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() }()
+	has := func(text string, times int) {
+		t.Helper()
+		await(t, func() error {
+			if got := out.String(); strings.Count(got, text) < times {
+				return fmt.Errorf("fn dev says %q not %d times:\n%s", text, times, got)
+			}
+			return nil
+		})
+	}
+	has("* projects/default/functions/hello serves", 1)
+	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); !strings.HasPrefix(got, "502") {
+		t.Errorf("the handler with a bug: %s", got)
+	}
+	has("> app.py:7: print(\"greeting\", who, 1 / len(who))", 1)
+	edit(t, filepath.Join(dir, "app.py"), "1 / len(who)", "len(who)")
+	has("* projects/default/functions/hello serves", 2)
+	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); got != `200 {"hi": ""}` {
+		t.Errorf("the handler without: %s", got)
+	}
+	edit(t, filepath.Join(dir, functionFile), "kind: Function\n", "kind: Funktion\n")
+	has("! ", 1)
+}
+
+// watched is output that is looked at while it is written.
+type watched struct {
+	lockedWriter
+	b strings.Builder
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+// TestTemplates: every template is written, and describes a function that is valid.
+func TestTemplates(t *testing.T) {
+	for _, name := range templateNames() {
+		dir := filepath.Join(t.TempDir(), "f")
+		if _, err := writeTemplate(name, "greet", dir); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		d, err := readDeployment(dir, "default", "")
+		if err != nil || d.function.GetName() != "projects/default/functions/greet" || len(d.objects) != 2 {
+			t.Errorf("%s: %v, %v", name, d, err)
+		}
+	}
+}
+
+func TestPlaceIn(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "lib"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"app.py", "lib/x.js", "main.go"} {
+		if err := os.WriteFile(filepath.Join(dir, f), []byte("one\n  two\nthree\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for text, want := range map[string]string{
+		`  File "/cache/src/app.py", line 2, in handler`:     "app.py:2: two",
+		"    at hello (/cache/src/lib/x.js:3:10)":            "lib/x.js:3: three",
+		"    at file:///cache/src/lib/x.js:1:1":              "lib/x.js:1: one",
+		"\t/cache/src/main.go:2 +0x1d":                       "main.go:2: two",
+		`  File "/usr/lib/python3.11/json.py", line 2, in x`: "",
+		"app.py:99: beyond":                                  "",
+		"nothing":                                            "",
+	} {
+		if got := placeIn(dir, text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestTrafficText(t *testing.T) {
+	f := &pb.Function{Traffic: []*pb.Traffic{{Version: 7, Weight: 3}, {Weight: 1, Tag: "canary"}, {Version: 5, Tag: "old"}}}
+	if got := trafficText(f); got != "7 75%, newest 25% (canary), 5 0% (old)" {
+		t.Error(got)
+	}
+	versions := []*pb.FunctionVersion{{Number: 9}, {Number: 7}, {Number: 5}}
+	for want, traffic := range map[int64][]*pb.Traffic{
+		7: nil,
+		5: {{Version: 7, Weight: 1}},
+		9: {{Version: 9, Weight: 1}, {Weight: 1}},
+		0: {{Version: 5, Weight: 1}},
+	} {
+		if got, err := versionBefore(&pb.Function{Traffic: traffic}, versions); got != want || (want == 0) != (err != nil) {
+			t.Errorf("before %v: %d (%v), want %d", traffic, got, err, want)
+		}
+	}
+	var b strings.Builder
+	printLine(&b, &pb.LogLine{Instance: "i", Text: "x", RequestId: "0123456789", Time: timestamppb.New(time.Now())})
+	if !strings.HasSuffix(b.String(), " i [01234567] x\n") {
+		t.Error(b.String())
+	}
+}
