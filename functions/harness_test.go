@@ -23,9 +23,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -186,23 +184,6 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 			return stream.Context().Err()
 		}
 	}
-}
-
-// FetchPackage implements pb.RunnerServiceServer.
-func (c *control) FetchPackage(r *pb.FetchPackageRequest, stream grpc.ServerStreamingServer[pb.FetchPackageResponse]) error {
-	c.mu.Lock()
-	b, ok := c.packages[r.GetDigest()]
-	c.fetches++
-	c.mu.Unlock()
-	if !ok {
-		return status.Errorf(codes.NotFound, "there is no package %s", r.GetDigest())
-	}
-	for part := range slices.Chunk(b, 64<<10) {
-		if err := stream.Send(&pb.FetchPackageResponse{Chunk: part}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // await waits until the reported state is as wanted, and returns it.
@@ -409,20 +390,6 @@ func env(pairs map[string]string) func(*pb.Function) {
 		maps.Copy(f.Env, pairs)
 	}
 }
-
-// writable lets a function write a folder.
-func writable(dir string) func(*pb.Function) {
-	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Writable: []string{dir}} }
-}
-
-// level is of isolation.
-func level(l pb.IsolationLevel) func(*pb.Function) {
-	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Level: l} }
-}
-
-// plain is a function that nothing keeps apart: it knows its processes by the numbers
-// that the test knows.
-var plain = level(pb.IsolationLevel_ISOLATION_LEVEL_NONE)
 
 func timeout(d time.Duration) func(*pb.Function) {
 	return func(f *pb.Function) { f.Timeout = durationpb.New(d) }

@@ -17,6 +17,9 @@ import (
 // machine is what this machine offers to keep functions apart; it is tried once.
 var machine = sync.OnceValue(sandbox.Probe)
 
+// scratchDir holds the temporary folders of instances.
+func scratchDir(c Config) string { return filepath.Join(c.CacheDir, "run") }
+
 // isolate plans how instances of a function are kept apart. read is what they need to
 // see besides the system.
 func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) {
@@ -24,7 +27,7 @@ func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) 
 	p := sandbox.Policy{
 		Read: slices.DeleteFunc(read, func(s string) bool { return s == "" }), Write: i.GetWritable(), NoNetwork: i.GetNoNetwork(),
 		MemoryBytes: int64(r.GetMemoryMib()) << 20, CPUMillis: int64(r.GetCpuMillis()), Pids: int64(r.GetPids()), FileBytes: int64(r.GetFileMib()) << 20,
-		Scratch: filepath.Join(m.config.CacheDir, "run"),
+		Scratch: scratchDir(m.config),
 	}
 	switch i.GetLevel() {
 	case pb.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED, pb.IsolationLevel_ISOLATION_LEVEL_BEST:

@@ -13,6 +13,20 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
+// writable lets a function write a folder.
+func writable(dir string) func(*pb.Function) {
+	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Writable: []string{dir}} }
+}
+
+// level is of isolation.
+func level(l pb.IsolationLevel) func(*pb.Function) {
+	return func(f *pb.Function) { f.Isolation = &pb.Isolation{Level: l} }
+}
+
+// plain is a function that nothing keeps apart: it knows its processes by the numbers
+// that the test knows.
+var plain = level(pb.IsolationLevel_ISOLATION_LEVEL_NONE)
+
 // attack has a function try something, and returns what it got, or the error that it
 // met.
 func attack(t testing.TB, i *pb.Instance, what string, arg any) (done, refused string) {

@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -70,6 +71,10 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 	root, err := os.OpenRoot(c.Root)
 	if err != nil {
 		return nil, err
+	}
+	// What instances of a runner that was killed have left; they died with it.
+	if err := os.RemoveAll(scratchDir(c)); err != nil {
+		return nil, fmt.Errorf("functions cache: %w", err)
 	}
 	m := &manager{
 		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),

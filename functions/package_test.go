@@ -5,13 +5,35 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/functions"
 	"github.com/penstock-gateway/penstock/functions/archive"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
+
+// FetchPackage implements pb.RunnerServiceServer.
+func (c *control) FetchPackage(r *pb.FetchPackageRequest, stream grpc.ServerStreamingServer[pb.FetchPackageResponse]) error {
+	c.mu.Lock()
+	b, ok := c.packages[r.GetDigest()]
+	c.fetches++
+	c.mu.Unlock()
+	if !ok {
+		return status.Errorf(codes.NotFound, "there is no package %s", r.GetDigest())
+	}
+	for part := range slices.Chunk(b, 64<<10) {
+		if err := stream.Send(&pb.FetchPackageResponse{Chunk: part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // zipOf is a zip file of some files.
 func zipOf(t testing.TB, files map[string]string) []byte {
