@@ -482,24 +482,3 @@ func inherit(r *routev3.Route, host map[string]*anypb.Any) {
 		return host[name] != nil && sameAny(host[name], entry)
 	})
 }
-
-// sharedBy is what routes share: the entries of enabled filters that all have in
-// common, which saves most of the bytes of a host with one policy, and a retry policy.
-// Entries that differ stay where they are, each complete, for Envoy merges none of
-// these filters across levels.
-func sharedBy(project string, routes []trait) (out share) {
-	for i, name := range shareable(project) {
-		if len(routes) == 0 || routes[0].entries[i] == nil {
-			continue
-		}
-		first := routes[0].entries[i]
-		if !slices.ContainsFunc(routes, func(t trait) bool { return !sameAny(t.entries[i], first) }) {
-			if out.entries == nil {
-				out.entries = map[string]*anypb.Any{}
-			}
-			out.entries[name] = first
-		}
-	}
-	out.retry, out.retryKey = sharedRetries(routes)
-	return out
-}
