@@ -13,7 +13,7 @@ import (
 
 // Collected is what a garbage collection removed.
 type Collected struct {
-	// Revisions and Objects are counts; objects include buckets and roots.
+	// Revisions and Objects are counts; objects include buckets, groups and roots.
 	Revisions, Objects int64
 }
 
@@ -166,7 +166,7 @@ func (s *etcdStore) mark(ctx context.Context) (map[hash]bool, error) {
 	}
 }
 
-// markRevisions adds what some revisions reach. Roots and buckets seen before are
+// markRevisions adds what some revisions reach. Roots, groups and buckets seen before are
 // not read again, and few at a time are held in memory.
 func (s *etcdStore) markRevisions(ctx context.Context, reached map[hash]bool, revs []Revision) error {
 	var roots []hash
@@ -176,24 +176,28 @@ func (s *etcdStore) markRevisions(ctx context.Context, reached map[hash]bool, re
 			roots = append(roots, h)
 		}
 	}
-	var parts []hash
-	err := s.eachObject(ctx, roots, "root", func(data []byte) error {
-		t, err := decodeTree(data)
-		if err != nil {
-			return err
-		}
-		for _, h := range t.hashes {
-			if h != (hash{}) && !reached[h] {
-				reached[h] = true
-				parts = append(parts, h)
+	parts := func(of []hash, kind byte, name string) (out []hash, err error) {
+		err = s.eachObject(ctx, of, name, func(data []byte) error {
+			all, err := decodeHashes(kind, data)
+			for _, h := range all {
+				if h != (hash{}) && !reached[h] {
+					reached[h] = true
+					out = append(out, h)
+				}
 			}
-		}
-		return nil
-	})
+			return err
+		})
+		return out, err
+	}
+	groups, err := parts(roots, kindRoot, "root")
 	if err != nil {
 		return err
 	}
-	return s.eachObject(ctx, parts, "bucket", func(data []byte) error {
+	all, err := parts(groups, kindGroup, "group")
+	if err != nil {
+		return err
+	}
+	return s.eachObject(ctx, all, "bucket", func(data []byte) error {
 		b, err := decodeBucket(data)
 		for _, e := range b {
 			reached[e.hash] = true

@@ -57,10 +57,23 @@ func (s *etcdStore) Diff(ctx context.Context, from, to int64) ([]Change, error) 
 
 // differences compares two trees, reading only the buckets that differ. Sorted by name.
 func (s *etcdStore) differences(ctx context.Context, fromRev Revision, from *tree, toRev Revision, to *tree) ([]difference, error) {
-	var indexes []int
-	for i := range buckets {
+	var groups, indexes []int
+	for i := range fan {
 		if from.hashes[i] != to.hashes[i] {
-			indexes = append(indexes, i)
+			groups = append(groups, i)
+		}
+	}
+	if err := s.needGroups(ctx, fromRev, from, groups); err != nil {
+		return nil, err
+	}
+	if err := s.needGroups(ctx, toRev, to, groups); err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		for i := g * fan; i < (g+1)*fan; i++ {
+			if from.hashOf(i) != to.hashOf(i) {
+				indexes = append(indexes, i)
+			}
 		}
 	}
 	if err := s.need(ctx, fromRev, from, indexes); err != nil {

@@ -225,7 +225,7 @@ func TestDamage(t *testing.T) {
 // TestDamagedTree opens the store anew, so that nothing is in memory.
 func TestDamagedTree(t *testing.T) {
 	t.Parallel()
-	for kind, want := range map[byte]string{'T': "root of revision 2", 'B': "bucket "} {
+	for kind, want := range map[byte]string{'N': "root of revision 2", 'G': "group ", 'B': "bucket "} {
 		o := external.options(t)
 		s := open(t, o)
 		if _, err := s.Commit(t.Context(), 0, storetest.Routes(0, 5, "a"), store.Info{}); err != nil {

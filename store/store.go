@@ -2,9 +2,9 @@
 // or external, so that a change of any size is atomic, history is cheap and a
 // rollback is one small write.
 //
-// A revision is a tree of content hashes, as in git: objects by hash, 256 buckets
-// by the hash of the resource name, a root that lists the buckets, and a head that
-// is flipped by one compare-and-swap. What is not reachable from a revision is
+// A revision is a tree of content hashes, as in git: objects by hash, 1024 buckets
+// by the hash of the resource name, 32 groups of buckets, a root that lists the groups,
+// and a head that is flipped by one compare-and-swap. What is not reachable from a revision is
 // garbage and harms nobody. README.md in this folder describes the keys.
 package store
 

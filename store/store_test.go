@@ -324,7 +324,7 @@ func TestWatchCompacted(t *testing.T) {
 }
 
 // TestWritesLittle counts what one change among many writes: its object, its bucket,
-// the root, the revision record and the head, in one transaction.
+// its group, the root, the revision record and the head, in one transaction.
 func TestWritesLittle(t *testing.T) {
 	t.Parallel()
 	o := external.options(t)
@@ -346,7 +346,7 @@ func TestWritesLittle(t *testing.T) {
 			revisions[mod] = true
 		}
 	}
-	if fmt.Sprint(kinds) != "map[head:1 o:3 r:1]" || len(revisions) != 1 {
+	if fmt.Sprint(kinds) != "map[head:1 o:4 r:1]" || len(revisions) != 1 {
 		t.Errorf("written: %v in %d transactions", kinds, len(revisions))
 	}
 }

@@ -27,18 +27,24 @@ func parseHash(s string) (h hash, err error) {
 	return h, err
 }
 
-// buckets is how many parts a tree has. A change rewrites one bucket and the root
-// (8 KiB), so more buckets make the root dearer and fewer the bucket; 256 keeps the
-// sum below 50 KiB up to 100,000 resources.
-const buckets = 256
+// A tree has fan groups of fan buckets. A change rewrites one bucket, its group and the
+// root, 1 KiB each: the bucket at 10,000 resources less, at 100,000 some 6.
+const (
+	fan     = 32
+	buckets = fan * fan
+)
 
 // bucketOf says which bucket a name belongs to.
-func bucketOf(name string) int { return int(sha256.Sum256([]byte(name))[0]) }
+func bucketOf(name string) int {
+	sum := sha256.Sum256([]byte(name))
+	return int(binary.BigEndian.Uint16(sum[:])) % buckets
+}
 
 // The first byte of stored content says what it is, so that no kind of content can
 // be taken for another.
 const (
-	kindRoot     = 'T'
+	kindRoot     = 'N'
+	kindGroup    = 'G'
 	kindBucket   = 'B'
 	kindResource = 'R'
 	kindSealed   = 'S'
@@ -103,12 +109,85 @@ func decodeBucket(data []byte) (bucket, error) {
 	return b, nil
 }
 
-// tree is the content of one revision: the hashes of its buckets, and those buckets
-// that were needed so far. It is immutable but for what it has loaded.
+// hashes are those of the parts of a root or a group. Zero: the part is empty.
+type hashes [fan]hash
+
+// encode returns the stored form: for each part that is not empty its number and hash.
+func (p *hashes) encode(kind byte) []byte {
+	out := append(make([]byte, 0, 1+fan*(1+len(hash{}))), kind)
+	for i, h := range p {
+		if h != (hash{}) {
+			out = append(out, byte(i))
+			out = append(out, h[:]...)
+		}
+	}
+	return out
+}
+
+// decodeHashes reverses encode and refuses everything encode cannot have made.
+func decodeHashes(kind byte, data []byte) (p hashes, err error) {
+	const width = 1 + len(hash{})
+	if len(data) == 0 || data[0] != kind || (len(data)-1)%width != 0 {
+		return p, fmt.Errorf("it does not begin with %q, or is cut off", kind)
+	}
+	last := -1
+	for part := range slices.Chunk(data[1:], width) {
+		i := int(part[0])
+		if i <= last || i >= fan {
+			return p, fmt.Errorf("part %d is out of order", i)
+		}
+		last = i
+		copy(p[i][:], part[1:])
+		if p[i] == (hash{}) {
+			return p, fmt.Errorf("part %d has no hash", i)
+		}
+	}
+	return p, nil
+}
+
+// group is a part of the buckets of a tree, and those of them that were needed so far.
+// It is immutable but for what it has loaded.
+type group struct {
+	hashes hashes
+	loaded [fan]atomic.Pointer[bucket]
+}
+
+// decodeGroup makes a group of its stored form.
+func decodeGroup(data []byte) (*group, error) {
+	p, err := decodeHashes(kindGroup, data)
+	if err == nil && p == (hashes{}) {
+		err = errors.New("the group is empty")
+	}
+	return &group{hashes: p}, err
+}
+
+// clone returns a group to change; nil is an empty one.
+func (g *group) clone() *group {
+	next := &group{}
+	if g != nil {
+		next.hashes = g.hashes
+		for i := range g.loaded {
+			next.loaded[i].Store(g.loaded[i].Load())
+		}
+	}
+	return next
+}
+
+// share takes from another group what is the same and loaded there.
+func (g *group) share(other *group) {
+	for i := range g.loaded {
+		if b := other.loaded[i].Load(); b != nil && g.hashes[i] == other.hashes[i] && g.loaded[i].Load() == nil {
+			g.loaded[i].Store(b)
+		}
+	}
+}
+
+// tree is the content of one revision: the hashes of its groups, and those groups that
+// were needed so far. It is immutable but for what it has loaded.
 type tree struct {
 	root   hash
-	hashes [buckets]hash // zero: the bucket is empty
-	loaded [buckets]atomic.Pointer[bucket]
+	hashes hashes
+	loaded [fan]atomic.Pointer[group]
 }
 
 // emptyTree is the content of revision 0.
@@ -118,38 +197,31 @@ func emptyTree() *tree {
 	return t
 }
 
-// encode returns the stored form: for each bucket that is not empty its number and hash.
-func (t *tree) encode() []byte {
-	out := append(make([]byte, 0, 1+buckets*(1+len(hash{}))), kindRoot)
-	for i, h := range t.hashes {
-		if h != (hash{}) {
-			out = append(out, byte(i))
-			out = append(out, h[:]...)
-		}
-	}
-	return out
+// encode returns the stored form of the root.
+func (t *tree) encode() []byte { return t.hashes.encode(kindRoot) }
+
+// decodeTree reverses encode.
+func decodeTree(data []byte) (*tree, error) {
+	p, err := decodeHashes(kindRoot, data)
+	return &tree{root: sha256.Sum256(data), hashes: p}, err
 }
 
-// decodeTree reverses encode and refuses everything encode cannot have made.
-func decodeTree(data []byte) (*tree, error) {
-	const width = 1 + len(hash{})
-	if len(data) == 0 || data[0] != kindRoot || (len(data)-1)%width != 0 {
-		return nil, errors.New("not a root")
-	}
-	t := &tree{root: sha256.Sum256(data)}
-	last := -1
-	for part := range slices.Chunk(data[1:], width) {
-		i := int(part[0])
-		if i <= last {
-			return nil, fmt.Errorf("bucket %d is out of order", i)
-		}
-		last = i
-		copy(t.hashes[i][:], part[1:])
-		if t.hashes[i] == (hash{}) {
-			return nil, fmt.Errorf("bucket %d has no hash", i)
+// at returns a bucket that need has loaded.
+func (t *tree) at(i int) bucket {
+	if g := t.loaded[i/fan].Load(); g != nil {
+		if b := g.loaded[i%fan].Load(); b != nil {
+			return *b
 		}
 	}
-	return t, nil
+	return nil
+}
+
+// hashOf is the hash of a bucket whose group is loaded, or not there.
+func (t *tree) hashOf(i int) hash {
+	if g := t.loaded[i/fan].Load(); g != nil {
+		return g.hashes[i%fan]
+	}
+	return hash{}
 }
 
 // blob is content to be stored under its hash.
@@ -167,42 +239,56 @@ type edit struct {
 	hash hash
 }
 
-// apply returns the tree with edits made, and the buckets and the root that are new.
-// The buckets that the edits touch must be loaded. Edits to the same name apply in order.
+// apply returns the tree with edits made, and the buckets, groups and the root that are
+// new. The buckets that the edits touch must be loaded. Edits to the same name apply in
+// order.
 func (t *tree) apply(edits []edit) (*tree, []blob, error) {
-	next := &tree{hashes: t.hashes}
-	for i := range t.loaded {
-		next.loaded[i].Store(t.loaded[i].Load())
-	}
 	touched := map[int]bucket{}
 	for _, e := range edits {
 		i := bucketOf(e.name)
 		b, ok := touched[i]
 		if !ok {
-			if old := t.loaded[i].Load(); old != nil {
-				b = slices.Clone(*old)
-			} else if t.hashes[i] != (hash{}) {
+			if t.hashes[i/fan] != (hash{}) && t.loaded[i/fan].Load() == nil {
+				return nil, nil, fmt.Errorf("group %d is not loaded", i/fan)
+			}
+			if b = slices.Clone(t.at(i)); b == nil && t.hashOf(i) != (hash{}) {
 				return nil, nil, fmt.Errorf("bucket %d is not loaded", i)
 			}
 		}
 		touched[i] = b.with(e)
 	}
+	groups := map[int]*group{}
 	var blobs []blob
 	for i, b := range touched {
-		if len(b) == 0 {
+		g := groups[i/fan]
+		if g == nil {
+			g = t.loaded[i/fan].Load().clone()
+			groups[i/fan] = g
+		}
+		bl, err := g.set(i, b)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(b) > 0 && bl.hash != t.hashOf(i) {
+			blobs = append(blobs, bl)
+		}
+	}
+	next := &tree{hashes: t.hashes}
+	for i := range t.loaded {
+		next.loaded[i].Store(t.loaded[i].Load())
+	}
+	for i, g := range groups {
+		if g.hashes == (hashes{}) {
 			next.hashes[i] = hash{}
 			next.loaded[i].Store(nil)
 			continue
 		}
-		bl := newBlob(b.encode())
-		if len(bl.data) > MaxObjectBytes {
-			return nil, nil, fmt.Errorf("%w: bucket %d of the tree would take %d bytes, at most %d fit: there are too many resources", ErrInvalid, i, len(bl.data), MaxObjectBytes)
-		}
+		bl := newBlob(g.hashes.encode(kindGroup))
 		if bl.hash != t.hashes[i] {
 			blobs = append(blobs, bl)
 		}
 		next.hashes[i] = bl.hash
-		next.loaded[i].Store(&b)
+		next.loaded[i].Store(g)
 	}
 	root := newBlob(next.encode())
 	next.root = root.hash
@@ -210,6 +296,22 @@ func (t *tree) apply(edits []edit) (*tree, []blob, error) {
 		blobs = append(blobs, root)
 	}
 	return next, blobs, nil
+}
+
+// set puts a bucket of a tree into its group, and returns its stored form.
+func (g *group) set(i int, b bucket) (blob, error) {
+	if len(b) == 0 {
+		g.hashes[i%fan] = hash{}
+		g.loaded[i%fan].Store(nil)
+		return blob{}, nil
+	}
+	bl := newBlob(b.encode())
+	if len(bl.data) > MaxObjectBytes {
+		return blob{}, fmt.Errorf("%w: bucket %d of the tree would take %d bytes, at most %d fit: there are too many resources", ErrInvalid, i, len(bl.data), MaxObjectBytes)
+	}
+	g.hashes[i%fan] = bl.hash
+	g.loaded[i%fan].Store(&b)
+	return bl, nil
 }
 
 // with returns the bucket with one edit made, in place where it can be.

@@ -22,11 +22,21 @@ func load(t *rapid.T, root hash, stored map[hash][]byte) *tree {
 		if h == (hash{}) {
 			continue
 		}
-		b, err := decodeBucket(stored[h])
+		g, err := decodeGroup(stored[h])
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr.loaded[i].Store(&b)
+		tr.loaded[i].Store(g)
+		for j, h := range g.hashes {
+			if h == (hash{}) {
+				continue
+			}
+			b, err := decodeBucket(stored[h])
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.loaded[j].Store(&b)
+		}
 	}
 	return tr
 }
@@ -124,6 +134,15 @@ func TestApplyNeedsBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := cold.apply([]edit{{"a", hash{2}}}); err == nil {
+		t.Error("a group that was not loaded was taken for empty")
+	}
+	i := bucketOf("a") / fan
+	g, err := decodeGroup(one.loaded[i].Load().hashes.encode(kindGroup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cold.loaded[i].Store(g)
+	if _, _, err := cold.apply([]edit{{"a", hash{2}}}); err == nil {
 		t.Error("a bucket that was not loaded was taken for empty")
 	}
 }
@@ -151,15 +170,27 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	part := func(i byte) []byte { return append([]byte{i}, h...) }
 	for name, data := range map[string][]byte{
-		"empty":   nil,
-		"kind":    []byte("B"),
-		"cut":     append([]byte("T"), part(1)[:10]...),
-		"order":   slices.Concat([]byte("T"), part(2), part(1)),
-		"twice":   slices.Concat([]byte("T"), part(1), part(1)),
-		"no hash": append([]byte("T"), make([]byte, 33)...),
+		"cut":     part(1)[:10],
+		"order":   slices.Concat(part(2), part(1)),
+		"twice":   slices.Concat(part(1), part(1)),
+		"number":  part(fan),
+		"no hash": make([]byte, 33),
 	} {
-		if _, err := decodeTree(data); err == nil {
+		if _, err := decodeTree(append([]byte{kindRoot}, data...)); err == nil {
 			t.Errorf("root %s: accepted", name)
+		}
+		if _, err := decodeGroup(append([]byte{kindGroup}, data...)); err == nil {
+			t.Errorf("group %s: accepted", name)
+		}
+	}
+	for _, data := range [][]byte{nil, {kindGroup}, {kindBucket}, append([]byte{kindGroup}, part(1)...)} {
+		if _, err := decodeTree(data); err == nil {
+			t.Errorf("root %x: accepted", data)
+		}
+	}
+	for _, data := range [][]byte{nil, {kindGroup}, {kindRoot}, append([]byte{kindRoot}, part(1)...)} {
+		if _, err := decodeGroup(data); err == nil {
+			t.Errorf("group %x: accepted", data)
 		}
 	}
 	for _, s := range []string{"", "xx", string(bytes.Repeat([]byte("z"), 64))} {
@@ -188,6 +219,17 @@ func FuzzDecodeTree(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if tr, err := decodeTree(data); err == nil && !bytes.Equal(tr.encode(), data) {
 			t.Errorf("%x became %x", data, tr.encode())
+		}
+	})
+}
+
+// FuzzDecodeGroup: whatever is accepted is what encode makes.
+func FuzzDecodeGroup(f *testing.F) {
+	p := hashes{3: {1}}
+	f.Add(p.encode(kindGroup))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if g, err := decodeGroup(data); err == nil && !bytes.Equal(g.hashes.encode(kindGroup), data) {
+			t.Errorf("%x became %x", data, g.hashes.encode(kindGroup))
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -144,6 +145,9 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithTracerProvider(o.TracerProvider))),
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger)),
+		// Workers keep their stacks, which grow to 32 kB in a call; more calls at once
+		// than there are workers get goroutines of their own.
+		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))),
 	)
 	api.Register(s, c)
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})

@@ -52,6 +52,35 @@ func BenchmarkChange(b *testing.B) {
 	}
 }
 
+// BenchmarkChangeOfTen is the same for hosts of ten routes.
+func BenchmarkChangeOfTen(b *testing.B) {
+	route := func(i int, path string) gateway.Object {
+		r := host(i, path)
+		r.Hostnames = []string{fmt.Sprintf("h%d.test", i/10)}
+		return r
+	}
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			all := large(0)
+			for i := range n {
+				all = append(all, route(i, fmt.Sprintf("/p%d", i)))
+			}
+			s := gateway.Build(nil, 1, gateway.Changes{Updates: all})
+			c := compile.New(compile.Settings{})
+			in := compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}}
+			c.Compile(in)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				b.StopTimer()
+				s = gateway.Build(s, int64(i), gateway.Changes{Updates: []gateway.Object{route(n/2, fmt.Sprintf("/q%d", i))}})
+				in.Snapshot = s
+				b.StartTimer()
+				c.Compile(in)
+			}
+		})
+	}
+}
+
 // BenchmarkFresh is a compilation without a cache.
 func BenchmarkFresh(b *testing.B) {
 	s := gateway.Build(nil, 1, gateway.Changes{Updates: large(10_000)})

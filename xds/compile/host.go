@@ -47,6 +47,10 @@ type unit struct {
 	consumers map[string]*pb.Consumer
 	// refused are the clusters of targets that proxies refuse.
 	refused []string
+	// made is what the entries were compiled to, nil when it is not kept, and share
+	// what their routes share: see reuse.go.
+	made  []made
+	share share
 }
 
 // fits tells whether the same clusters are refused as when the unit was made.
@@ -92,8 +96,8 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds, refused fun
 	project, _ := projectAndID(h.Gateway.GetName())
 	c := newHostCompiler(project, s, h)
 	c.holds, c.refused = holds, refused
-	hostname := cmp.Or(h.Hostname, anyHost)
-	vhost := &routev3.VirtualHost{Name: hostname, Domains: []string{hostname}}
+	o := &observer{names: shareable(project)}
+	var all []*routev3.Route
 	for _, e := range h.Entries {
 		routes, p, err := c.entry(e)
 		if err != nil {
@@ -111,21 +115,37 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds, refused fun
 		if routes, p = c.hold(e, routes, p); p != nil {
 			c.keep(p)
 		}
-		vhost.Routes = append(vhost.Routes, routes...)
+		m := made{entry: e, part: p}
+		for _, r := range routes {
+			m.traits = append(m.traits, o.trait(r))
+		}
+		c.u.made = append(c.u.made, m)
+		all = append(all, routes...)
 		c.u.owners = append(c.u.owners, e.Route.GetName())
 	}
-	vhost.TypedPerFilterConfig = factor(c.project, routeEntries(vhost.Routes))
-	vhost.RetryPolicy = shareRetries(vhost.Routes)
-	last := c.noRoute()
-	inherit(last, vhost.TypedPerFilterConfig)
-	vhost.Routes = append(vhost.Routes, last)
-	// Before the tree, which hides the routes.
-	c.u.eager = mustBeEager(c.project, vhost)
+	c.u.observe(project)
+	for _, r := range all {
+		c.u.share.take(r)
+	}
+	vhost := newVirtualHost(h, c.u.share, project)
+	vhost.Routes = append(all, vhost.Routes...)
 	c.layOut(vhost)
 	c.u.vhost = vhost
+	c.keepMade()
 	slices.Sort(c.u.owners)
 	c.u.owners = slices.Compact(c.u.owners)
 	return c.u
+}
+
+// newVirtualHost is a host with nothing but what its routes share, and its last route.
+func newVirtualHost(h *gateway.Host, s share, project string) *routev3.VirtualHost {
+	name := cmp.Or(h.Hostname, anyHost)
+	last := newHostCompiler(project, nil, nil).noRoute()
+	inherit(last, s.entries)
+	return &routev3.VirtualHost{
+		Name: name, Domains: []string{name}, Routes: []*routev3.Route{last},
+		TypedPerFilterConfig: s.entries, RetryPolicy: s.retry,
+	}
 }
 
 // layOut makes a tree of the routes of a host, when there are so many that a list
@@ -167,6 +187,7 @@ type part struct {
 	targets     []gateway.Target
 	limits      bool
 	refused     []string // clusters of targets
+	consumers   []string // that were looked up
 }
 
 // entry compiles one entry to Envoy routes, with what they need.
@@ -235,7 +256,10 @@ func (c *hostCompiler) filterEntries(p *part, e *gateway.Entry) (map[string]*any
 	out := map[string]*anypb.Any{
 		jwtFilter(c.project): p.pack(jwt.PerRoute(p.requirement)),
 		filterRBAC:           c.open.rbac,
-		filterGuard:          p.pack(jwt.Guard(p.providers, c.consumer)),
+		filterGuard: p.pack(jwt.Guard(p.providers, func(name string) *pb.Consumer {
+			p.consumers = append(p.consumers, name)
+			return c.consumer(name)
+		})),
 	}
 	who := ratelimit.Claims{Namespace: jwt.MetadataNamespace}
 	if len(p.providers) > 0 {
@@ -452,49 +476,9 @@ func forwardAction(p *part, e *gateway.Entry, f *pb.Forward, refused func(target
 	return a, nil
 }
 
-// routeEntries are the maps of entries of routes.
-func routeEntries(routes []*routev3.Route) []*map[string]*anypb.Any {
-	out := make([]*map[string]*anypb.Any, 0, len(routes))
-	for _, r := range routes {
-		out = append(out, &r.TypedPerFilterConfig)
-	}
-	return out
-}
-
 // inherit takes out of a route the entries that its host has, the same.
 func inherit(r *routev3.Route, host map[string]*anypb.Any) {
 	maps.DeleteFunc(r.TypedPerFilterConfig, func(name string, entry *anypb.Any) bool {
-		return host[name] != nil && proto.Equal(host[name], entry)
+		return host[name] != nil && sameAny(host[name], entry)
 	})
-}
-
-// factor takes the entries of enabled filters that all parts have in common out of
-// them and returns them for the level above: it saves most of the bytes of a host
-// with one policy. Entries that differ stay where they are, each complete, for
-// Envoy merges none of these filters across levels.
-func factor(project string, parts []*map[string]*anypb.Any) map[string]*anypb.Any {
-	common := map[string]*anypb.Any{}
-	for _, name := range []string{jwtFilter(project), filterRBAC, filterGuard} {
-		var first *anypb.Any
-		if len(parts) > 0 {
-			first = (*parts[0])[name]
-		}
-		same := first != nil && !slices.ContainsFunc(parts, func(m *map[string]*anypb.Any) bool { return !proto.Equal((*m)[name], first) })
-		if same {
-			common[name] = first
-		}
-	}
-	for _, m := range parts {
-		rest := map[string]*anypb.Any{}
-		for name, entry := range *m {
-			if common[name] == nil {
-				rest[name] = entry
-			}
-		}
-		*m = rest
-	}
-	if len(common) == 0 {
-		return nil
-	}
-	return common
 }

@@ -69,7 +69,7 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 		}
 	}
 	names := make([]string, len(changes))
-	units := compileHosts(&v.in, changes, refused)
+	units := compileHosts(&v.in, changes, st.hosts.units, refused)
 	for i, c := range changes {
 		names[i] = c.Hostname
 		if old := st.hosts.units[c.Hostname]; old != nil {
@@ -84,13 +84,22 @@ func (st *listenerState) takeHosts(v *view, gw *pb.Gateway, l *pb.Listener, firs
 	return names
 }
 
-// compileHosts compiles hosts, many of them at once. What is gone is nil.
-func compileHosts(in *Input, changes []gateway.HostChange, refused func(target) bool) []*unit {
+// compileHosts compiles hosts, many of them at once, from the units before where that
+// can be. What is gone is nil.
+func compileHosts(in *Input, changes []gateway.HostChange, before map[string]*unit, refused func(target) bool) []*unit {
 	const few = 32
 	out := make([]*unit, len(changes))
 	one := func(i int) {
-		if h := changes[i].Host; h != nil {
-			out[i] = compileHost(in.Snapshot, h, in.holds(h), refused)
+		h := changes[i].Host
+		if h == nil {
+			return
+		}
+		holds := in.holds(h)
+		if holds == nil && refused == nil {
+			out[i] = recompile(in.Snapshot, h, before[changes[i].Hostname])
+		}
+		if out[i] == nil {
+			out[i] = compileHost(in.Snapshot, h, holds, refused)
 			out[i].seal(h)
 		}
 	}

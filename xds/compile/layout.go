@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/types/known/anypb"
-
 	"github.com/penstock-gateway/penstock/gateway"
 )
 
@@ -201,18 +198,4 @@ func eagerByName(scope string, share uint64) bool {
 // and what a filter does, after (docs/decisions/0005).
 func (st *listenerState) onDemand(scope string, units []*unit) bool {
 	return !eagerByName(scope, st.share) && !slices.ContainsFunc(units, func(u *unit) bool { return u.eager })
-}
-
-// mustBeEager tells whether a host has an entry for a filter that is not always on.
-func mustBeEager(project string, vhost *routev3.VirtualHost) bool {
-	foreign := func(entries map[string]*anypb.Any) bool {
-		for name := range entries {
-			if name != jwtFilter(project) && name != filterRBAC && name != filterGuard {
-				return true
-			}
-		}
-		return false
-	}
-	return foreign(vhost.GetTypedPerFilterConfig()) ||
-		slices.ContainsFunc(vhost.GetRoutes(), func(r *routev3.Route) bool { return foreign(r.GetTypedPerFilterConfig()) })
 }

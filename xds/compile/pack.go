@@ -55,9 +55,33 @@ func (u *unit) seal(h *gateway.Host) {
 	if u.err = validateShell(vhost); u.err == nil {
 		u.err = checkRoutes(project, &routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{vhost}})
 	}
-	if u.err == nil {
+	switch {
+	case u.err != nil:
+	case u.made != nil:
+		u.err = u.seam(vhost)
+	default:
 		u.raw, u.err = proto.MarshalOptions{Deterministic: true}.Marshal(vhost)
 	}
+	u.finish()
+}
+
+// seam is marshal with the routes of vhost, which are those of the entries and one more.
+func (u *unit) seam(vhost *routev3.VirtualHost) error {
+	routes := vhost.Routes
+	rest := &routev3.VirtualHost{
+		Name: vhost.Name, Domains: vhost.Domains, Routes: routes[len(routes)-1:],
+		TypedPerFilterConfig: vhost.TypedPerFilterConfig, RetryPolicy: vhost.RetryPolicy,
+	}
+	return u.marshal(rest, func(out []byte, i int) ([]byte, error) {
+		n := len(u.made[i].traits)
+		out, err := appendRoutes(out, routes[:n])
+		routes = routes[n:]
+		return out, err
+	})
+}
+
+// finish leaves of what the unit needs each once.
+func (u *unit) finish() {
 	u.unique()
 	slices.SortFunc(u.refs, func(a, b xds.Ref) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))

@@ -60,53 +60,32 @@ func retryOn(p *packer) *matchingv3.ExtensionWithMatcher {
 // noRetries is the policy of a route without retries in a host that has some.
 func noRetries() *routev3.RetryPolicy { return &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(0)} }
 
-// shareRetries takes the retry policy that saves the most bytes out of the routes
-// that have it and returns it for their host; nil when that saves none. A policy of
-// a route replaces that of its host as a whole, so the others stay what they are,
-// and a route without retries says so.
-func shareRetries(routes []*routev3.Route) *routev3.RetryPolicy {
-	type use struct {
-		policy *routev3.RetryPolicy
-		count  int
-	}
-	uses := map[string]*use{}
-	var order []string
+// sharedRetries is the retry policy that saves the most bytes when it stands at the
+// host of routes, with its bytes; nil when that saves none. A policy of a route
+// replaces that of its host as a whole, so the others stay what they are, and a route
+// without retries says so.
+func sharedRetries(routes []trait) (*routev3.RetryPolicy, string) {
+	counts := map[string]int{}
 	none := 0
-	for _, r := range routes {
-		a := r.GetRoute()
-		if a == nil {
-			continue
-		}
-		if a.RetryPolicy == nil {
+	for _, t := range routes {
+		switch {
+		case !t.forwards:
+		case t.retry == nil:
 			none++
-			continue
-		}
-		key := string(mustMarshal(a.RetryPolicy))
-		if uses[key] == nil {
-			uses[key] = &use{policy: a.RetryPolicy}
-			order = append(order, key)
-		}
-		uses[key].count++
-	}
-	best, saved := "", 0
-	for _, key := range order {
-		if s := (uses[key].count-1)*len(key) - none*proto.Size(noRetries()); s > saved {
-			best, saved = key, s
+		default:
+			counts[t.retryKey]++
 		}
 	}
-	if saved == 0 {
-		return nil
-	}
-	for _, r := range routes {
-		switch a := r.GetRoute(); {
-		case a == nil:
-		case a.RetryPolicy == nil:
-			a.RetryPolicy = noRetries()
-		case string(mustMarshal(a.RetryPolicy)) == best:
-			a.RetryPolicy = nil
+	var best trait
+	saved := 0
+	for _, t := range routes { // in order, so that the first of equals is taken
+		if n := counts[t.retryKey]; t.retry != nil && n > 1 {
+			if s := (n-1)*len(t.retryKey) - none*proto.Size(noRetries()); s > saved {
+				best, saved = t, s
+			}
 		}
 	}
-	return uses[best].policy
+	return best.retry, best.retryKey
 }
 
 // mustMarshal is for messages that were marshalled or checked before.

@@ -1,0 +1,322 @@
+package compile
+
+import (
+	"bytes"
+	"slices"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/penstock-gateway/penstock/gateway"
+)
+
+// A host whose routes are a list keeps of each entry what it was compiled to: when
+// another entry changes, only that one is compiled. What routes share stands at
+// their host, so the bytes of a route hold only while its host shares the same.
+
+// made is what one entry of a host was compiled to.
+type made struct {
+	entry  *gateway.Entry
+	part   *part // nil when it needs nothing
+	traits []trait
+	// from and to are where its routes stand in the bytes of the host.
+	from, to int32
+}
+
+// trait is what a host looks at in a route to tell what its routes share.
+type trait struct {
+	// entries are those of shareable, in that order.
+	entries [3]*anypb.Any
+	// eager: there are entries of other filters.
+	eager    bool
+	forwards bool
+	retry    *routev3.RetryPolicy // nil for none
+	retryKey string               // its bytes
+	cost     int
+}
+
+// shareable are the filters whose entries may stand at the host.
+func shareable(project string) [3]string {
+	return [3]string{jwtFilter(project), filterRBAC, filterGuard}
+}
+
+// share is what the routes of a host share.
+type share struct {
+	entries  map[string]*anypb.Any
+	retry    *routev3.RetryPolicy // nil for none
+	retryKey string
+}
+
+// observer makes traits; what is the same in many routes is kept once.
+type observer struct {
+	names   [3]string
+	entries []*anypb.Any
+	retries []trait
+}
+
+func (o *observer) trait(r *routev3.Route) trait {
+	t := trait{cost: trees.cost(r), forwards: r.GetRoute() != nil}
+	held := 0
+	for i, name := range o.names {
+		if e := r.GetTypedPerFilterConfig()[name]; e != nil {
+			t.entries[i] = o.entry(e)
+			held++
+		}
+	}
+	t.eager = len(r.GetTypedPerFilterConfig()) > held
+	if p := r.GetRoute().GetRetryPolicy(); p != nil {
+		t.retry, t.retryKey = o.policy(p)
+	}
+	return t
+}
+
+func (o *observer) entry(e *anypb.Any) *anypb.Any {
+	if i := slices.IndexFunc(o.entries, func(k *anypb.Any) bool { return sameAny(k, e) }); i >= 0 {
+		return o.entries[i]
+	}
+	o.entries = append(o.entries, e)
+	return e
+}
+
+func (o *observer) policy(p *routev3.RetryPolicy) (*routev3.RetryPolicy, string) {
+	if i := slices.IndexFunc(o.retries, func(t trait) bool { return t.retry == p }); i >= 0 {
+		return p, o.retries[i].retryKey
+	}
+	key := string(mustMarshal(p))
+	if i := slices.IndexFunc(o.retries, func(t trait) bool { return t.retryKey == key }); i >= 0 {
+		return o.retries[i].retry, o.retries[i].retryKey
+	}
+	o.retries = append(o.retries, trait{retry: p, retryKey: key})
+	return p, key
+}
+
+func sameAny(a, b *anypb.Any) bool {
+	return a == b || a != nil && b != nil && a.TypeUrl == b.TypeUrl && bytes.Equal(a.Value, b.Value)
+}
+
+// sharedBy is what routes share: the entries of enabled filters that all have in
+// common, which saves most of the bytes of a host with one policy, and a retry policy.
+// Entries that differ stay where they are, each complete, for Envoy merges none of
+// these filters across levels.
+func sharedBy(project string, routes []trait) (out share) {
+	for i, name := range shareable(project) {
+		if len(routes) == 0 || routes[0].entries[i] == nil {
+			continue
+		}
+		first := routes[0].entries[i]
+		if !slices.ContainsFunc(routes, func(t trait) bool { return !sameAny(t.entries[i], first) }) {
+			if out.entries == nil {
+				out.entries = map[string]*anypb.Any{}
+			}
+			out.entries[name] = first
+		}
+	}
+	out.retry, out.retryKey = sharedRetries(routes)
+	return out
+}
+
+func (s share) equal(o share) bool {
+	if len(s.entries) != len(o.entries) || (s.retry == nil) != (o.retry == nil) || s.retryKey != o.retryKey {
+		return false
+	}
+	for name, e := range s.entries {
+		if !sameAny(e, o.entries[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// take leaves in a route what its host does not say.
+func (s share) take(r *routev3.Route) {
+	rest := map[string]*anypb.Any{}
+	for name, entry := range r.TypedPerFilterConfig {
+		if s.entries[name] == nil {
+			rest[name] = entry
+		}
+	}
+	r.TypedPerFilterConfig = rest
+	a := r.GetRoute()
+	switch {
+	case a == nil || s.retry == nil:
+	case a.RetryPolicy == nil:
+		a.RetryPolicy = noRetries()
+	case a.RetryPolicy == s.retry || string(mustMarshal(a.RetryPolicy)) == s.retryKey:
+		a.RetryPolicy = nil
+	}
+}
+
+// keepMade says whether a host may be compiled in part the next time, and forgets
+// what that needs if not.
+func (c *hostCompiler) keepMade() {
+	cost := 0
+	for _, m := range c.u.made {
+		for _, t := range m.traits {
+			cost += t.cost
+		}
+	}
+	if c.holds != nil || len(c.u.refused) > 0 || len(c.u.problems) > 0 || c.u.vhost.GetMatcher() != nil || cost > trees.from {
+		c.u.made = nil
+	}
+}
+
+// recompile is compileHost and seal of a host that differs from what a unit was made
+// of in some of its entries. It returns nil when that is not all that differs, or
+// another layout may come of it.
+func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
+	if old == nil || old.err != nil || len(old.made) == 0 || old.host == h ||
+		old.host.Listener != h.Listener || old.host.Gateway.GetName() != h.Gateway.GetName() {
+		return nil
+	}
+	project, _ := projectAndID(h.Gateway.GetName())
+	c := newHostCompiler(project, s, h)
+	before := make(map[*gateway.Entry]*made, len(old.made))
+	for i := range old.made {
+		before[old.made[i].entry] = &old.made[i]
+	}
+	o := &observer{names: shareable(project)}
+	o.know(old.made)
+	routes := make([][]*routev3.Route, len(h.Entries)) // nil: as before
+	for i, e := range h.Entries {
+		m := before[e]
+		if m == nil {
+			var err error
+			if m, routes[i], err = c.make(o, e); err != nil {
+				return nil
+			}
+		} else if !c.sameConsumers(old, m) {
+			return nil
+		}
+		if m.part != nil {
+			c.keep(m.part)
+		}
+		c.u.made = append(c.u.made, *m)
+		c.u.owners = append(c.u.owners, e.Route.GetName())
+	}
+	slices.Sort(c.u.owners)
+	c.u.owners = slices.Compact(c.u.owners)
+	c.u.observe(project)
+	if c.keepMade(); c.u.made == nil || !c.u.share.equal(old.share) {
+		return nil
+	}
+	c.u.share = old.share
+	if !c.u.reassemble(project, h, old, routes) {
+		return nil
+	}
+	return c.u
+}
+
+// know lets the observer begin with what is kept.
+func (o *observer) know(all []made) {
+	for _, m := range all {
+		for _, t := range m.traits {
+			for _, e := range t.entries {
+				if e != nil {
+					o.entry(e)
+				}
+			}
+			if t.retry != nil && !slices.ContainsFunc(o.retries, func(k trait) bool { return k.retry == t.retry }) {
+				o.retries = append(o.retries, trait{retry: t.retry, retryKey: t.retryKey})
+			}
+		}
+	}
+}
+
+// make compiles an entry.
+func (c *hostCompiler) make(o *observer, e *gateway.Entry) (*made, []*routev3.Route, error) {
+	routes, p, err := c.entry(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := &made{entry: e, part: p}
+	for _, r := range routes {
+		m.traits = append(m.traits, o.trait(r))
+	}
+	return m, routes, nil
+}
+
+// sameConsumers looks up the consumers of an entry and tells whether they are those
+// that it was made with.
+func (c *hostCompiler) sameConsumers(old *unit, m *made) bool {
+	return m.part == nil || !slices.ContainsFunc(m.part.consumers, func(name string) bool { return c.consumer(name) != old.consumers[name] })
+}
+
+// observe works out what the routes share.
+func (u *unit) observe(project string) {
+	var all []trait
+	for _, m := range u.made {
+		all = append(all, m.traits...)
+	}
+	u.share = sharedBy(project, all)
+	u.eager = slices.ContainsFunc(all, func(t trait) bool { return t.eager })
+}
+
+// reassemble makes the bytes of the host of those of its routes, of which some are
+// new. It returns false when these are not what they should be.
+func (u *unit) reassemble(project string, h *gateway.Host, old *unit, routes [][]*routev3.Route) bool {
+	vhost := newVirtualHost(h, u.share, project)
+	for _, all := range routes {
+		for _, r := range all {
+			u.share.take(r)
+			if checkEntries(project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
+				return false
+			}
+		}
+	}
+	byEntry := make(map[*gateway.Entry][]byte, len(old.made))
+	for _, m := range old.made {
+		byEntry[m.entry] = old.raw[m.from:m.to]
+	}
+	u.host, u.name = h, vhost.GetName()
+	u.err = u.marshal(vhost, func(out []byte, i int) ([]byte, error) {
+		if routes[i] == nil {
+			return append(out, byEntry[u.made[i].entry]...), nil
+		}
+		return appendRoutes(out, routes[i])
+	})
+	if u.err != nil {
+		return false
+	}
+	u.finish()
+	return true
+}
+
+// hostRoutes is the field of VirtualHost that routes go to.
+const hostRoutes = 3
+
+// marshal makes the bytes of a host of those of its entries, and of vhost, in which
+// there are only routes that are of none. They are what marshalling the whole would
+// make.
+func (u *unit) marshal(vhost *routev3.VirtualHost, entry func(out []byte, i int) ([]byte, error)) error {
+	head := &routev3.VirtualHost{Name: vhost.Name, Domains: vhost.Domains}
+	out, err := proto.MarshalOptions{Deterministic: true}.Marshal(head)
+	for i := range u.made {
+		if err != nil {
+			return err
+		}
+		u.made[i].from = int32(len(out))
+		out, err = entry(out, i)
+		u.made[i].to = int32(len(out))
+	}
+	if err != nil {
+		return err
+	}
+	tail := &routev3.VirtualHost{Routes: vhost.Routes, TypedPerFilterConfig: vhost.TypedPerFilterConfig, RetryPolicy: vhost.RetryPolicy}
+	out, err = proto.MarshalOptions{Deterministic: true}.MarshalAppend(out, tail)
+	u.raw = slices.Clone(out)
+	return err
+}
+
+func appendRoutes(out []byte, routes []*routev3.Route) ([]byte, error) {
+	for _, r := range routes {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+		if err != nil {
+			return nil, err
+		}
+		out = protowire.AppendTag(out, hostRoutes, protowire.BytesType)
+		out = protowire.AppendBytes(out, b)
+	}
+	return out, nil
+}
