@@ -337,7 +337,8 @@ type crash struct {
 	until  time.Time
 }
 
-// note counts an end. One that served for a while is none of a row.
+// note counts an end of an instance that has answered nothing. One that was ready for
+// a while is none of a row.
 func (c *crash) note(state pb.InstanceState, readyAt time.Time, message string) {
 	if state == pb.InstanceState_INSTANCE_STATE_READY && time.Since(readyAt) >= stableAfter {
 		return

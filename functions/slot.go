@@ -237,7 +237,9 @@ func (s *slot) failed(i *instance.Instance, message string) {
 	s.g.m.config.Logger.Warn("instance ended", "function", s.g.function.name, "instance", s.id, "reason", message)
 	s.g.m.logs.say(s.g.function.name, s.id, message)
 	s.set(func() {
-		s.g.crash.note(s.state, s.readyAt, message)
+		if i == nil || !i.Answered() {
+			s.g.crash.note(s.state, s.readyAt, message)
+		}
 		if i != nil {
 			s.part().state = 0
 		}

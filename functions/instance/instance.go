@@ -132,6 +132,7 @@ type Instance struct {
 	uploads        uploads
 	traces         sync.Map // trace ids of requests by their ids
 	invocations    atomic.Int64
+	answered       atomic.Bool
 	holding        atomic.Int64 // requests of ServeHeld, which have no connection here
 	draining       atomic.Bool  // answers close their connection
 	stopping       atomic.Bool  // new requests are refused
@@ -254,6 +255,10 @@ func (i *Instance) Err() error {
 	defer i.mu.Unlock()
 	return i.err
 }
+
+// Answered tells whether the handler has answered any request, so that its end is no
+// failed start.
+func (i *Instance) Answered() bool { return i.answered.Load() }
 
 // LastLines are the last lines that the process printed.
 func (i *Instance) LastLines() string { return i.out.lastLines() }

@@ -110,6 +110,9 @@ func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) (do
 		return false
 	}
 	begun := rec.begun
+	if err == nil {
+		i.answered.Store(true)
+	}
 	result = i.answer(ctx, rec, inv, err)
 	rec.upload.linger()
 	if err != nil && begun {
