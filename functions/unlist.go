@@ -14,7 +14,9 @@ type unlisting struct {
 	// waiting has, for each of them, the first state of the stream that told of its
 	// leaving; 0: it has not been told.
 	waiting map[chan struct{}]uint64
-	over    bool
+	// acked is the newest state of the stream that all proxies have.
+	acked uint64
+	over  bool
 }
 
 // unlist returns a channel that is closed when no proxy knows of what leaves now.
@@ -39,6 +41,7 @@ func (m *manager) unlist() <-chan struct{} {
 func (u *unlisting) begin() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.acked = 0
 	for c := range u.waiting {
 		u.waiting[c] = 0
 	}
@@ -57,7 +60,8 @@ func (u *unlisting) state(take func() *pb.RunnerState) (*pb.RunnerState, []chan 
 	return take(), fresh // after these were noted, so it tells of all of them
 }
 
-// told says with which state that went out.
+// told says with which state that went out. It may be one that was sent, and
+// acknowledged, before: what left while the state was taken was in it already.
 func (u *unlisting) told(fresh []chan struct{}, sequence uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -66,14 +70,21 @@ func (u *unlisting) told(fresh []chan struct{}, sequence uint64) {
 			u.waiting[c] = sequence
 		}
 	}
+	u.release()
 }
 
 // acknowledged says that all proxies have what follows from a state.
 func (u *unlisting) acknowledged(sequence uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.acked = max(u.acked, sequence)
+	u.release()
+}
+
+// release ends the waiting for what all proxies have. The caller holds mu.
+func (u *unlisting) release() {
 	for c, s := range u.waiting {
-		if s > 0 && s <= sequence {
+		if s > 0 && s <= u.acked {
 			close(c)
 			delete(u.waiting, c)
 		}

@@ -349,10 +349,13 @@ func TestFunctionsKilled(t *testing.T) {
 	wait := callers(ctx, 8, address, 20*time.Millisecond, &l)
 	killed := map[int32]bool{}
 	for rounds := max(12, int(churnSize()/500)); len(killed) < rounds; {
-		list := p.instances(t, "kill")
-		if len(list) == 0 {
-			continue
-		}
+		// One serves on: all of them ending in a row would be a crash loop, which is
+		// answered as such.
+		var list []*pb.Instance
+		waitFor(t, "two instances", func() bool {
+			list = slices.DeleteFunc(p.instances(t, "kill"), func(i *pb.Instance) bool { return killed[i.GetPid()] })
+			return len(list) >= 2
+		})
 		if pid := list[rand.IntN(len(list))].GetPid(); pid != 0 && !killed[pid] {
 			killed[pid] = true
 			_ = syscall.Kill(int(pid), syscall.SIGKILL)
