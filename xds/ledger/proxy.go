@@ -96,6 +96,7 @@ type Proxy struct {
 	quiet     bool  // Next has nothing before wake, unless something happens
 	wake      time.Time
 	sum       *summary
+	eager     int32 // a scope that was seen not to be lazy
 }
 
 // lane is the state of one type.
