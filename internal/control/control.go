@@ -73,6 +73,8 @@ type Core struct {
 	bad      *quarantine
 	gate     *gate // nil: no shadow
 	now      func() time.Time
+	// streamAge is Options.StreamAge.
+	streamAge time.Duration
 
 	// writing serialises writes and the taking over of foreign revisions, so that
 	// snapshot only moves forward.
@@ -112,12 +114,13 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c := &Core{
 		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
 		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: make(chan struct{}, 1),
+		streamAge: cmp.Or(o.StreamAge, delivery.DefaultStreamAge),
 	}
 	wake := make(chan struct{})
 	c.heads.Store(&wake)
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
-		StreamAge: cmp.Or(o.StreamAge, delivery.DefaultStreamAge), WarmRoutes: compile.WarmRoutes,
+		StreamAge: c.streamAge, WarmRoutes: compile.WarmRoutes,
 		OnRefused: func(r delivery.Refusal) {
 			if r.Resource.Type != xds.Route { // see salvage.go
 				c.bad.refused(r)

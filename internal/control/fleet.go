@@ -147,6 +147,9 @@ func (f *fleet) load(ctx context.Context) error {
 		} else {
 			r.unread = nil
 		}
+		for _, p := range r.Proxies {
+			f.core.delivery.Moved(p.Identity)
+		}
 		if r.unread != nil && before == nil {
 			f.core.log.Warn("cannot read what another replica tells of its proxies", "replica", name, "error", err)
 		}

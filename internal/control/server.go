@@ -160,7 +160,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(append(delivery.GRPCOptions(delivery.DefaultStreamAge), grpc.Creds(c.guard.credentials(o.TLS)),
+	s := grpc.NewServer(append(delivery.GRPCOptions(c.streamAge), grpc.Creds(c.guard.credentials(o.TLS)),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.InTapHandle(c.guard.tap),
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), c.guard.unary), grpc.ChainStreamInterceptor(c.guard.stream))...)
 	c.delivery.Register(s)

@@ -28,7 +28,11 @@ type size struct {
 
 func sizeOf() size {
 	if os.Getenv("PENSTOCK_SOAK") == "1" {
-		return size{changes: 1000, every: 8 * time.Millisecond, requests: 50, restarts: 50}
+		changes := 1000
+		if n, err := strconv.Atoi(os.Getenv("PENSTOCK_SOAK_CHANGES")); err == nil {
+			changes = n
+		}
+		return size{changes: changes, every: 8 * time.Millisecond, requests: 50, restarts: 50}
 	}
 	return size{changes: 150, every: 20 * time.Millisecond, requests: 20, restarts: 10}
 }
@@ -69,7 +73,9 @@ type churn struct {
 	valid int
 	// extra is the port of the listener that comes and goes, 0 without.
 	extra int
-	count map[string]int
+	// policies is the number of the last policy that no other is like.
+	policies int
+	count    map[string]int
 }
 
 // TestChurn makes seeded changes of every kind while clients call: no request
@@ -77,7 +83,7 @@ type churn struct {
 // force, and neither connections nor open streams are cut.
 func TestChurn(t *testing.T) {
 	size := sizeOf()
-	c := &churn{rand: seeded(t), world: newWorld(t, size.every), valid: 1, count: map[string]int{}}
+	c := &churn{rand: seeded(t), world: newWorld(t, size.every, restless), valid: 1, policies: 100, count: map[string]int{}}
 	c.probes = map[string]*client{"edge": newClient("http", c.edge, false), "wide": newClient("http", c.wide, false)}
 	for _, p := range c.probes {
 		p.getOnly = true
@@ -90,7 +96,8 @@ func TestChurn(t *testing.T) {
 	}{
 		{"route added", 4, c.addRoute}, {"route changed", 4, c.changeRoute}, {"route removed", 3, c.removeRoute},
 		{"backend switched", 5, c.switchBackend}, {"several at once", 2, c.burst}, {"several in a row", 2, c.hurry},
-		{"host overridden", 2, c.overrideHost}, {"authentication changed", 3, c.changeAuthentication}, {"endpoints changed", 3, c.changeEndpoints}, {"policy changed", 4, c.changePolicy},
+		{"host overridden", 2, c.overrideHost}, {"authentication in a hurry", 2, c.hurryAuthentication},
+		{"authentication by several", 2, c.manyAuthentications}, {"crowd changed", 1, c.changeCrowd}, {"authentication changed", 3, c.changeAuthentication}, {"endpoints changed", 3, c.changeEndpoints}, {"policy changed", 4, c.changePolicy},
 		{"gateway policy changed", 2, c.changeGateway},
 		{"keys changed", 2, c.changeKeys}, {"certificate changed", 1, c.changeCertificate}, {"listener added or removed", 1, c.changeListener},
 	}

@@ -31,18 +31,25 @@ import (
 	"github.com/penstock-gateway/penstock/xds/delivery"
 )
 
+// restless has hosts become lazy and eager again as they come and go, and ends the
+// stream of the proxy again and again.
+func restless(p *plane) {
+	p.settings.EagerHosts, p.streamAge = 6, 3*time.Second
+}
+
 // patience bounds every wait for something that must happen.
 const patience = 60 * time.Second
 
 // plane is a control plane on an embedded store, which can be ended and started
 // again, with the Envoy that belongs to it.
 type plane struct {
-	store    store.Store
-	settings compile.Settings
-	dir      string
-	ca       *pki.CA
-	xds      string // keeps its port over restarts
-	envoy    *envoytest.Envoy
+	store     store.Store
+	settings  compile.Settings
+	streamAge time.Duration
+	dir       string
+	ca        *pki.CA
+	xds       string // keeps its port over restarts
+	envoy     *envoytest.Envoy
 
 	core   *control.Core
 	conn   *grpc.ClientConn
@@ -51,9 +58,12 @@ type plane struct {
 	served chan error
 }
 
-func newPlane(t *testing.T) *plane {
+func newPlane(t *testing.T, options ...func(*plane)) *plane {
 	t.Helper()
 	p := &plane{dir: t.TempDir(), xds: "127.0.0.1:0", settings: compile.Settings{Limiters: []compile.Endpoint{limiter(t)}}}
+	for _, set := range options {
+		set(p)
+	}
 	var err error
 	if p.store, err = store.Open(t.Context(), store.Options{
 		DataDir: filepath.Join(p.dir, "etcd"), Prefix: "/soak", SealKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler),
@@ -122,7 +132,7 @@ func (p *plane) up(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	var err error
 	if p.core, err = control.New(context.Background(), control.Options{
-		Store: p.store, Settings: p.settings, Logger: log, Version: "soak", Authenticate: authenticate,
+		Store: p.store, Settings: p.settings, Logger: log, Version: "soak", Authenticate: authenticate, StreamAge: p.streamAge,
 	}); err != nil {
 		t.Fatal(err)
 	}

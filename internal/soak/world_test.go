@@ -56,9 +56,9 @@ type moving struct {
 
 const hostsOfEdge = 4
 
-func newWorld(t *testing.T, every time.Duration) *world {
+func newWorld(t *testing.T, every time.Duration, options ...func(*plane)) *world {
 	t.Helper()
-	w := &world{plane: newPlane(t), ups: newUpstreams(t, 6), load: &load{}}
+	w := &world{plane: newPlane(t, options...), ups: newUpstreams(t, 6), load: &load{}}
 	for range 4 {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -108,6 +108,7 @@ func newWorld(t *testing.T, every time.Duration) *world {
 		add(&w.fixed, &moving{id: "locked-" + gw, gateway: gw, hosts: host, paths: []string{"/locked"}, backend: "still", policies: jwtPolicy(0, "")}, host)
 		w.fixed[len(w.fixed)-1].token = w.token(t, 0)
 	}
+	docs = append(docs, w.crowd(t)...)
 	w.apply(t, strings.Join(docs, "\n---\n"))
 	w.envoy.WaitLive(t)
 	w.startLoad(t, every)

@@ -75,7 +75,8 @@ type Options struct {
 	Grace time.Duration
 	// StreamAge is how long a stream lasts; up to a tenth is added by chance, so
 	// that proxies that came together do not all come back together. It ends when no
-	// answer is awaited, so nothing is sent again on the next one. See GRPCOptions.
+	// answer is awaited, so nothing is sent again on the next one. Until that is open,
+	// for SilentAfter at most, the proxy counts as pending. See GRPCOptions.
 	// Zero: for ever.
 	StreamAge time.Duration
 	// FullSyncs is how many proxies that come with nothing are synchronised at one
@@ -117,6 +118,8 @@ type view struct {
 	table   *ledger.Table
 	streams map[*stream]struct{}
 	memory  map[string]memory // of proxies that are gone, by SPIFFE id
+	// returning are those that come back, by SPIFFE id.
+	returning map[string]returning
 }
 
 // memory is what is kept of a proxy between its streams.
@@ -257,7 +260,7 @@ func (s *Server) view(name string) (*view, bool) {
 	if v == nil {
 		v = &view{
 			name: name, ready: make(chan struct{}), table: ledger.NewTable(),
-			streams: map[*stream]struct{}{}, memory: map[string]memory{},
+			streams: map[*stream]struct{}{}, memory: map[string]memory{}, returning: map[string]returning{},
 		}
 		s.views[name] = v
 	}

@@ -61,6 +61,10 @@ func TestEnvoyStreamAge(t *testing.T) {
 		g.route("a.test", "c", func(r *routev3.Route) { r.Name = time.Now().String() })
 		p.server.Update(view, g.Generation)
 		changes++
+		// Nor does the change count as served while the proxy is between two streams.
+		if rep := p.wait(g.Revision); rep.Total != 1 || rep.Serving != 1 {
+			t.Fatalf("after %d changes over %d streams: %+v", changes, len(streams), rep)
+		}
 		streams[serving()] = true
 	}
 	if n := p.sent() - before; n != changes {

@@ -239,6 +239,10 @@ func TestStateOfTheWorldAll(t *testing.T) {
 	c.ask(xds.Cluster, "")
 	c.expect("Cluster c0@1 c1@1 c2@1", "")
 	c.ask(xds.Cluster, "", "c1")
+	eventually(t, "the names to be taken in", func() bool {
+		s, ok := p.proxy("app")
+		return ok && s.Resources[xds.Cluster] == 1
+	})
 	g = g.next()
 	g.plain("c0", 2)
 	g.plain("c1", 2)

@@ -17,7 +17,7 @@ type Standing struct {
 	Lacks  []ledger.Problem
 }
 
-// Standings is every connected proxy, by name, with how it stands to a revision.
+// Standings is every connected proxy, and those that are about to come back, by name, with how it stands to a revision.
 // It is what Wait and Proxies go by, for somebody who tells others of it.
 func (s *Server) Standings(revision int64) []Standing {
 	now := time.Now()
@@ -29,6 +29,13 @@ func (s *Server) Standings(revision int64) []Standing {
 			p.Serves, p.Lacks = st.proxy.Serves(revision, now)
 			for i := range p.Lacks {
 				p.Lacks[i].Proxy = st.id.Proxy
+			}
+			out = append(out, p)
+		}
+		for _, r := range v.away(now) {
+			p := Standing{ProxyStatus: r.ProxyStatus, Serves: r.serves(revision)}
+			if !p.Serves {
+				p.Lacks = []ledger.Problem{r.problem()}
 			}
 			out = append(out, p)
 		}

@@ -122,6 +122,16 @@ func (s *Server) report(revision int64, now time.Time) (ledger.Report, time.Time
 				}
 			}
 		}
+		for _, r := range v.away(now) {
+			rep.Total++
+			if r.serves(revision) {
+				rep.Serving++
+				continue
+			}
+			rep.Complete = false
+			rep.Problems = append(rep.Problems, r.problem())
+			silent = earliest(silent, r.until)
+		}
 		v.mu.Unlock()
 	}
 	slices.SortStableFunc(rep.Problems, func(a, b ledger.Problem) int {

@@ -60,6 +60,7 @@ type stream struct {
 	synced        bool   // had all once
 	granted       time.Time
 	detached      bool
+	aged          bool // ended because of its age
 }
 
 // attach registers a stream. One of an Envoy takes the place of an earlier one of
@@ -97,6 +98,7 @@ func (s *Server) attach(ctx context.Context, wire dialect, v *view, id Identity,
 	v.mu.Lock()
 	m := v.memory[st.key]
 	delete(v.memory, st.key)
+	delete(v.returning, st.key)
 	st.remembered = m.version
 	st.proxy = v.table.Attach(ledger.Options{SilentAfter: s.opt.SilentAfter, Grace: max(0, s.opt.Grace), Memory: m.refused}, time.Now())
 	v.streams[st] = struct{}{}
@@ -137,6 +139,9 @@ func (st *stream) leave() {
 	}
 	st.detached = true
 	delete(v.streams, st)
+	if now := time.Now(); st.aged && !st.channel {
+		v.returning[st.key] = returning{ProxyStatus: st.status(now), until: now.Add(st.s.opt.SilentAfter)}
+	}
 	if st.s.opt.OnLeave != nil {
 		st.s.opt.OnLeave(st.id, st.proxy.Unanswered())
 	}
@@ -227,6 +232,7 @@ func (st *stream) next() (send func() error, wake time.Time) {
 		if patience := st.end.Add(st.s.opt.SilentAfter); st.proxy.Owing() && now.Before(patience) {
 			return nil, patience
 		}
+		st.aged = true
 		return nil, over
 	}
 	wait, turn := st.awaitTurn(now)

@@ -265,7 +265,35 @@ func (l *lane) ready(i int32) (readiness, xds.Ref) {
 	if l.known(i) || slices.Contains(l.maybe[i], s.res) {
 		return ready, xds.Ref{}
 	}
+	if l.k == scopes && l.held.has(i) && l.p.willAskForRoutes() {
+		return waits, xds.Ref{Type: xds.Route, Name: s.name}
+	}
 	return l.p.ready(l.k, s.res, s.at, false)
+}
+
+// willAskForRoutes reports whether the proxy, on a new stream, has still to say which
+// routes it knows and waits for, as one does that has a scope which is not lazy. A
+// scope that changes before would cost it the requests that wait for the routes of
+// the old one: Envoy forgets them.
+func (p *Proxy) willAskForRoutes() bool {
+	l := &p.lanes[scopes]
+	if p.lanes[routes].asked {
+		return false
+	}
+	eager := func(i int32) bool {
+		s := &l.col().slots[i]
+		return l.held.has(i) && l.clean.has(i) && s.res != nil && !s.res.Lazy
+	}
+	if int(p.eager) < len(l.col().slots) && eager(p.eager) {
+		return true
+	}
+	for i := range l.col().each(l.held) {
+		if eager(i) {
+			p.eager = i
+			return true
+		}
+	}
+	return false
 }
 
 // fallback is what to send in place of a refused version: the one that the proxy

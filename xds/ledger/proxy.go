@@ -96,6 +96,7 @@ type Proxy struct {
 	quiet     bool  // Next has nothing before wake, unless something happens
 	wake      time.Time
 	sum       *summary
+	eager     int32 // a scope that was seen not to be lazy
 }
 
 // lane is the state of one type.
@@ -209,7 +210,9 @@ func (p *Proxy) Handle(r Request, now time.Time) (Outcome, error) {
 	first := !l.asked
 	l.asked = true
 	for _, name := range r.Unsubscribe {
-		l.unsubscribe(name)
+		if name != "*" {
+			l.unsubscribe(name)
+		}
 	}
 	if first && len(r.Subscribe) == 0 && Wildcard(r.Type) {
 		l.wildcard = true
@@ -225,6 +228,11 @@ func (p *Proxy) Handle(r Request, now time.Time) (Outcome, error) {
 			_, holds := r.Initial[name]
 			l.subscribe(name, first, first && holds, &out)
 		}
+	}
+	// Last, so that what the client goes on with by its name is not forgotten, and sent
+	// again.
+	if slices.Contains(r.Unsubscribe, "*") {
+		l.unsubscribe("*")
 	}
 	if first {
 		l.reconcile(r.Initial)
