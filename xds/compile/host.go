@@ -239,6 +239,9 @@ func (c *hostCompiler) keep(p *part) {
 		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: limiterCluster})
 	}
 	for _, t := range p.targets {
+		if n := len(u.targets); n > 0 && u.targets[n-1].Target == t && len(p.refused)+len(u.refused) == 0 {
+			continue // a host names the same backend in many routes
+		}
 		name := clusterName(t)
 		u.targets = append(u.targets, target{t, name})
 		if slices.Contains(p.refused, name) {

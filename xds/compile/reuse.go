@@ -179,6 +179,7 @@ func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
 	o := &observer{names: shareable(project)}
 	o.know(old.made)
 	routes := make([][]*routev3.Route, len(h.Entries)) // nil: as before
+	c.u.made, c.u.owners = make([]made, 0, len(h.Entries)), make([]string, 0, len(h.Entries))
 	for i, e := range h.Entries {
 		m := before[e]
 		if m == nil {
@@ -245,7 +246,11 @@ func (c *hostCompiler) sameConsumers(old *unit, m *made) bool {
 
 // observe works out what the routes share.
 func (u *unit) observe(project string) {
-	var all []trait
+	n := 0
+	for _, m := range u.made {
+		n += len(m.traits)
+	}
+	all := make([]trait, 0, n)
 	for _, m := range u.made {
 		all = append(all, m.traits...)
 	}
