@@ -8,7 +8,7 @@ import (
 
 // chunkSize is about how many elements a chunk of a sorted list has: a change
 // copies one chunk and the list of chunks.
-const chunkSize = 512
+const chunkSize = 256
 
 // sorted is an immutable sorted list that is cheap to change: the next one shares
 // the chunks that did not change. nil is empty.

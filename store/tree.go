@@ -44,6 +44,7 @@ func bucketOf(name string) int {
 // be taken for another.
 const (
 	kindRoot     = 'N'
+	kindOldRoot  = 'T' // of trees without groups, which are not read any more
 	kindGroup    = 'G'
 	kindBucket   = 'B'
 	kindResource = 'R'
@@ -127,6 +128,9 @@ func (p *hashes) encode(kind byte) []byte {
 // decodeHashes reverses encode and refuses everything encode cannot have made.
 func decodeHashes(kind byte, data []byte) (p hashes, err error) {
 	const width = 1 + len(hash{})
+	if kind == kindRoot && len(data) > 0 && data[0] == kindOldRoot {
+		return p, errors.New("an earlier build wrote it, whose trees have no groups: begin with an empty data directory (or prefix) and apply the configuration again")
+	}
 	if len(data) == 0 || data[0] != kind || (len(data)-1)%width != 0 {
 		return p, fmt.Errorf("it does not begin with %q, or is cut off", kind)
 	}

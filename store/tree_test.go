@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -197,6 +198,13 @@ func TestDecodeRefuses(t *testing.T) {
 		if _, err := parseHash(s); err == nil {
 			t.Errorf("hash %q: accepted", s)
 		}
+	}
+}
+
+// TestOldRoot: what an earlier build wrote is named as that, and how to go on.
+func TestOldRoot(t *testing.T) {
+	if _, err := decodeTree(append([]byte{kindOldRoot, 200}, make([]byte, 32)...)); err == nil || !strings.Contains(err.Error(), "empty data directory") {
+		t.Error(err)
 	}
 }
 

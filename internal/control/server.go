@@ -140,6 +140,9 @@ func loopbackOnly(addr string) error {
 	return errors.New("the configuration API has no authentication, so it is served on loopback addresses only")
 }
 
+// apiWindow is what a client of the API may send before it is read.
+const apiWindow = 4 << 20
+
 func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
@@ -148,6 +151,8 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 		// Workers keep their stacks, which grow to 32 kB in a call; more calls at once
 		// than there are workers get goroutines of their own.
 		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))),
+		// As in delivery.GRPCOptions: no pings to find out how large windows may be.
+		grpc.StaticStreamWindowSize(apiWindow), grpc.StaticConnWindowSize(apiWindow),
 	)
 	api.Register(s, c)
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})

@@ -119,7 +119,7 @@ func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds, refused fun
 		for _, r := range routes {
 			m.traits = append(m.traits, o.trait(r))
 		}
-		c.u.made = append(c.u.made, m)
+		c.u.add(m)
 		all = append(all, routes...)
 		c.u.owners = append(c.u.owners, e.Route.GetName())
 	}
@@ -239,6 +239,9 @@ func (c *hostCompiler) keep(p *part) {
 		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: limiterCluster})
 	}
 	for _, t := range p.targets {
+		if n := len(u.targets); n > 0 && u.targets[n-1].Target == t && len(p.refused)+len(u.refused) == 0 {
+			continue // a host names the same backend in many routes
+		}
 		name := clusterName(t)
 		u.targets = append(u.targets, target{t, name})
 		if slices.Contains(p.refused, name) {
@@ -438,9 +441,13 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 // when every backend is refused by proxies. If it is some of several, the others
 // get their requests.
 func forwardAction(p *part, e *gateway.Entry, f *pb.Forward, refused func(target) bool) (*routev3.RouteAction, error) {
-	targets := slices.DeleteFunc(slices.Clone(e.Backends), func(t gateway.Target) bool { return t.Weight == 0 })
+	unused := func(t gateway.Target) bool { return t.Weight == 0 }
+	targets := e.Backends
+	if slices.ContainsFunc(targets, unused) {
+		targets = slices.DeleteFunc(slices.Clone(targets), unused)
+	}
 	if len(targets) == 0 && len(e.Backends) == 1 {
-		targets = slices.Clone(e.Backends) // one alone needs no weight
+		targets = e.Backends // one alone needs no weight
 	}
 	a := &routev3.RouteAction{}
 	timeout.Apply(a, e.Policies.Timeout)

@@ -76,11 +76,14 @@ func sharedRetries(routes []trait) (*routev3.RetryPolicy, string) {
 			counts[t.retryKey]++
 		}
 	}
+	if len(counts) == 0 {
+		return nil, ""
+	}
 	var best trait
-	saved := 0
+	saved, lost := 0, none*proto.Size(noRetries())
 	for _, t := range routes { // in order, so that the first of equals is taken
 		if n := counts[t.retryKey]; t.retry != nil && n > 1 {
-			if s := (n-1)*len(t.retryKey) - none*proto.Size(noRetries()); s > saved {
+			if s := (n-1)*len(t.retryKey) - lost; s > saved {
 				best, saved = t, s
 			}
 		}

@@ -179,6 +179,7 @@ func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
 	o := &observer{names: shareable(project)}
 	o.know(old.made)
 	routes := make([][]*routev3.Route, len(h.Entries)) // nil: as before
+	c.u.made, c.u.owners = make([]made, 0, len(h.Entries)), make([]string, 0, len(h.Entries))
 	for i, e := range h.Entries {
 		m := before[e]
 		if m == nil {
@@ -192,7 +193,7 @@ func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
 		if m.part != nil {
 			c.keep(m.part)
 		}
-		c.u.made = append(c.u.made, *m)
+		c.u.add(*m)
 		c.u.owners = append(c.u.owners, e.Route.GetName())
 	}
 	slices.Sort(c.u.owners)
@@ -206,6 +207,26 @@ func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
 		return nil
 	}
 	return c.u
+}
+
+// add notes what an entry was compiled to. What is as in the entry before, and it often
+// is, is kept once.
+func (u *unit) add(m made) {
+	if n := len(u.made); n > 0 {
+		last := u.made[n-1]
+		if slices.Equal(m.traits, last.traits) {
+			m.traits = last.traits
+		}
+		if m.part.plain() && last.part.plain() && slices.Equal(m.part.targets, last.part.targets) {
+			m.part = last.part
+		}
+	}
+	u.made = append(u.made, m)
+}
+
+// plain tells whether an entry needs nothing but targets.
+func (p *part) plain() bool {
+	return p != nil && len(p.providers)+len(p.refused)+len(p.consumers) == 0 && p.requirement.Name == "" && !p.limits
 }
 
 // know lets the observer begin with what is kept.
@@ -245,7 +266,11 @@ func (c *hostCompiler) sameConsumers(old *unit, m *made) bool {
 
 // observe works out what the routes share.
 func (u *unit) observe(project string) {
-	var all []trait
+	n := 0
+	for _, m := range u.made {
+		n += len(m.traits)
+	}
+	all := make([]trait, 0, n)
 	for _, m := range u.made {
 		all = append(all, m.traits...)
 	}

@@ -206,8 +206,15 @@ func GRPCOptions(age time.Duration) []grpc.ServerOption {
 		grpc.ReadBufferSize(4 << 10),
 		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(32 << 20),
+		// Windows that do not grow: to find out how far they could, gRPC answers each
+		// message with a ping, which is a write, a packet and a read more on both sides.
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 	}
 }
+
+// window is what a proxy may send before it is read: more than the names and versions
+// of 5,000 resources, which is the most that it says at once.
+const window = 1 << 20
 
 // Update makes g what the proxies of a view are to have. It does not wait for
 // any proxy; what a slow one has not been sent yet is merged. A generation of an
