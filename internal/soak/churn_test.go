@@ -34,7 +34,7 @@ func sizeOf() size {
 		}
 		return size{changes: changes, every: 8 * time.Millisecond, requests: 50, restarts: 50}
 	}
-	return size{changes: 150, every: 20 * time.Millisecond, requests: 20, restarts: 10}
+	return size{changes: 100, every: 20 * time.Millisecond, requests: 20, restarts: 10}
 }
 
 // seeded returns the source of a run's choices and prints its seed.

@@ -14,7 +14,7 @@ import (
 // that is replaced.
 const (
 	crowdRules  = 250
-	crowdLocked = 120
+	crowdLocked = 90
 )
 
 // crowdPath is the path of a rule.
@@ -78,7 +78,7 @@ func (c *churn) manyAuthentications(t *testing.T) {
 			if m.id != w.id {
 				continue
 			}
-			for range 5 {
+			for range 3 {
 				c.policies++
 				m.policies = jwtPolicy(c.policies, "")
 				w.docs = append(w.docs, m.route())

@@ -34,7 +34,7 @@ import (
 // restless has hosts become lazy and eager again as they come and go, and ends the
 // stream of the proxy again and again.
 func restless(p *plane) {
-	p.settings.EagerHosts, p.streamAge = 6, 3*time.Second
+	p.settings.EagerHosts, p.streamAge = 6, 5*time.Second
 }
 
 // patience bounds every wait for something that must happen.
