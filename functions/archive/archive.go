@@ -40,6 +40,12 @@ const (
 	ratioFrom = 10 << 20
 	maxPath   = 1024
 	maxLink   = 1024
+	// maxDepth is how many folders deep an entry may lie: each costs time to make,
+	// whatever its name's length.
+	maxDepth = 64
+	// maxDirectory bounds the directory of a zip, in bytes: it is held in memory,
+	// several times as large, before its entries can be counted.
+	maxDirectory = 32 << 20
 )
 
 // Check tells what is wrong with a zip of some size, as one error; nil when it may
@@ -109,18 +115,21 @@ func open(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 	if size > MaxPackage {
 		return nil, fmt.Errorf("it has %d MiB; at most %d are taken", size>>20, MaxPackage>>20)
 	}
-	z, err := zip.NewReader(r, size)
+	bounded := &boundedReader{r: r, left: maxDirectory}
+	z, err := zip.NewReader(bounded, size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return nil, fmt.Errorf("it is no zip file: %w", err)
 	}
+	bounded.open = true
 	if len(z.File) > l.Files {
 		return nil, fmt.Errorf("it has %d entries; at most %d are taken", len(z.File), l.Files)
 	}
 	total := uint64(0)
 	seen := make(map[string]string, len(z.File))
+	links := map[string]string{}
 	files := 0
 	for _, f := range z.File {
-		if err := checkEntry(f, seen); err != nil {
+		if err := checkEntry(f, seen, links); err != nil {
 			return nil, fmt.Errorf("entry %.200q: %w", f.Name, err)
 		}
 		if f.Mode().IsRegular() {
@@ -130,6 +139,9 @@ func open(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 			return nil, fmt.Errorf("entry %.200q has %d MiB; at most %d are taken in all", f.Name, f.UncompressedSize64>>20, l.Bytes>>20)
 		}
 		total += f.UncompressedSize64
+	}
+	if err := checkPaths(seen, links); err != nil {
+		return nil, err
 	}
 	switch {
 	case files == 0:
@@ -142,7 +154,9 @@ func open(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 	return z, nil
 }
 
-func checkEntry(f *zip.File, seen map[string]string) error {
+// checkEntry tells what is wrong with one entry. seen are the names of those before
+// it, as they stand there, links the targets of those that are symbolic links.
+func checkEntry(f *zip.File, seen, links map[string]string) error {
 	name := strings.TrimSuffix(f.Name, "/")
 	mode := f.Mode()
 	switch {
@@ -152,15 +166,19 @@ func checkEntry(f *zip.File, seen map[string]string) error {
 		return fmt.Errorf("its name has more than %d bytes", maxPath)
 	case !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains("/"+name+"/", "/../"):
 		return errors.New("its name leads out of the archive")
+	case strings.Count(name, "/") > maxDepth:
+		return fmt.Errorf("it lies more than %d folders deep", maxDepth)
 	case f.Flags&1 != 0:
 		return errors.New("it is encrypted")
 	case mode&fs.ModeSymlink != 0:
 		if f.UncompressedSize64 > maxLink {
 			return errors.New("the symbolic link is too long")
 		}
-		if _, err := readLink(f); err != nil {
+		target, err := readLink(f)
+		if err != nil {
 			return err
 		}
+		links[path.Clean(name)] = target
 	case !mode.IsDir() && !mode.IsRegular():
 		return errors.New("it is neither file nor folder nor symbolic link")
 	}
@@ -169,16 +187,54 @@ func checkEntry(f *zip.File, seen map[string]string) error {
 		return fmt.Errorf("it is there twice (%.200q)", other)
 	}
 	seen[clean] = f.Name
-	// Nothing may lie below a link, or a later entry could be written through it.
-	for dir := path.Dir(clean); dir != "."; dir = path.Dir(dir) {
-		if other, is := seen["link:"+dir]; is {
-			return fmt.Errorf("it lies below the symbolic link %.200q", other)
+	return nil
+}
+
+// checkPaths looks at all names together, in whatever order they came. Nothing may
+// lie below a link, or it could be written through it. And no link may step back
+// (..) from where another link leads to: what looks as if it stayed in the archive
+// would then leave it.
+func checkPaths(seen, links map[string]string) error {
+	if len(links) == 0 {
+		return nil
+	}
+	for clean, name := range seen {
+		for dir := path.Dir(clean); dir != "."; dir = path.Dir(dir) {
+			if _, is := links[dir]; is {
+				return fmt.Errorf("entry %.200q: it lies below the symbolic link %.200q", name, dir)
+			}
 		}
 	}
-	if mode&fs.ModeSymlink != 0 {
-		seen["link:"+clean] = f.Name
+	for name, target := range links {
+		at, through := path.Dir(name), ""
+		for part := range strings.SplitSeq(target, "/") {
+			if part == ".." && through != "" {
+				return fmt.Errorf("entry %.200q: the symbolic link steps back from another one, %.200q, to %.200q", name, through, target)
+			}
+			at = path.Join(at, part)
+			if _, is := links[at]; is {
+				through = at
+			}
+		}
 	}
 	return nil
+}
+
+// boundedReader bounds what is read until open is set.
+type boundedReader struct {
+	r    io.ReaderAt
+	left int64
+	open bool
+}
+
+// ReadAt implements io.ReaderAt.
+func (b *boundedReader) ReadAt(p []byte, off int64) (int, error) {
+	if !b.open {
+		if b.left -= int64(len(p)); b.left < 0 {
+			return 0, fmt.Errorf("its directory has more than %d MiB", maxDirectory>>20)
+		}
+	}
+	return b.r.ReadAt(p, off)
 }
 
 // readLink is the target of a symbolic link that stays in the archive.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -58,6 +59,10 @@ func TestBadArchives(t *testing.T) {
 		{what: "link out", entries: []entry{{name: "a", body: "../x", mode: fs.ModeSymlink | 0o777}}, want: "leads out"},
 		{what: "absolute link", entries: []entry{{name: "a", body: "/etc", mode: fs.ModeSymlink | 0o777}}, want: "leads out"},
 		{what: "through a link", entries: []entry{{name: "a", body: "b", mode: fs.ModeSymlink | 0o777}, {name: "a/x"}}, want: "below the symbolic link"},
+		{what: "through a link that comes later", entries: []entry{{name: "a/x"}, {name: "a", body: "b", mode: fs.ModeSymlink | 0o777}}, want: "below the symbolic link"},
+		{what: "back from a link", entries: []entry{{name: "f"}, {name: "d/e/up", body: "../..", mode: fs.ModeSymlink | 0o777}, {name: "out", body: "d/e/up/../x", mode: fs.ModeSymlink | 0o777}}, want: "steps back"},
+		{what: "back from a link that comes later", entries: []entry{{name: "f"}, {name: "out", body: "d/e/up/../../x", mode: fs.ModeSymlink | 0o777}, {name: "d/e/up", body: "../..", mode: fs.ModeSymlink | 0o777}}, want: "steps back"},
+		{what: "deep", entries: []entry{{name: strings.Repeat("a/", maxDepth+1) + "x"}}, want: "folders deep"},
 		{what: "device", entries: []entry{{name: "a", mode: fs.ModeDevice | 0o644}}, want: "neither file"},
 		{what: "twice", entries: []entry{{name: "a"}, {name: "./a"}}, want: "twice"},
 		{what: "many", entries: []entry{{name: "a"}, {name: "b"}, {name: "c"}, {name: "d"}, {name: "e"}, {name: "f"}}, want: "6 entries"},
@@ -72,6 +77,38 @@ func TestBadArchives(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, want %q", row.what, err, row.want)
 		}
+	}
+}
+
+// TestLargeDirectory: a directory that is too large is not held in memory.
+func TestLargeDirectory(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	comment := strings.Repeat("c", 60_000)
+	for n := range maxDirectory/len(comment) + 1 {
+		if _, err := z.CreateHeader(&zip.FileHeader{Name: strconv.Itoa(n), Comment: comment}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw := b.Bytes()
+	if err := Check(bytes.NewReader(raw), int64(len(raw)), Default); err == nil || !strings.Contains(err.Error(), "directory has more than") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestLinks: links over links that stay in the archive are taken.
+func TestLinks(t *testing.T) {
+	raw := archiveOf(t, entry{name: "lib/v1/x", body: "1"}, entry{name: "lib/now", body: "v1", mode: fs.ModeSymlink | 0o777},
+		entry{name: "bin/x", body: "../lib/now/x", mode: fs.ModeSymlink | 0o777}, entry{name: "y", body: "bin/x", mode: fs.ModeSymlink | 0o777})
+	dir := t.TempDir()
+	if err := Extract(bytes.NewReader(raw), int64(len(raw)), dir, Default); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "y")); string(b) != "1" || err != nil {
+		t.Errorf("%q, %v", b, err)
 	}
 }
 

@@ -58,11 +58,19 @@ func runLauncher() {
 	runtime.LockOSThread() // restrictions are of the thread until it is executed
 	unix.CloseOnExec(specFD)
 	unix.CloseOnExec(statusFD)
+	// An init stays, in reach of what runs under it, and the restrictions are of this
+	// thread alone: the others of its Go runtime keep all that a runner may do. So its
+	// memory and files must be nobody's to open, whoever asks (ptrace(2), "Ptrace
+	// access mode checking"); the next program begins anew.
+	dumpable := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	status := os.NewFile(statusFD, "status")
 	in := os.NewFile(specFD, "spec")
 	var s spec
 	err := gob.NewDecoder(in).Decode(&s) // strings of a system need not be UTF-8
 	in.Close()
+	if err == nil {
+		err = dumpable
+	}
 	if err == nil {
 		err = s.enter()
 	}

@@ -120,6 +120,29 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestInitIsClosed: what runs in a sandbox gets neither at the memory nor at the open
+// files of its init, whose threads have rights that it has not, by whatever of the
+// means there are.
+func TestInitIsClosed(t *testing.T) {
+	for name, m := range machines() {
+		if !m.namespaces {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			out, err := run(t, m, Policy{}, `for f in mem environ maps auxv; do
+	if (exec 3< /proc/1/$f && head -c 1 <&3) >/dev/null 2>&1; then echo "read $f"; fi
+	if (exec 3<> /proc/1/$f) 2>/dev/null; then echo "write $f"; fi
+done
+ls /proc/1/fd/* 2>/dev/null
+for p in /proc/1/task/*; do if (exec 3<> $p/mem) 2>/dev/null; then echo "write $p/mem"; fi; done
+ls /proc/self/fd/0 >/dev/null && echo own`)
+			if err != nil || out != "own\n" {
+				t.Errorf("%q, %v", out, err)
+			}
+		})
+	}
+}
+
 // TestOrphans: what a program leaves behind ends with it, and the status of an orphan
 // is not taken for the program's.
 func TestOrphans(t *testing.T) {
