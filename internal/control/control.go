@@ -216,6 +216,7 @@ func (c *Core) addView(name string) {
 		before := c.remembered(name)
 		if before != nil {
 			c.settleFrom = c.now().Add(returning)
+			wake(c.unsettled)
 		}
 		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: before}
 	}
@@ -235,7 +236,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		v.problems = problems
 		differs := shared(v.published, g)
 		if differs {
-			c.remember(name, v.published)
+			c.remember(name, g) // it has what was before, too
 		}
 		c.deliver(name, g)
 		c.salvage.published(v, s, g)

@@ -20,7 +20,8 @@ const sharedPrefix = "shared/"
 // remembering is how long a publication waits for the store.
 const remembering = 2 * time.Second
 
-// remember saves what a view's hosts share, before something else is sent.
+// remember saves what the hosts of a view share, with what is kept of before, ahead of
+// its being sent: whenever this control plane ends, proxies have no more than that.
 func (c *Core) remember(view string, g *xds.Generation) {
 	out := &discoveryv3.DeltaDiscoveryResponse{}
 	for _, name := range g.Names(xds.ExtensionConfig) {

@@ -98,3 +98,34 @@ func (w *world) endDuring(t *testing.T, m *moving, moment string, after int64, s
 	}
 	return head.Number > before
 }
+
+// TestRestartAuthentication ends the control plane while policies change, so that the
+// proxy comes back with routes that name requirements of a filter from before. Its
+// callers are refused nothing.
+func TestRestartAuthentication(t *testing.T) {
+	random, size := seeded(t), sizeOf()
+	w := newWorld(t, size.every)
+	for round := range size.restarts {
+		for i := range 1 + random.IntN(3) {
+			w.guarded.policies = jwtPolicy(100+10*round+i, "")
+			if _, err := w.config.Apply(t.Context(), &pb.ApplyRequest{
+				Resources: resources(t, w.guarded.route()), Options: &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.load.pass(t, random.Int64N(8))
+		w.down(t)
+		w.load.pass(t, 40)
+		w.up(t)
+		waitFor(t, "the proxy to come back and serve the head", func() bool {
+			p := w.proxy(t)
+			return p.GetState() == "serving" && p.GetRevision() == w.core.Snapshot().Revision()
+		})
+		w.load.pass(t, 40)
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	w.load.end(t)
+}
