@@ -47,7 +47,7 @@ bench-xds: build tools
 	$(GO) run ./bench/xds -out bench/results/xds.json
 
 # Functions: warm, cold, churn, a thousand of them; bench/results/functions.json.
-bench-functions: build tools
+bench-functions: build tools bench-scaler
 	$(GO) run ./bench/functions -bin bin/penstock -out bench/results/functions.json
 
 # The scalers in simulated time, ours and Knative's; bench/results/scaler.json.
