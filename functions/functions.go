@@ -118,6 +118,10 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// readySandboxes is how many processes wait in sandboxes for the starts to come, each
+// with about 1 MiB of memory.
+const readySandboxes = 4
+
 // Run runs functions until ctx ends; then it drains and stops all instances and
 // returns nil. It returns an error only for a Config that cannot work: a control
 // plane that is away is waited for, and the instances serve on meanwhile.
@@ -135,6 +139,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer func() { abandon(); adopted() }() // after all instances have ended
+	defer instance.KeepReady(machine(), readySandboxes)()
 	m, err := newManager(c, instance.NewMetrics(c.Registerer), activate.NewMetrics(c.Registerer))
 	if err != nil {
 		return err

@@ -268,26 +268,44 @@ func (b *bench) warm(ctx context.Context) error {
 }
 
 // cold compares the first request of a function with no instance with the start of
-// the same process by itself, in turns.
+// the same process by itself, in turns: as a plain process, and kept apart, as
+// functions are where nothing else is said.
 func (b *bench) cold(ctx context.Context) error {
 	rounds := 25
 	if b.short {
 		rounds = 2
 	}
-	if err := b.apply(ctx, b.function("cold", &pb.Scale{Max: 1, IdleTimeout: seconds(1)})...); err != nil {
-		return err
+	for _, level := range []struct {
+		id, text string
+		level    pb.IsolationLevel
+	}{
+		{"cold", "a plain process", pb.IsolationLevel_ISOLATION_LEVEL_NONE},
+		{"apart", "kept apart", pb.IsolationLevel_ISOLATION_LEVEL_BEST},
+	} {
+		objects := b.function(level.id, &pb.Scale{Max: 1, IdleTimeout: seconds(1)})
+		objects[0].GetFunction().Isolation = &pb.Isolation{Level: level.level}
+		if err := b.apply(ctx, objects...); err != nil {
+			return err
+		}
+		if err := b.coldOf(ctx, level.id, level.text, rounds); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (b *bench) coldOf(ctx context.Context, id, text string, rounds int) error {
 	c := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	var starts, answers, whole, beyond, after []float64
 	for range rounds {
-		if err := b.await(ctx, "cold", false); err != nil {
+		if err := b.await(ctx, id, false); err != nil {
 			return err
 		}
 		start, answer, err := b.start(ctx)
 		if err != nil {
 			return err
 		}
-		d, isCold, err := b.get(ctx, c, "cold")
+		d, isCold, err := b.get(ctx, c, id)
 		if err != nil {
 			return err
 		}
@@ -297,15 +315,15 @@ func (b *bench) cold(ctx context.Context) error {
 		starts, whole = append(starts, milliseconds(start)), append(whole, milliseconds(d))
 		answers = append(answers, milliseconds(answer))
 		beyond, after = append(beyond, milliseconds(d-start)), append(after, milliseconds(d-answer))
-		if err := b.await(ctx, "cold", true); err != nil {
+		if err := b.await(ctx, id, true); err != nil {
 			return err
 		}
 	}
 	b.report.AddRounds("start of the process by itself", "ms", starts)
 	b.report.AddRounds("start of the process and its first answer by itself", "ms", answers)
-	b.report.AddRounds("cold request", "ms", whole)
-	b.report.AddRounds("cold request beyond the start and the first answer, p50", "ms", after)
-	b.report.AddRounds("cold request beyond the start of the process, p50", "ms", beyond)
+	b.report.AddRounds("cold request, "+text, "ms", whole)
+	b.report.AddRounds("cold beyond the start and the first answer, "+text+", p50", "ms", after)
+	b.report.AddRounds("cold beyond the start of the process, "+text+", p50", "ms", beyond)
 	slices.Sort(beyond)
 	b.report.Judge("<= 5 ms", report.Quantile(beyond, 0.5) <= 5)
 	return nil

@@ -36,8 +36,10 @@ func startProcess(plan *sandbox.Plan, c sandbox.Command) (*process, error) {
 	pid := 0
 	started, err := plan.Start(c, func(cmd *exec.Cmd) error {
 		return startFamily(c.ID, func() (int, error) {
-			if err := launch.Start(cmd); err != nil {
-				return 0, err
+			if cmd.Process == nil {
+				if err := launch.Start(cmd); err != nil {
+					return 0, err
+				}
 			}
 			pid = cmd.Process.Pid
 			return pid, nil

@@ -15,8 +15,17 @@ func BenchmarkSpawn(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for name, level := range map[string]Level{"plain": None, "sandbox": Best} {
+	start := func(c *exec.Cmd) error {
+		if c.Process != nil {
+			return nil
+		}
+		return c.Start()
+	}
+	for name, level := range map[string]Level{"plain": None, "sandbox": Best, "ready": Best} {
 		b.Run(name, func(b *testing.B) {
+			if name == "ready" {
+				defer machine().KeepReady(4, start)()
+			}
 			plan, err := machine().Plan(Policy{Level: level, Scratch: b.TempDir()})
 			if err != nil {
 				b.Fatal(err)
@@ -25,7 +34,7 @@ func BenchmarkSpawn(b *testing.B) {
 			var starts []time.Duration
 			for b.Loop() {
 				began := time.Now()
-				p, err := plan.Start(c, (*exec.Cmd).Start)
+				p, err := plan.Start(c, start)
 				if err != nil {
 					b.Fatal(err)
 				}

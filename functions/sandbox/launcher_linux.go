@@ -64,10 +64,8 @@ func runLauncher() {
 	// access mode checking"); the next program begins anew.
 	dumpable := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	status := os.NewFile(statusFD, "status")
-	in := os.NewFile(specFD, "spec")
 	var s spec
-	err := gob.NewDecoder(in).Decode(&s) // strings of a system need not be UTF-8
-	in.Close()
+	err := receive(&s)
 	if err == nil {
 		err = dumpable
 	}
@@ -94,6 +92,33 @@ func runLauncher() {
 		unix.Close(fd)
 	}
 	reap(pid, status)
+}
+
+// receive waits for what is to be done, which may be long, and takes the output of
+// the program from what comes with it.
+func receive(s *spec) error {
+	in := os.NewFile(specFD, "spec")
+	defer in.Close()
+	first, control := make([]byte, 1), make([]byte, unix.CmsgSpace(2*4))
+	_, n, _, _, err := unix.Recvmsg(specFD, first, control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		os.Exit(0) // nobody has use for this launcher any more
+	}
+	output, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return err
+	}
+	for i, fd := range output {
+		if err := unix.Dup2(fd, 1+i); err != nil {
+			return os.NewSyscallError("dup2", err)
+		}
+		unix.Close(fd)
+	}
+	return gob.NewDecoder(in).Decode(s) // strings of a system need not be UTF-8
 }
 
 // reap is the life of the first process of a pid namespace: it takes the ends of all

@@ -20,13 +20,14 @@ type Machine struct {
 	// right to make them.
 	user   bool
 	groups *groups
+	ready  *ready
 	// means and missing are for the status.
 	means, missing []string
 }
 
 // Probe finds out what this machine offers, by trying it once.
 func Probe() *Machine {
-	m := &Machine{groups: findGroups(), means: []string{MeansNoCaps}}
+	m := &Machine{groups: findGroups(), ready: &ready{}, means: []string{MeansNoCaps}}
 	if abi, err := landlockABI(); err != nil {
 		m.missing = append(m.missing, MeansLandlock+": "+err.Error())
 	} else {

@@ -12,6 +12,9 @@ const onlyLinux = "all isolation: it is made of what only Linux has"
 // Probe finds out what this machine offers.
 func Probe() *Machine { return &Machine{missing: []string{onlyLinux}} }
 
+// KeepReady does nothing here.
+func (m *Machine) KeepReady(int, func(*exec.Cmd) error) (end func()) { return func() {} }
+
 func (m *Machine) lacks() []string { return m.missing }
 
 func (p *Plan) limits() {

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bufio"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
@@ -30,8 +29,8 @@ type Process struct {
 	once   sync.Once
 }
 
-// Start starts a program. start starts the command that it gets and says when it is
-// there; the error is one of the program (errors.Is(err, os.ErrNotExist)) or of the
+// Start starts a program. start starts the command that it gets, unless its process
+// runs already (KeepReady), and says when it is there; the error is one of the program (errors.Is(err, os.ErrNotExist)) or of the
 // sandbox.
 func (p *Plan) Start(c Command, start func(*exec.Cmd) error) (*Process, error) {
 	program, err := c.program()
@@ -126,43 +125,19 @@ func (p *Process) plain(c Command, s *spec, start func(*exec.Cmd) error) error {
 	return nil
 }
 
-// launcherEnv is the environment of the launcher, whose Go runtime is for the work of
-// one thread. That of the function is in what it is told.
-var launcherEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"}
-
-// launch starts the launcher, tells it what to do and waits until the program runs.
+// launch takes a launcher, tells it what to do and waits until the program runs.
 func (p *Process) launch(c Command, s *spec, start func(*exec.Cmd) error) error {
-	specR, specW, err := os.Pipe()
+	l, err := p.plan.machine.launcher(s.Init, start)
 	if err != nil {
 		return err
 	}
-	defer specR.Close()
-	defer specW.Close()
-	statusR, statusW, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer statusW.Close()
-	p.status, p.lines = statusR, bufio.NewReader(statusR)
-	// This very program, also when its file is gone or another by now.
-	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{launcherName, c.ID}, Env: launcherEnv, Stdout: c.Stdout, Stderr: c.Stderr, ExtraFiles: []*os.File{specR, statusW}}
-	cmd.SysProcAttr = session()
-	if s.Init {
-		p.plan.machine.unshare(cmd.SysProcAttr)
-	}
-	p.Cmd = cmd
-	if err := start(cmd); err != nil {
-		return err
-	}
-	specR.Close()
-	statusW.Close()
-	err = gob.NewEncoder(specW).Encode(s)
-	specW.Close()
+	p.Cmd, p.status, p.lines = l.cmd, l.status, bufio.NewReader(l.status)
+	err = l.tell(c, s)
 	said, readErr := p.lines.ReadString('\n')
 	said = strings.TrimSpace(said)
 	switch {
 	case said == "ok":
-		p.main = firstChild(cmd.Process.Pid)
+		p.main = firstChild(l.cmd.Process.Pid)
 		return nil
 	case said == "" && err == nil && errors.Is(readErr, io.EOF) && !s.Init:
 		return nil
@@ -173,8 +148,7 @@ func (p *Process) launch(c Command, s *spec, start func(*exec.Cmd) error) error 
 	default:
 		err = fmt.Errorf("the process that sets up the sandbox ended early: %w", errors.Join(err, readErr))
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	l.end()
 	return err
 }
 
