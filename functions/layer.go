@@ -1,7 +1,6 @@
 package functions
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,9 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,8 +25,6 @@ import (
 const (
 	// maxManifest bounds each file that names dependencies.
 	maxManifest = 16 << 20
-	// maxIncluded bounds how many files requirements.txt may include.
-	maxIncluded = 32
 )
 
 // layer is where installed dependencies are found.
@@ -107,7 +102,8 @@ func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep ho
 	if err != nil {
 		return "", err
 	}
-	command := []string{python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
+	// Isolated (-I), or modules of the source would go before pip's own.
+	command := []string{python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
 	return keep(m.install(ctx, function, layerName("python", version, r.files), command, nil, func(to string) ([]string, string, error) {
 		return []string{"--target", to, "-r", "requirements.txt"}, dir, nil
 	}))
@@ -116,57 +112,6 @@ func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep ho
 // brought are packages that the runner has itself, in names as PEP 503 normalizes
 // them: a source that names only these needs no layer.
 var brought = map[string]bool{"awslambdaric": true, "functions-framework": true, "@google-cloud/functions-framework": true}
-
-// requirements are the files that pip reads, by name, and the packages in them.
-type requirements struct {
-	files map[string][]byte
-	names []string
-}
-
-var (
-	requirementName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*)`)
-	separators      = regexp.MustCompile(`[-_.]+`)
-	includes        = regexp.MustCompile(`^(?:-r|-c|--requirement|--constraint)[ =]*(.+)$`)
-)
-
-// read reads a requirements file and those that it includes (pip's Requirements
-// File Format).
-func (r *requirements) read(src *os.Root, name string) error {
-	name = path.Clean(name)
-	if _, known := r.files[name]; known {
-		return nil
-	}
-	if len(r.files) >= maxIncluded {
-		return fmt.Errorf("requirements.txt includes more than %d files", maxIncluded)
-	}
-	b, err := readManifest(src, name)
-	if err != nil {
-		return err
-	}
-	r.files[name] = b
-	lines := bufio.NewScanner(strings.NewReader(string(b)))
-	lines.Buffer(nil, maxManifest)
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if at := strings.Index(line, " #"); at >= 0 {
-			line = strings.TrimSpace(line[:at])
-		}
-		switch include := includes.FindStringSubmatch(line); {
-		case line == "" || line[0] == '#':
-		case include != nil:
-			if err := r.read(src, path.Join(path.Dir(name), include[1])); err != nil {
-				return fmt.Errorf("%s, line %d: %q: %w", name, n, line, err)
-			}
-		case strings.HasPrefix(line, "-e") || strings.HasPrefix(line, "--editable") || line[0] == '.' || line[0] == '/' || strings.Contains(line, "file:"):
-			return fmt.Errorf("%s, line %d: %q installs a folder, which only a package index can be the source of here: vendor it (pip install --target . …) and set dependencies: NONE", name, n, line)
-		default:
-			if m := requirementName.FindStringSubmatch(line); m != nil {
-				r.names = append(r.names, strings.ToLower(separators.ReplaceAllString(m[1], "-")))
-			}
-		}
-	}
-	return lines.Err()
-}
 
 // readManifest reads a file of a source.
 func readManifest(src *os.Root, name string) ([]byte, error) {
@@ -244,7 +189,8 @@ func nodeManifest(src *os.Root) (files map[string][]byte, command []string, err 
 	needed := false
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		from := all[name]
-		if strings.HasPrefix(from, "file:") || strings.HasPrefix(from, "link:") || strings.HasPrefix(from, "workspace:") {
+		if strings.HasPrefix(from, "file:") || strings.HasPrefix(from, "link:") || strings.HasPrefix(from, "workspace:") ||
+			from != "" && strings.ContainsRune("./~", rune(from[0])) {
 			return nil, nil, fmt.Errorf("package.json: dependency %q is %q, a folder, which only a registry can be the source of here: put node_modules into the source", name, from)
 		}
 		needed = needed || !brought[name]
