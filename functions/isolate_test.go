@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -201,5 +203,47 @@ func TestIsolationProblems(t *testing.T) {
 	}
 	if done, refused := attack(t, r.ready("writes", 1)[0], "write", filepath.Join(dir, "x")); done != "written" {
 		t.Errorf("a writable folder: %q %q", done, refused)
+	}
+}
+
+// TestForeignPoll: who is not of the instance gets no event of its Runtime API, and
+// does it no harm.
+func TestForeignPoll(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t)
+	r.want(python("echo", "app.echo"))
+	i := r.ready("echo", 1)[0]
+	if !slices.Contains(i.GetIsolation(), sandbox.MeansPIDs) {
+		t.Logf("processes are not told apart here: %v", i.GetIsolation())
+		return
+	}
+	ask := func() (e echoed) {
+		t.Helper()
+		a := mustSend(t, i, "POST", "/", "hello")
+		if err := json.Unmarshal([]byte(a.body), &e); err != nil || a.status != 200 {
+			t.Fatalf("%d %s (%v)", a.status, a.body, err)
+		}
+		return e
+	}
+	e := ask()
+	const base = "/2018-06-01/runtime/"
+	for path, method := range map[string]string{
+		"invocation/next": "GET", "invocation/" + e.RequestID + "/response": "POST", "invocation/" + e.RequestID + "/error": "POST", "init/error": "POST",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+e.Env["AWS_LAMBDA_RUNTIME_API"]+base+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s %s: %s", method, path, resp.Status)
+		}
+	}
+	if again := ask(); again.PID != e.PID {
+		t.Errorf("process %d, then %d", e.PID, again.PID)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,10 @@ type Host struct {
 	// request; what it has printed so far is read first. For processes that handle
 	// one request at a time.
 	OutputOf func(requestID string)
+	// Owns tells whether a connection comes from the process or what it started, as
+	// far as its sandbox tells processes apart; it waits until there is a process.
+	// nil: all do.
+	Owns func(net.Conn) bool
 }
 
 // Command is a program with its arguments and the contract's own variables, which

@@ -133,10 +133,11 @@ type Instance struct {
 	traces         sync.Map // trace ids of requests by their ids
 	invocations    atomic.Int64
 	answered       atomic.Bool
-	holding        atomic.Int64 // requests of ServeHeld, which have no connection here
-	draining       atomic.Bool  // answers close their connection
-	stopping       atomic.Bool  // new requests are refused
-	gone           atomic.Bool  // the process has ended
+	holding        atomic.Int64  // requests of ServeHeld, which have no connection here
+	draining       atomic.Bool   // answers close their connection
+	stopping       atomic.Bool   // new requests are refused
+	spawned        chan struct{} // closed when proc is set, or will not be
+	gone           atomic.Bool   // the process has ended
 
 	ready, dead, closed, replace, cut chan struct{}
 	drainOnce, replaceOnce, cutOnce   sync.Once
@@ -155,14 +156,14 @@ func Start(o Options) (*Instance, error) {
 		metrics: o.Metrics.of(o.Function), propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 		slots: newGate(o.Concurrency, o.Queue, o.QueueTimeout), streams: newGate(o.streams(), o.Queue, o.QueueTimeout),
 		ready: make(chan struct{}), dead: make(chan struct{}), closed: make(chan struct{}),
-		replace: make(chan struct{}), cut: make(chan struct{}),
+		replace: make(chan struct{}), cut: make(chan struct{}), spawned: make(chan struct{}),
 	}
 	i.out = newOutput(o.Logger, i.metrics)
 	i.out.sink, i.out.trace = i.line, i.traceOf
 	i.uploads.count = maxUploads
 	var err error
 	i.contract, err = o.Contract(Host{
-		Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of,
+		Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of, Owns: i.owns,
 	})
 	if err != nil {
 		return nil, err
@@ -183,7 +184,14 @@ func Start(o Options) (*Instance, error) {
 	return i, nil
 }
 
+// owns is Host.Owns.
+func (i *Instance) owns(c net.Conn) bool {
+	<-i.spawned
+	return i.proc != nil && i.proc.started.Owns(c)
+}
+
 func (i *Instance) spawn() error {
+	defer close(i.spawned)
 	stdout, err := i.out.pipe("stdout")
 	if err != nil {
 		return err

@@ -112,12 +112,27 @@ func newAPI(h instance.Host, maxPayload int64) (*api, error) {
 	mux.HandleFunc("POST "+base+"invocation/{id}/error", a.failure)
 	mux.HandleFunc("POST "+base+"init/error", a.initialization)
 	a.server = &http.Server{
-		Handler: mux, ReadHeaderTimeout: time.Minute,
+		Handler: a.onlyOwn(mux), ReadHeaderTimeout: time.Minute,
 		ErrorLog:    slog.NewLogLogger(h.Logger.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	go func() { _ = a.server.Serve(a.listener) }()
 	return a, nil
+}
+
+// onlyOwn lets the instance's own processes through. Other functions share the
+// network, and whoever asks for the next event gets a caller's request.
+func (a *api) onlyOwn(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _ := r.Context().Value(connKey{}).(*conn)
+		if a.host.Owns != nil && (c == nil || !c.owned(a.host.Owns)) {
+			a.host.Logger.Warn("the Runtime API was called by a process that is not the function's", "path", r.URL.Path)
+			w.Header().Set("Connection", "close")
+			reply(w, http.StatusForbidden, "Forbidden", "this Runtime API is another process's")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (a *api) address() string { return a.listener.Addr().String() }

@@ -49,9 +49,19 @@ type conn struct {
 	net.Conn
 	closed func()
 
+	// Whether it is the runtime's own is found out at its first request.
+	once sync.Once
+	own  bool
+
 	mu    sync.Mutex
 	ended bool // nothing more comes from the runtime
 	reset bool
+}
+
+// owned tells whether the other end is the runtime's; owns finds it out.
+func (c *conn) owned(owns func(net.Conn) bool) bool {
+	c.once.Do(func() { c.own = owns(c) })
+	return c.own
 }
 
 // Read implements net.Conn.
