@@ -233,6 +233,18 @@ func testGuarded(t *testing.T, p *plane, port int, apply func(string, ...string)
 	guard := func(path string) string {
 		return routeOf("guard", "- {name: no, matches: [{path: {prefix: "+path+"}}], direct_response: {status: 403, body: no}}\n", answerRule("other", "exact: /guard", strings.Trim(path, "/")))
 	}
+	// What was open is not served in the place of what is closed and refused.
+	tight := func(regex string, status int) string {
+		return routeOf("tight", fmt.Sprintf("- {name: t, matches: [{path: {regex: %q}}], direct_response: {status: %d, body: t}}\n", regex, status))
+	}
+	apply(tight("/tight[0-9]", 200))
+	asks(t, port, "a.test", map[string]string{"/tight1": "200 t"})
+	apply(tight(large("/tight", "[0-9]"), 403))
+	asks(t, port, "a.test", map[string]string{"/tight1": "503", "/m3": "200 new"})
+	quarantines(t, p, "tight rules[0]")
+	apply("", "projects/default/routes/tight")
+	quarantines(t, p)
+
 	apply(guard("/secret"))
 	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret"})
 	apply(guard("/moved") + added)

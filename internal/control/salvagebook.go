@@ -124,7 +124,8 @@ func (sv *salvagedView) begin(s *salvager, b *book, r *xds.Resource, words strin
 		if h := b.held[name]; h != nil {
 			old = h.instead // this is another form of what is held
 		}
-		b.held[name] = &heldPart{part: b.parts[name], instead: old, known: known, since: s.core.now()}
+		instead, tightened := strictEnough(old, b.parts[name].Hosts)
+		b.held[name] = &heldPart{part: b.parts[name], instead: instead, known: known && !tightened, since: s.core.now()}
 	}
 	b.began = r.Version
 	if why := b.unsafe(parts, before, len(suspects)); why != "" {
@@ -170,6 +171,15 @@ func (b *book) unsafe(parts []compile.Part, before map[string]map[string]*compil
 		}
 	}
 	return ""
+}
+
+// strictEnough are the forms that may stand in the place of others: none that would let
+// through what the others keep off, or a change that asks for a token would be refused
+// and leave the door open. tightened tells that there was one.
+func strictEnough(old, now map[string]*compile.Form) (instead map[string]*compile.Form, tightened bool) {
+	instead = maps.Clone(old)
+	maps.DeleteFunc(instead, func(host string, f *compile.Form) bool { return f.Laxer(now[host]) })
+	return instead, len(instead) < len(old)
 }
 
 // pointed is the one suspect that is not held yet in which most of the words stand.

@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/xds"
@@ -141,6 +143,38 @@ func (f *Form) Guards() bool {
 func (f *Form) Covers(old *Form) bool {
 	return f != nil && (f.Guards() || !old.Guards()) &&
 		slices.EqualFunc(f.routes, old.routes, func(a, b *routev3.Route) bool { return proto.Equal(a.GetMatch(), b.GetMatch()) })
+}
+
+// Laxer tells whether the form, in the place of another one, would let requests through
+// that the other keeps from what is behind it, or that it asks for another proof.
+func (f *Form) Laxer(than *Form) bool {
+	if than == nil || !than.Guards() {
+		return false
+	}
+	for _, r := range f.routes {
+		if r.GetRedirect() != nil || r.GetDirectResponse().GetStatus() >= 400 {
+			continue // nothing is behind it
+		}
+		if !slices.ContainsFunc(than.routes, func(t *routev3.Route) bool { return sameProof(r, t) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameProof tells whether two routes let the same requests through to something: all
+// filters but those of limits are told the same.
+func sameProof(a, b *routev3.Route) bool {
+	if b.GetRedirect() != nil || b.GetDirectResponse().GetStatus() >= 400 {
+		return false
+	}
+	proof := func(r *routev3.Route) map[string]*anypb.Any {
+		m := maps.Clone(r.GetTypedPerFilterConfig())
+		delete(m, filterLimitOpen)
+		delete(m, filterLimitClosed)
+		return m
+	}
+	return maps.EqualFunc(proof(a), proof(b), func(x, y *anypb.Any) bool { return proto.Equal(x, y) })
 }
 
 // Part is one match of a rule in a RouteConfiguration: the smallest thing that can

@@ -136,6 +136,10 @@ func TestGuards(t *testing.T) {
 		}
 	}
 	add("token", func(x *pb.RouteRule) { x.Policies = token })
+	add("token2", func(x *pb.RouteRule) {
+		x.Policies = proto.CloneOf(token)
+		x.Policies.Authentication.Jwt.Audiences = []string{"other"}
+	})
 	add("forbidden", answer(403))
 	add("hello", answer(200))
 	add("away", func(x *pb.RouteRule) { x.Action = &pb.RouteRule_Redirect{Redirect: &pb.Redirect{Host: "b.test"}} })
@@ -163,6 +167,18 @@ func TestGuards(t *testing.T) {
 	} {
 		if got := forms[c.now].Covers(forms[c.old]); got != c.want {
 			t.Errorf("%s covers %s: %v", c.now, c.old, got)
+		}
+	}
+	for _, c := range []struct {
+		old, now string
+		want     bool
+	}{
+		{"good", "token", true}, {"good", "forbidden", true}, {"good", "away", true}, {"token", "forbidden", true}, {"token", "token2", true}, {"hello", "token", true},
+		{"token", "good", false}, {"token", "moved", false}, {"good", "bad", false}, {"good", "hello", false}, {"away", "token", false}, {"forbidden", "away", false},
+		{"good", "gone", false},
+	} {
+		if got := forms[c.old].Laxer(forms[c.now]); got != c.want {
+			t.Errorf("%s is laxer than %s: %v", c.old, c.now, got)
 		}
 	}
 }
