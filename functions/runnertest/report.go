@@ -119,22 +119,40 @@ func testLines(t *testing.T, r *runner) {
 	}
 }
 
-// testStreamLost: without a control plane instances serve on; when it is back it is
-// told all, on a stream that counts from 1.
+// testStreamLost: without a control plane instances serve on, those that are draining,
+// too; when it is back it is told all, on a stream that counts from 1.
 func testStreamLost(t *testing.T, r *runner) {
-	revision := r.want(function("f"), function("g", func(f *pb.Function) { f.Source = "nowhere" }))
-	before := r.alone("f", 1)
-	r.problem("g")
+	f := function("f", count(2))
+	bad := function("bad", func(f *pb.Function) { f.Source = "nowhere" })
+	r.want(f, bad)
+	r.alone("f", 2)
+	r.problem("bad")
+	r.update(func() { r.deaf = true })
+	revision := r.want(with(f, count(1)), bad)
+	var before, leaving []*pb.Instance
+	r.await("an instance that leaves", func() bool {
+		before, leaving = of(r.state(), "f", ready), of(r.state(), "f", draining)
+		return len(before) == 1 && len(leaving) == 1
+	})
 	r.server.Stop()
 	expect(t, addressOf(before[0]), "/", http.StatusOK, "f")
+	expect(t, addressOf(leaving[0]), "/", http.StatusOK, "f")
+
 	r.update(func() { r.hellos, r.states = nil, nil })
 	r.listen(r.address)
+	r.await("all instances that there were", func() bool {
+		now := r.state()
+		return slices.Equal(ids(of(now, "f", ready)), ids(before)) && slices.Equal(ids(of(now, "f", draining)), ids(leaving))
+	})
+	r.problem("bad")
+	r.ofRevision("f", revision)
+	expect(t, addressOf(leaving[0]), "/", http.StatusOK, "f")
+	r.update(func() { r.deaf = false })
 	after := r.alone("f", 1)
 	if !slices.Equal(ids(after), ids(before)) || addressOf(after[0]) != addressOf(before[0]) {
 		t.Errorf("the instance was replaced: %v, before %v", after, before)
 	}
-	r.problem("g")
-	r.ofRevision("f", revision)
+	gone(t, leaving[0])
 	expect(t, addressOf(after[0]), "/", http.StatusOK, "f")
 	r.mu.Lock()
 	defer r.mu.Unlock()
