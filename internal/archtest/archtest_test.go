@@ -50,6 +50,8 @@ var rules = []rule{
 	{tree: "ratelimit", may: []string{"telemetry"}, never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
 	{tree: "functions/scale", may: nil, never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
 		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
+	{tree: "functions/runnertest", may: []string{"functions/archive"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "the suite knows a runner by what it says on its stream, so that it is the same for every runner"},
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
 	{tree: "internal/cow", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
@@ -150,6 +152,9 @@ func TestNobodyImportsTheBinary(t *testing.T) {
 			}
 			if in(own, "cmd") || in(own, "examples") || (own == "internal/control" && !in(path, "cmd") && !in(path, "bench")) {
 				t.Errorf("%s imports %s: only the binary joins everything", path, own)
+			}
+			if in(own, "functions/runnertest") {
+				t.Errorf("%s imports %s: the conformance suite is for tests", path, own)
 			}
 			if in(own, "internal/envoytest") && !in(path, "bench") {
 				t.Errorf("%s imports %s: test harnesses are for tests", path, own)

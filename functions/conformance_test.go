@@ -1,0 +1,28 @@
+package functions_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/penstock-gateway/penstock/functions"
+	"github.com/penstock-gateway/penstock/functions/runnertest"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
+)
+
+// TestConformance: the runner of this machine does what every runner must.
+func TestConformance(t *testing.T) {
+	_, err := sandbox.Probe().Plan(sandbox.Policy{Level: sandbox.Sandbox, Scratch: t.TempDir()})
+	runnertest.Conform(t, func(t *testing.T, p runnertest.Place) func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		c := functions.Config{Name: p.Name, Root: p.Root, CacheDir: t.TempDir(), Conn: p.Conn, Logger: slog.New(slog.DiscardHandler)}
+		go func() { ended <- functions.Run(ctx, c) }()
+		return func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		}
+	}, runnertest.Can{Contracts: []runnertest.Contract{runnertest.Lambda, runnertest.Azure}, ScaleToZero: true, Isolate: err == nil})
+}
