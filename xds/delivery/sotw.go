@@ -19,6 +19,11 @@ import (
 // keepFor bounds how long a response is kept for another to come first.
 const keepFor = 2 * time.Second
 
+// applyFor is how long a client that has acknowledged clusters may take until its
+// balancer has them: grpc-go acknowledges first, and fails calls to a cluster that it
+// only knows of ("unknown cluster selected for RPC").
+const applyFor = 150 * time.Millisecond
+
 // sotw is the state-of-the-world variant, as gRPC clients speak it: each request
 // has all names that the client is interested in, and each response all resources
 // of the type that it is to have. For clusters and listeners what a response lacks
@@ -56,6 +61,8 @@ type kept struct {
 	// was taken, or refused.
 	warm     string
 	answered bool
+	// ready is when the client had acknowledged all that the response needs.
+	ready time.Time
 }
 
 // sotwType is what a client has said of one type, and the last that it was sent.
@@ -322,6 +329,12 @@ func (w *sotw) held(p *ledger.Proxy, now time.Time) (func() error, time.Time) {
 	}
 	if k := w.kept; k != nil {
 		if due := k.since.Add(keepFor); now.Before(due) && !(k.answered && warm(k.Response, p)) {
+			return nil, earliest(wake, due)
+		}
+		if k.ready.IsZero() {
+			k.ready = now
+		}
+		if due := k.ready.Add(applyFor); now.Before(due) && k.warm != "" {
 			return nil, earliest(wake, due)
 		}
 		w.kept = nil
