@@ -53,8 +53,16 @@ func TestDiesWithParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := launch.Descendants(parent.Process.Pid); len(d) != 1 || d[0] != child {
-		t.Errorf("Descendants of the parent: %v, want %v", d, child)
+	// A list of processes is no snapshot: one that was just made may be missing in it.
+	var d []launch.ID
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if d = launch.Descendants(parent.Process.Pid); len(d) == 1 && d[0] == child {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("Descendants of the parent: %v, want %v", d, child)
+			break
+		}
 	}
 	if err := parent.Process.Kill(); err != nil { // the process, not its group
 		t.Fatal(err)
