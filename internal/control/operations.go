@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -194,13 +195,7 @@ func (o operations) InvokeFunction(ctx context.Context, r *pb.InvokeFunctionRequ
 		Status: int32(resp.StatusCode), Body: body, TraceId: traceID,
 		Milliseconds: float64(time.Since(began).Microseconds()) / 1000,
 	}
-	for _, k := range slices.Sorted(func(yield func(string) bool) {
-		for k := range resp.Header {
-			if !yield(k) {
-				return
-			}
-		}
-	}) {
+	for _, k := range slices.Sorted(maps.Keys(resp.Header)) {
 		for _, v := range resp.Header[k] {
 			out.Headers = append(out.Headers, &pb.HttpHeader{Name: strings.ToLower(k), Value: v})
 		}
