@@ -43,9 +43,11 @@ type certificateFiles struct {
 }
 
 type grpcNode struct {
-	ID       string        `json:"id"`
-	Cluster  string        `json:"cluster"`
-	Locality *grpcLocality `json:"locality,omitempty"`
+	ID      string `json:"id"`
+	Cluster string `json:"cluster"`
+	// Locality is there even when it is empty: gRPC for Node.js reads its members
+	// without looking.
+	Locality grpcLocality `json:"locality"`
 }
 
 type grpcLocality struct {
@@ -69,11 +71,8 @@ func GRPC(c Config) ([]byte, error) {
 	}
 	files := certificateFiles{Certificate: c.CertFile, Key: c.KeyFile, CA: c.CAFile, Refresh: certificateRefresh}
 	b := grpcBootstrap{
-		Node:         grpcNode{ID: c.NodeID, Cluster: c.Cluster},
+		Node:         grpcNode{ID: c.NodeID, Cluster: c.Cluster, Locality: grpcLocality{Region: c.Region, Zone: c.Zone}},
 		Certificates: map[string]certificateProvider{"default": {Plugin: "file_watcher", Config: files}},
-	}
-	if c.Region != "" || c.Zone != "" {
-		b.Node.Locality = &grpcLocality{Region: c.Region, Zone: c.Zone}
 	}
 	h := fnv.New32a()
 	h.Write([]byte(c.NodeID))

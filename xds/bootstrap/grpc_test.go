@@ -40,6 +40,28 @@ func TestGRPCGolden(t *testing.T) {
 	}
 }
 
+// TestGRPCLocality: the member is there without a region and a zone, too, since gRPC
+// for Node.js fails on a bootstrap that lacks it.
+func TestGRPCLocality(t *testing.T) {
+	c := example()
+	c.Region, c.Zone = "", ""
+	b, err := bootstrap.GRPC(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Node struct {
+			Locality map[string]string `json:"locality"`
+		} `json:"node"`
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Node.Locality == nil || len(got.Node.Locality) > 0 {
+		t.Errorf("locality %v, want an empty one", got.Node.Locality)
+	}
+}
+
 // TestGRPCReplicas: every client has all control planes, and not all begin with the
 // same one.
 func TestGRPCReplicas(t *testing.T) {

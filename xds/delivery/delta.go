@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"strconv"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -30,6 +31,8 @@ func (d delta) write(r *ledger.Response, _ *ledger.Proxy, _ time.Time) func() er
 	return func() error {
 		out := &discoveryv3.DeltaDiscoveryResponse{
 			TypeUrl: string(r.Type), Nonce: r.Nonce, RemovedResources: r.Removed,
+			// For people and tools: the protocol goes by the version of each resource.
+			SystemVersionInfo: strconv.FormatInt(r.Revision, 10),
 		}
 		if len(r.Resources) > 0 {
 			// One allocation for all: there may be ten thousand.

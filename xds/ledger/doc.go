@@ -30,6 +30,9 @@
 //     nothing that the proxy holds or may hold refers to it, and a grace period
 //     later. Listeners and scopes, to which nothing refers, are removed as soon as
 //     all that their revision brought is acknowledged.
+//   - A client may take some types alone. It is told of removals, and waited for, by
+//     what it asks for: one that holds nothing from an earlier stream at once, one that
+//     comes back when it has had the time to ask for the rest (askWithin).
 //   - A refused response of several resources is sent again in halves until the
 //     bad one is known. A refused resource is not sent again until its version
 //     changes; the proxy keeps the version before, and one that has none gets the

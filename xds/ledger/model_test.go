@@ -52,6 +52,9 @@ type envoy struct {
 	mute map[string]bool
 	// loaded are the routes that a request to a lazy scope needed.
 	loaded map[string]bool
+	// only are the types that it asks for, when it is no Envoy but a client of these
+	// alone: it needs no order among them.
+	only []xds.Type
 	// absent are the names that it asked for when they were not there: being told
 	// so is no removal.
 	absent map[xds.Ref]bool
@@ -74,6 +77,20 @@ func newEnvoy(name string, rnd *rand.Rand, fail func(string, ...any)) *envoy {
 	return e
 }
 
+// client is one that asks for some types alone: for those that Envoy names it
+// knows the names beforehand, whether they are there or not.
+func (e *envoy) client(types ...xds.Type) *envoy {
+	e.only = types
+	for _, t := range types {
+		if prefix := simNames[t]; !ledger.Wildcard(t) {
+			for i := range 5 {
+				e.subs[t][fmt.Sprint(prefix, i)] = true
+			}
+		}
+	}
+	return e
+}
+
 func (e *envoy) tracef(format string, args ...any) {
 	fmt.Fprintf(e.log, "%s: %s\n", e.name, fmt.Sprintf(format, args...))
 }
@@ -84,6 +101,13 @@ func (e *envoy) connect() {
 	e.absent = map[xds.Ref]bool{}
 	e.open, e.first = map[xds.Type]int{}, map[xds.Type]bool{}
 	e.tracef("connects")
+	for _, t := range e.only {
+		e.tracef("asks for %s alone", t.Short())
+		e.ask(t)
+	}
+	if e.only != nil {
+		return
+	}
 	if !e.asked[xds.Cluster] {
 		e.ask(xds.Cluster)
 		return
@@ -190,6 +214,10 @@ func (e *envoy) receive(now time.Time) {
 	for _, n := range r.Removed {
 		e.remove(xds.Ref{Type: r.Type, Name: n})
 	}
+	if e.only != nil {
+		e.answer(*answer)
+		return
+	}
 	if r.Type == xds.Cluster && !e.asked[xds.Listener] {
 		defer e.ask(xds.Listener)
 	}
@@ -210,6 +238,10 @@ func (e *envoy) answer(r ledger.Request) {
 // apply takes a resource into use and checks that what it needs is there.
 func (e *envoy) apply(res *xds.Resource, now time.Time) {
 	e.tracef("applies %s %s %s", res.Type.Short(), res.Name, res.Version[:4])
+	if e.only != nil {
+		e.held[res.Type][res.Name] = res
+		return
+	}
 	if res.Type == xds.Route {
 		for _, ref := range res.Refs {
 			if ref.Type != xds.Cluster {
@@ -259,6 +291,9 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 
 // request is one for a host whose routes are loaded on demand.
 func (e *envoy) request() {
+	if e.only != nil {
+		return
+	}
 	var cold []string
 	for _, n := range slices.Sorted(maps.Keys(e.held[xds.Scope])) {
 		if s := e.held[xds.Scope][n]; s.Lazy {
@@ -321,6 +356,10 @@ func (e *envoy) remove(ref xds.Ref) {
 		return
 	}
 	e.tracef("removes %s", ref)
+	if e.only != nil {
+		delete(e.held[ref.Type], ref.Name)
+		return
+	}
 	if ref.Type == xds.Endpoint {
 		return // Envoy ignores it
 	}

@@ -25,8 +25,10 @@ const (
 
 // Response is what to send (DeltaDiscoveryResponse).
 type Response struct {
-	Type      xds.Type
-	Nonce     string
+	Type  xds.Type
+	Nonce string
+	// Revision is that of the table when the response was made.
+	Revision  int64
 	Resources []*xds.Resource
 	Removed   []string
 }
@@ -38,6 +40,7 @@ func (p *Proxy) Next(now time.Time) *Response {
 		return nil
 	}
 	p.wake = time.Time{}
+	p.lateAt(now)
 	for k := range kinds {
 		if r := p.lanes[k].next(now); r != nil {
 			p.sent += int64(len(r.Resources))
@@ -54,6 +57,18 @@ func (p *Proxy) Next(now time.Time) *Response {
 	}
 	p.quiet = true
 	return nil
+}
+
+// lateAt notes when a client has had the time to ask for what it holds and wants.
+func (p *Proxy) lateAt(now time.Time) {
+	if p.late {
+		return
+	}
+	if due := p.connected.Add(askWithin); now.Before(due) {
+		p.wake = due
+	} else {
+		p.late, p.sum = true, nil
+	}
 }
 
 // Wake is when Next is to be called again even if nothing happens; zero for
@@ -277,7 +292,7 @@ func (l *lane) ready(i int32) (readiness, xds.Ref) {
 // the old one: Envoy forgets them.
 func (p *Proxy) willAskForRoutes() bool {
 	l := &p.lanes[scopes]
-	if p.lanes[routes].asked {
+	if p.lanes[routes].asked || p.late || !p.resumed {
 		return false
 	}
 	eager := func(i int32) bool {
@@ -350,7 +365,7 @@ func (l *lane) send(items []item, removed []int32, absent []string, now time.Tim
 		nonce: strconv.FormatUint(p.nonce, 10), items: items, removed: removed,
 		revision: p.table.revision, sent: now,
 	}
-	r := &Response{Type: types[l.k], Nonce: l.flight.nonce, Removed: absent}
+	r := &Response{Type: types[l.k], Nonce: l.flight.nonce, Revision: p.table.revision, Removed: absent}
 	for _, it := range items {
 		l.flying.set(it.i)
 		r.Resources = append(r.Resources, it.res)

@@ -15,6 +15,11 @@ import (
 // unsubscribes at once when told that there is no such secret.
 const maxAbsent = 10_000
 
+// askWithin is how long a client may take to ask again, on a new stream, for all
+// types that it holds. Envoy withholds its request for clusters while one warms, for
+// at most 15 s.
+const askWithin = 20 * time.Second
+
 // maxSuspects is how many versions are kept of what a proxy may hold.
 const maxSuspects = 8
 
@@ -97,6 +102,9 @@ type Proxy struct {
 	wake      time.Time
 	sum       *summary
 	eager     int32 // a scope that was seen not to be lazy
+	// resumed: it holds something from an earlier stream. late: what it has not asked
+	// for by now, it never will.
+	resumed, late bool
 }
 
 // lane is the state of one type.
@@ -237,6 +245,7 @@ func (p *Proxy) Handle(r Request, now time.Time) (Outcome, error) {
 	if first {
 		l.reconcile(r.Initial)
 		l.answered = len(r.Initial) > 0
+		p.resumed = p.resumed || l.answered
 	}
 	if len(out.Absent) > 0 && l.countAbsent() > maxAbsent {
 		return out, fmt.Errorf("%w: more than %d %s names", ErrTooManyNames, maxAbsent, r.Type.Short())

@@ -66,7 +66,7 @@ func (p *Proxy) refReady(k, rk kind, name string, at int64, strict bool) (readin
 	}
 	s := &l.col().slots[i]
 	switch {
-	case !l.asked && Wildcard(types[rk]) && !p.byName():
+	case !l.asked && Wildcard(types[rk]) && !p.byName() && !p.askedAll():
 		return waits, self
 	case !l.wants(i) && s.quarantined():
 		if good := s.fallback(); good != nil {
@@ -144,6 +144,34 @@ func (l *lane) version(i int32) *xds.Resource {
 func (p *Proxy) byName() bool {
 	l := &p.lanes[listeners]
 	return l.asked && !l.wildcard
+}
+
+// askedAll reports whether the client has asked for every type that it takes from
+// us, so that all that it holds is known. An Envoy asks for clusters first and for
+// listeners when it has them; others take a single type (an Envoy with static
+// listeners, an agent, a tool). One that resumes what it had on an earlier stream may
+// ask in any order.
+func (p *Proxy) askedAll() bool {
+	c, l := p.lanes[clusters].asked, p.lanes[listeners].asked
+	switch {
+	case c && l, p.late:
+		return true
+	case p.resumed:
+		return false
+	}
+	// Without listeners it has nothing that waits for clusters. With listeners alone
+	// it may be an Envoy that withholds its request for clusters.
+	return !l
+}
+
+// referredAtAll reports whether the client takes a type that may refer to k.
+func (p *Proxy) referredAtAll(k kind) bool {
+	for j := range kinds {
+		if rank[j] > rank[k] && p.lanes[j].asked {
+			return true
+		}
+	}
+	return false
 }
 
 // clustersPending reports a cluster that is still to be acknowledged.
@@ -227,10 +255,12 @@ func (l *lane) endable(ids []int32) []int32 {
 // expired are those that nothing has referred to for the grace period.
 func (l *lane) expired(ids []int32, now time.Time) []int32 {
 	p := l.p
-	if !p.byName() && !(p.lanes[clusters].asked && p.lanes[listeners].asked) {
+	if !p.byName() && !p.askedAll() {
 		return nil // on a new stream: what else it holds is not known yet
 	}
 	named, unknown := p.referred()
+	// What others of the view refer to does not matter to a client that does not take it.
+	counts := p.referredAtAll(l.k)
 	out := ids[:0]
 	for _, i := range ids {
 		_, used := named[l.ref(i)]
@@ -239,7 +269,7 @@ func (l *lane) expired(ids []int32, now time.Time) []int32 {
 			j, ok := c.col().index[l.col().slots[i].name]
 			used = ok && (c.held.has(j) || c.flying.has(j))
 		}
-		if used || unknown > rank[l.k] || p.table.referrers[l.ref(i)] > 0 {
+		if used || unknown > rank[l.k] || counts && p.table.referrers[l.ref(i)] > 0 {
 			delete(l.doomed, i)
 			continue
 		}

@@ -96,10 +96,24 @@ func newWorld(s uint64) *world {
 		e.log, e.bad = w.log, func(r *xds.Resource) bool { return w.bad[r.Version] }
 		w.proxies = append(w.proxies, &proxy{envoy: e})
 	}
+	if rnd := rand.New(rand.NewPCG(s, 2)); rnd.IntN(3) == 0 {
+		// Another program, which takes one type or two.
+		e := newEnvoy("client", w.rnd, w.failf)
+		e.log, e.bad = w.log, func(r *xds.Resource) bool { return w.bad[r.Version] }
+		types := []xds.Type{order[rnd.IntN(len(order))]}
+		if other := order[rnd.IntN(len(order))]; other != types[0] && rnd.IntN(3) == 0 {
+			types = append(types, other)
+		}
+		w.proxies = append(w.proxies, &proxy{envoy: e.client(types...)})
+	}
 	return w
 }
 
 func (w *world) failf(format string, args ...any) { panic(failure(fmt.Sprintf(format, args...))) }
+
+// simNames begin the names of the resources that are subscribed to by name. Endpoints
+// have the names of their clusters.
+var simNames = map[xds.Type]string{xds.Secret: "s", xds.Endpoint: "c", xds.ExtensionConfig: "e", xds.Route: "r"}
 
 const (
 	simSilent = 5 * time.Second
@@ -275,7 +289,7 @@ func (w *world) check() {
 		}
 		ok, _ := p.led.Serves(w.gen.Revision, w.now)
 		if whole && !ok {
-			w.failf("%s has all and is not said to serve: %+v", p.name, problems)
+			w.failf("%s has all and is not said to serve: %+v", p.name, p.led.Status(w.now).Problems)
 		}
 		if st := p.led.Status(w.now); (st.State == ledger.Serving) != whole {
 			w.failf("%s: state %s, whole %v: %+v", p.name, st.State, whole, problems)
@@ -299,7 +313,7 @@ func (w *world) checkOne(p *proxy, res *xds.Resource, problems map[xds.Ref]strin
 	case !w.mayBeHeld(p, res):
 		w.failf("%s lacks good %s: %q; holds %v", p.name, ref, problems[ref], have)
 	case problems[ref] != ledger.Held:
-		w.failf("%s: held back %s is %q", p.name, ref, problems[ref])
+		w.failf("%s: held back %s is %q: %+v", p.name, ref, problems[ref], p.led.Status(w.now).Problems)
 	}
 	return false
 }
@@ -319,7 +333,7 @@ func (w *world) mayBeHeld(p *proxy, res *xds.Resource) bool {
 // checkGone finds what should have been removed.
 func (w *world) checkGone(p *proxy, t xds.Type) {
 	for name, res := range p.held[t] {
-		if w.gen.Get(t, name) != nil || t == xds.Endpoint {
+		if w.gen.Get(t, name) != nil || (t == xds.Endpoint && p.only == nil) {
 			continue
 		}
 		// What a refused or held resource still refers to in its old version stays;

@@ -133,6 +133,9 @@ func (p *Proxy) summary() *summary {
 // yet. Envoy asks for what a resource needs before it acknowledges it; a proxy that
 // reconnects holds the resource from before, and asks for one type after the other.
 func (p *Proxy) needs(k kind) bool {
+	if p.late {
+		return false // a client of some types alone
+	}
 	switch k {
 	case clusters, listeners:
 		return true
