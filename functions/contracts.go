@@ -41,7 +41,7 @@ const grpcStreamAfter = 5 * time.Millisecond
 func (m *manager) contract(ctx context.Context, f *pb.Function, dir, layer string) (runnable, error) {
 	switch contract := f.GetContract().(type) {
 	case *pb.Function_Lambda:
-		return m.lambda(f, contract.Lambda, dir, layer)
+		return m.lambda(ctx, f, contract.Lambda, dir, layer)
 	case *pb.Function_Server:
 		return m.server(f, contract.Server)
 	case *pb.Function_FunctionsFramework:
@@ -61,14 +61,18 @@ var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
 	pb.LambdaEvent_LAMBDA_EVENT_RAW:          lambda.Raw,
 }
 
-func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir, layer string) (runnable, error) {
+func (m *manager) lambda(ctx context.Context, f *pb.Function, c *pb.LambdaContract, dir, layer string) (runnable, error) {
 	o := lambda.Options{
-		Handler: c.GetHandler(), PythonPath: searchPath(layer, m.config.LambdaPythonPath),
-		Env: f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
+		Handler: c.GetHandler(),
+		Env:     f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
 	}
 	switch c.GetRuntime() {
 	case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
-		o.Runtime, o.Python = lambda.Python, m.interpreters.python().path
+		path, err := m.awslambdaric(ctx)
+		if err != nil {
+			return runnable{}, fmt.Errorf("the Lambda runtime for Python: %w", err)
+		}
+		o.Runtime, o.Python, o.PythonPath = lambda.Python, m.interpreters.python().path, searchPath(layer, path)
 	case pb.LambdaRuntime_LAMBDA_RUNTIME_PROVIDED:
 		o.Runtime = lambda.Provided
 	default:
@@ -86,6 +90,20 @@ func (m *manager) lambda(f *pb.Function, c *pb.LambdaContract, dir, layer string
 		return runnable{}, err
 	}
 	return runnable{factory: lambda.New(o), concurrency: 1}, nil
+}
+
+// awslambdaric is where AWS's runtime interface client is; empty: where the
+// interpreter finds it. What a person installed may not be compiled yet, which
+// functions cannot do for themselves: that is done once, beside all else.
+func (m *manager) awslambdaric(ctx context.Context) (string, error) {
+	if m.config.LambdaPython == nil {
+		return "", nil
+	}
+	path, err := m.config.LambdaPython(ctx)
+	if err == nil && path != "" {
+		m.compileOnce.Do(func() { m.running.Go(func() { m.compile(path) }) })
+	}
+	return path, err
 }
 
 func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error) {

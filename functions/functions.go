@@ -38,13 +38,11 @@ type Config struct {
 	CacheDir string
 	// Conn leads to the control plane's RunnerService.
 	Conn *grpc.ClientConn
-	// LambdaPythonPath is the folder that awslambdaric is installed in. Empty:
-	// the interpreter must find it by itself.
-	LambdaPythonPath string
-	// FrameworkPython and FrameworkNode return the folder that Google's Functions
-	// Framework is installed in, and may install it then: they are called when the
-	// first function needs them. nil: only the source may bring it.
-	FrameworkPython, FrameworkNode func(context.Context) (string, error)
+	// LambdaPython, FrameworkPython and FrameworkNode return the folder that
+	// awslambdaric, and Google's Functions Framework, are installed in, and may
+	// install them then: they are called when a function needs them. Empty, or nil:
+	// only the source or the interpreter may bring them.
+	LambdaPython, FrameworkPython, FrameworkNode func(context.Context) (string, error)
 	// Python is the interpreter of Python functions. Default "python3".
 	Python string
 	// Node is the program that runs Node.js functions. Default "node".

@@ -286,10 +286,6 @@ type runner struct {
 // left.
 func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 	t.Helper()
-	path, err := toolbox.Lambda(t.Context(), toolbox.Options{Progress: testWriter{t}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	root, err := filepath.Abs("testdata/root")
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +296,7 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 		t.Fatal(err)
 	}
 	c := functions.Config{
-		Name: "test", Root: root, CacheDir: t.TempDir(), Conn: conn, LambdaPythonPath: path,
+		Name: "test", Root: root, CacheDir: t.TempDir(), Conn: conn, LambdaPython: install(toolbox.Lambda),
 		FrameworkPython: install(toolbox.FrameworkPython), FrameworkNode: install(toolbox.FrameworkNode),
 		Logger:         slog.New(slog.NewJSONHandler(r.logs, nil)),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)),

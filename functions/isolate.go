@@ -95,7 +95,7 @@ func (m *manager) needs(ctx context.Context, f *pb.Function) []string {
 	framework := f.GetFunctionsFramework().GetRuntime()
 	var out []string
 	if python {
-		out = append(out, m.config.LambdaPythonPath)
+		out = append(out, installed(ctx, m.config.LambdaPython))
 	}
 	switch framework {
 	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
@@ -111,7 +111,7 @@ func (m *manager) needs(ctx context.Context, f *pb.Function) []string {
 	return out
 }
 
-// installed is where a framework is; its error has been the contract's.
+// installed is where a runtime is; its error has been the contract's.
 func installed(ctx context.Context, find func(context.Context) (string, error)) string {
 	if find == nil {
 		return ""

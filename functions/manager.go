@@ -32,6 +32,7 @@ type manager struct {
 	builder *builder
 	// interpreters run Python and Node.js functions.
 	interpreters bringers
+	compileOnce  sync.Once // of awslambdaric
 	// changed has a value when state may have changed.
 	changed chan struct{}
 	// live tells that there is a stream to the control plane.
@@ -82,17 +83,14 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 	}
 	m.interpreters = m.bring()
 	m.sampler = &sampler{m: m, seen: map[string]*sampled{}}
-	if c.LambdaPythonPath != "" {
-		m.running.Go(m.compile)
-	}
 	return m, nil
 }
 
-// compile prepares awslambdaric beside all else.
-func (m *manager) compile() {
+// compile prepares the awslambdaric of a folder.
+func (m *manager) compile(path string) {
 	ctx, cancel := context.WithTimeout(m.builder.ctx, time.Minute)
 	defer cancel()
-	if err := lambda.Compile(ctx, lambda.Options{Python: m.interpreters.python().path, PythonPath: m.config.LambdaPythonPath}); err != nil {
+	if err := lambda.Compile(ctx, lambda.Options{Python: m.interpreters.python().path, PythonPath: path}); err != nil {
 		m.config.Logger.Debug("Python functions start a little slower", "error", err)
 	}
 }

@@ -17,15 +17,16 @@ func newDownCommand() *cobra.Command {
 	var dataDir string
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use:   "down",
-		Short: "Stop the `penstock up` of a data folder and all its processes",
-		Long:  "Returns when every process is gone. What is kept in the data folder stays.",
-		Args:  cobra.NoArgs,
+		Use:     "down",
+		Short:   "Stop the `penstock up` of a data folder and all its processes",
+		Long:    "Returns when every process is gone. What is kept in the data folder stays.",
+		Example: "  penstock down\n  penstock down --data-dir ./.penstock --timeout 10s",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDown(cmd.OutOrStdout(), dataDir, timeout)
 		},
 	}
-	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of the `penstock up` to stop")
+	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of the penstock up to stop")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "after this time what still runs is killed")
 	return c
 }

@@ -64,9 +64,10 @@ func newStatusCommand() *cobra.Command {
 	var cf clientFlags
 	var dataDir string
 	c := &cobra.Command{
-		Use:   "status",
-		Short: "Show the revision, who serves it, functions, problems and processes",
-		Args:  cobra.NoArgs,
+		Use:     "status",
+		Short:   "Show the revision, who serves it, functions, problems, processes and addresses",
+		Example: "  penstock status\n  penstock status --data-dir ./.penstock\n  penstock status -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			w := cmd.OutOrStdout()
 			ctx, conn, err := cf.dial(cmd.Context())
@@ -88,7 +89,7 @@ func newStatusCommand() *cobra.Command {
 		},
 	}
 	cf.add(c)
-	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of `penstock up`, to show its processes")
+	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of penstock up, to show its processes")
 	return c
 }
 

@@ -129,7 +129,7 @@ func newProxyRenewCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&dir, "dir", "", "folder that `penstock proxy join` made")
+	c.Flags().StringVar(&dir, "dir", "", "folder that penstock proxy join made")
 	c.Flags().StringVar(&control, "control", "", "host:port of the control plane (default: as it was at the join)")
 	c.Flags().BoolVar(&keepFresh, "keep-fresh", false, "stay, and renew before two thirds of the life are over")
 	c.Flags().StringVar(&logLevel, "log-level", "info", "debug, info, warn, error")

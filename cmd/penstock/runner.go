@@ -56,10 +56,10 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.name, "name", "local", "stable name of this runner")
 	fl.StringVar(&f.root, "root", ".", "folder that the sources of functions are in")
 	fl.StringVar(&f.cacheDir, "cache-dir", "./.penstock/functions", "folder of built functions")
-	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: where the interpreter finds it)")
+	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: it is installed when a function needs it)")
 	fl.StringVar(&f.frameworkPath, "framework-path", "", "folder that functions-framework for Python is installed in (empty: it is installed when a function needs it)")
 	fl.StringVar(&f.frameworkNodePath, "framework-node-path", "", "node_modules folder with @google-cloud/functions-framework (empty: it is installed when a function needs it)")
-	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of what is installed (default: $"+toolbox.EnvDir+", else .tools)")
+	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of what is installed (default: $"+toolbox.EnvDir+", else .tools of the clone, else the user's cache folder)")
 	fl.StringVar(&f.python, "python", "python3", "Python interpreter of functions")
 	fl.StringVar(&f.node, "node", "node", "Node.js program of functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
@@ -91,7 +91,8 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 	}
 	return functions.Run(ctx, functions.Config{
 		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
-		LambdaPythonPath: f.lambdaPath, Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
+		Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
+		LambdaPython:    f.tool(f.lambdaPath, toolbox.Lambda),
 		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),
 		StopTimeout: f.stopAfter,
 		Logger:      log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,

@@ -148,7 +148,7 @@ func newTokenCommand() *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "data folder of `penstock up`")
+	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "data folder of penstock up")
 	fl.StringVar(&f.subject, "subject", devSubject, "the sub claim: who this is")
 	fl.StringSliceVar(&f.audiences, "audience", []string{devAudience}, "the aud claim: what the token is for (repeatable)")
 	fl.StringArrayVar(&f.claims, "claim", nil, "another claim, NAME=TEXT or NAME:=JSON (repeatable)")

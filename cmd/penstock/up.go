@@ -40,7 +40,7 @@ func newUpCommand() *cobra.Command {
 			"processes, restarts what dies, and stops all with one Ctrl-C. Everything that is kept lies\n" +
 			"in --data-dir, so the next `penstock up` goes on where this one stopped. A file penstock.yaml\n" +
 			"in the working folder may hold the flags.",
-		Example: "  penstock up --config examples/support-desk\n  penstock up -d && penstock status && penstock down",
+		Example: "  penstock up -d --config examples/support-desk\n  penstock up -d && penstock status && penstock down",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := readSettings(f.settings, !cmd.Flags().Changed("settings"), cmd); err != nil {
@@ -55,7 +55,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of installed tools (default .tools of the clone; environment PENSTOCK_TOOLS_DIR)")
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.StringSliceVar(&f.config, "config", nil, "file or folder of resources, applied at the first start and whenever it changed (repeatable)")
-	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config)")
+	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config, or a folder \"functions\" in it or beside it, where all sources are)")
 	fl.StringArrayVar(&f.run, "run", nil, "another process to run beside, NAME=COMMAND (repeatable)")
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")
 	fl.IntVar(&f.limiters, "limiters", 1, "number of limiter processes; more than one needs --redis-url")
@@ -109,22 +109,13 @@ func (f *upFlags) check() error {
 			errs = append(errs, fmt.Errorf("--config: %w", err))
 		}
 	}
-	if f.functionsRoot == "" && len(f.config) > 0 {
-		f.functionsRoot = f.config[0]
-		if info, err := os.Stat(f.functionsRoot); err == nil && !info.IsDir() {
-			f.functionsRoot = filepath.Dir(f.functionsRoot)
-		}
+	abs, err := filepath.Abs(f.dataDir)
+	if err != nil {
+		errs = append(errs, err)
 	}
-	for _, p := range []*string{&f.dataDir, &f.functionsRoot} {
-		abs, err := filepath.Abs(*p)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		*p = abs
-	}
-	if info, err := os.Stat(f.functionsRoot); err != nil || !info.IsDir() {
-		errs = append(errs, fmt.Errorf("--functions-root %s is no folder", f.functionsRoot))
+	f.dataDir = abs
+	if info, err := os.Stat(f.functionsRoot); f.functionsRoot != "" && (err != nil || !info.IsDir()) {
+		errs = append(errs, fmt.Errorf("--functions-root %s is not a folder", f.functionsRoot))
 	}
 	return errors.Join(errs...)
 }

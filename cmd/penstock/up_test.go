@@ -49,7 +49,7 @@ func TestUpFlags(t *testing.T) {
 		{[]string{"--limiters", "0"}, []string{"--limiters 0", "from 1 to 16"}},
 		{[]string{"--limiters", "2"}, []string{"--limiters 2", "--redis-url"}},
 		{[]string{"--config", "/does/not/exist"}, []string{"--config", "/does/not/exist"}},
-		{[]string{"--functions-root", "/does/not/exist"}, []string{"--functions-root /does/not/exist is no folder"}},
+		{[]string{"--functions-root", "/does/not/exist"}, []string{"--functions-root /does/not/exist is not a folder"}},
 		{[]string{"--run", "plain"}, []string{"--run", "NAME=COMMAND"}},
 		{[]string{"--run", "Plain=true"}, []string{"lower-case"}},
 		{[]string{"--run", "envoy=true"}, []string{"a process of Penstock itself"}},

@@ -71,6 +71,38 @@ func (c *configFiles) path() string {
 	return "/"
 }
 
+// functionsRoot is the absolute folder that sources of functions are relative to:
+// what the flag says, else the folder of the first --config or, as projects are
+// laid out, a folder "functions" in it or beside it: the first in which all sources
+// of the files are. Without --config it is the working folder.
+func functionsRoot(f upFlags, resources []*pb.Resource) (string, error) {
+	if f.functionsRoot != "" || len(f.config) == 0 {
+		return filepath.Abs(f.functionsRoot)
+	}
+	dir := f.config[0]
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		dir = filepath.Dir(dir)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, root := range []string{dir, filepath.Join(dir, "functions"), filepath.Join(filepath.Dir(dir), "functions")} {
+		missing := slices.ContainsFunc(resources, func(r *pb.Resource) bool {
+			source := r.GetFunction().GetSource()
+			if source == "" {
+				return false
+			}
+			_, err := os.Stat(filepath.Join(root, source))
+			return err != nil
+		})
+		if !missing {
+			return root, nil
+		}
+	}
+	return dir, nil // the runner says which source is missing
+}
+
 // configure applies what `up` itself gives (the gateway's listener, the keys of
 // the development issuer) and the files of --config.
 func (u *up) configure(ctx context.Context, issuer *devIssuer) error {

@@ -6,18 +6,48 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// functionsWait is how long `up` holds back its table for functions that are
+// functionsWait is how long `up` holds back its summary for functions that are
 // still being built or started. The gateway serves meanwhile.
 const functionsWait = 30 * time.Second
 
-// awaitFunctions waits until every function has an instance that Envoy can reach,
-// or is known to fail, and says how that stands.
+// readiness sorts the functions by what a request to them would meet.
+type readiness struct {
+	ready, idle       int      // idle ones are ready too: their first request starts an instance
+	starting, failing []string // failing ones with their reason
+}
+
+func (r *readiness) String() string {
+	total := r.ready + len(r.starting) + len(r.failing)
+	if total == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("%d of %d ready", r.ready, total)
+	switch {
+	case r.idle == 1 && r.ready == 1:
+		s += " (0 running, starts at the first request)"
+	case r.idle > 0 && r.idle == r.ready:
+		s += " (0 running, each starts at its first request)"
+	case r.idle > 0:
+		s += fmt.Sprintf(" (%d running, %d more at the first request)", r.ready-r.idle, r.idle)
+	}
+	if len(r.starting) > 0 {
+		s += "; starting: " + strings.Join(r.starting, ", ")
+	}
+	if len(r.failing) > 0 {
+		s += "; failing: " + strings.Join(r.failing, "; ")
+	}
+	return s
+}
+
+// awaitFunctions waits until every function can be called, or is known to fail,
+// and says how that stands.
 func (u *up) awaitFunctions(ctx context.Context) string {
 	cf := clientFlags{server: loopback(u.f.api), project: "default", output: "text"}
 	callCtx, conn, err := cf.dial(ctx)
@@ -26,24 +56,20 @@ func (u *up) awaitFunctions(ctx context.Context) string {
 	}
 	defer conn.Close()
 	admin := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: unixDialer(u.socket), DisableKeepAlives: true}}
-	wait, cancel := context.WithTimeoutCause(callCtx, functionsWait, errors.New("they take long"))
+	wait, cancel := context.WithTimeout(callCtx, functionsWait)
 	defer cancel()
-	var said string
+	said := "not known yet: see `" + programName() + " fn ls`"
 	_ = until(wait, func(ctx context.Context) error {
-		starting, failing, total, err := functionStates(ctx, pb.NewFunctionServiceClient(conn), pb.NewProxyServiceClient(conn), admin)
-		if err != nil {
-			said = describeError(err)
+		r, err := functionReadiness(ctx, pb.NewFunctionServiceClient(conn), admin)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return err // what was known before is worth more
+		case err != nil:
+			said = "not known yet: " + describeError(err)
 			return err
 		}
-		said = ""
-		if total > 0 {
-			said = fmt.Sprintf("%d of %d ready", total-len(starting)-len(failing), total)
-		}
-		if len(failing) > 0 {
-			said += "; failing: " + strings.Join(failing, ", ")
-		}
-		if len(starting) > 0 {
-			said += "; starting: " + strings.Join(starting, ", ")
+		said = r.String()
+		if len(r.starting) > 0 {
 			return errors.New(said)
 		}
 		return nil
@@ -51,44 +77,72 @@ func (u *up) awaitFunctions(ctx context.Context) string {
 	return said
 }
 
-// functionStates sorts the functions that are not ready.
-func functionStates(ctx context.Context, fc pb.FunctionServiceClient, pc pb.ProxyServiceClient, admin *http.Client) (starting, failing []string, total int, err error) {
-	functions, err := fc.ListFunctions(ctx, &pb.ListFunctionsRequest{Parent: "projects/default", PageSize: 1000})
+// functionReadiness asks the control plane for the functions and their condition,
+// and Envoy for those that it can reach.
+func functionReadiness(ctx context.Context, functions pb.FunctionServiceClient, admin *http.Client) (*readiness, error) {
+	reachable, err := healthyFunctions(ctx, admin)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
-	status, err := pc.GetStatus(ctx, &pb.GetStatusRequest{})
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	states := map[string]map[pb.InstanceState]bool{}
-	for _, i := range status.GetInstances() {
-		if states[i.GetFunction()] == nil {
-			states[i.GetFunction()] = map[pb.InstanceState]bool{}
+	r := &readiness{}
+	for token := ""; ; {
+		page, err := functions.ListFunctions(ctx, &pb.ListFunctionsRequest{Parent: "projects/default", PageSize: 1000, PageToken: token})
+		if err != nil {
+			return nil, err
 		}
-		states[i.GetFunction()][i.GetState()] = true
-	}
-	reachable, err := healthyMembers(ctx, admin)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	for _, f := range functions.GetFunctions() {
-		short := f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:]
-		// A function that no route uses is not known to Envoy at all.
-		healthy, known := reachable[f.GetName()]
-		switch s := states[f.GetName()]; {
-		case s[pb.InstanceState_INSTANCE_STATE_READY] && (healthy || !known):
-		case s[pb.InstanceState_INSTANCE_STATE_BACKOFF] && !s[pb.InstanceState_INSTANCE_STATE_READY]:
-			failing = append(failing, short)
-		default:
-			starting = append(starting, short)
+		for _, f := range page.GetFunctions() {
+			r.add(f, reachable)
+		}
+		if token = page.GetNextPageToken(); token == "" {
+			return r, nil
 		}
 	}
-	return starting, failing, len(functions.GetFunctions()), nil
 }
 
-// healthyMembers asks Envoy which clusters of functions have an endpoint.
-func healthyMembers(ctx context.Context, admin *http.Client) (map[string]bool, error) {
+func (r *readiness) add(f *pb.Function, reachable map[string]bool) {
+	short := f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:]
+	var c *pb.Condition
+	if i := slices.IndexFunc(f.GetStatus().GetConditions(), func(c *pb.Condition) bool { return c.GetType() == "Ready" }); i >= 0 {
+		c = f.GetStatus().GetConditions()[i]
+	}
+	// A function that no route uses is not known to Envoy at all.
+	healthy, known := reachable[f.GetName()]
+	switch {
+	case c.GetOk() && (healthy || !known):
+		r.ready++
+		if c.GetReason() == reasonIdle {
+			r.idle++
+		}
+	case c != nil && !c.GetOk() && c.GetReason() != "InstancesStarting" && c.GetReason() != "NoRunner":
+		// A runner that is not connected yet is about to be: `up` started it.
+		r.failing = append(r.failing, short+": "+shorten(c.GetMessage()))
+	default:
+		r.starting = append(r.starting, short)
+	}
+}
+
+// reasonIdle is the reason of a ready function without an instance.
+const reasonIdle = "Idle"
+
+// shorten makes one line of a reason: the output of a tool ends with what matters.
+func shorten(reason string) string {
+	lines := strings.Split(strings.TrimSpace(reason), "\n")
+	line := lines[0]
+	if last := strings.TrimSpace(lines[len(lines)-1]); len(lines) > 1 {
+		line = strings.TrimRight(line, ": ") + ": … " + last
+	}
+	if r := []rune(line); len(r) > maxReason {
+		line = string(r[:maxReason]) + "…"
+	}
+	return line
+}
+
+// maxReason bounds a reason in the summary, in characters.
+const maxReason = 300
+
+// healthyFunctions asks Envoy which functions have an endpoint that serves. A
+// function is one or more clusters: its name, or its name@VERSION.
+func healthyFunctions(ctx context.Context, admin *http.Client) (map[string]bool, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy/stats?filter=/functions/.*membership_healthy$", nil)
 	if err != nil {
 		return nil, err
@@ -103,7 +157,8 @@ func healthyMembers(ctx context.Context, admin *http.Client) (map[string]bool, e
 	for lines.Scan() {
 		name, value, _ := strings.Cut(lines.Text(), ": ")
 		if name, ok := strings.CutSuffix(name, ".membership_healthy"); ok {
-			out[strings.TrimPrefix(name, "cluster.")] = value != "0"
+			name, _, _ = strings.Cut(strings.TrimPrefix(name, "cluster."), "@")
+			out[name] = out[name] || value != "0"
 		}
 	}
 	return out, lines.Err()

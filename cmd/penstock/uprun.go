@@ -44,7 +44,6 @@ type up struct {
 	sup         *supervise.Supervisor
 	config      *configFiles
 	envoy       string // paths of tools
-	lambda      string
 	socket      string // Envoy's admin socket
 	ca          *pki.CA
 }
@@ -62,6 +61,9 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	u.log = slog.New(slog.NewTextHandler(u.errOut, &slog.HandlerOptions{ReplaceAttr: dropTime})).With("part", "up")
 	// Files with errors are told before anything is started or installed.
 	if u.config, err = loadConfig(f.config); err != nil {
+		return err
+	}
+	if u.f.functionsRoot, err = functionsRoot(f, u.config.request.GetResources()); err != nil {
 		return err
 	}
 	if f.detach {
@@ -105,13 +107,6 @@ func (u *up) install(ctx context.Context) (err error) {
 		u.envoy = u.f.envoyPath
 	} else if u.envoy, err = toolbox.Envoy(ctx, u.tools()); err != nil {
 		return err
-	}
-	if u.lambda, err = toolbox.Lambda(ctx, u.tools()); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		// Functions of other contracts, and all other backends, work without.
-		u.log.Warn("functions of the Lambda contract will not run", "error", err)
 	}
 	return nil
 }
@@ -272,7 +267,7 @@ func (u *up) helpers() []supervise.Process {
 	}
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
-		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"), "--lambda-path", u.lambda,
+		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"),
 		"--tools-dir", u.f.toolsDir,
 	}
 	out = append(out, supervise.Process{

@@ -75,6 +75,11 @@ func TestReturning(t *testing.T) {
 	s, _ := connectRunner(t, p, filepath.Join(dir, "pki"), "spiffe://penstock.local/runner/a", "a")
 	reportAs(t, s, 1, 7001)
 	acknowledged(t, s, 1)
+	// It is told before it is stored, and only what is stored is known again.
+	until(t, "the state to be in the store", func() bool {
+		states, err := p.core.store.State(t.Context(), runnersPrefix)
+		return err == nil && states[runnersPrefix+"a"] != nil
+	})
 	again := serve(t, p.core.store, dir)
 	if wait := again.core.acks.from.Sub(time.Now()); wait <= 0 || wait > returning {
 		t.Errorf("acknowledgements count in %s, want up to %s", wait, returning)

@@ -163,6 +163,9 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 		// to start one.
 		c.Ok = c.Ok && why == "" && r.reachable(f.GetName())
 		c.Message = fmt.Sprintf("%d instances ready, at least %d wanted", n, want)
+		if c.Ok && n == 0 {
+			c.Reason, c.Message = "Idle", "no instance runs; the first request starts one"
+		}
 	}
 	if c.Ok && !r.current(f.GetName()) {
 		c.Ok, c.Message = false, c.Message+" of the version before, which serves until this one is ready"

@@ -2,7 +2,9 @@ package launch_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -25,7 +27,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		fmt.Println(cmd.Process.Pid)
-		select {}
+		// It blocks in a system call until the test ends: with nothing but blocked
+		// goroutines the runtime would end the process ("all goroutines are asleep").
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -36,6 +41,9 @@ func TestDiesWithParent(t *testing.T) {
 	parent.Env = append(os.Environ(), "LAUNCH_TEST_PARENT=1")
 	out, err := parent.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parent.StdinPipe(); err != nil { // open until Wait
 		t.Fatal(err)
 	}
 	if err := launch.Start(parent); err != nil {
@@ -53,21 +61,17 @@ func TestDiesWithParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A list of processes is no snapshot: one that was just made may be missing in it.
-	var d []launch.ID
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-		if d = launch.Descendants(parent.Process.Pid); len(d) == 1 && d[0] == child {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("Descendants of the parent: %v, want %v", d, child)
-			break
-		}
+	if d := launch.Descendants(parent.Process.Pid); len(d) != 1 || d[0] != child {
+		t.Errorf("Descendants of the parent: %v, want %v", d, child)
 	}
 	if err := parent.Process.Kill(); err != nil { // the process, not its group
 		t.Fatal(err)
 	}
-	_ = parent.Wait()
+	// A parent that ended by itself would prove nothing.
+	var end *exec.ExitError
+	if err := parent.Wait(); !errors.As(err, &end) || end.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the parent ended with %v, want SIGKILL", err)
+	}
 	if left := launch.WaitGone([]launch.ID{child}, 30*time.Second); len(left) > 0 {
 		_ = child.Signal(syscall.SIGKILL)
 		t.Errorf("the child %d outlived its parent", pid)
