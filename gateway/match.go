@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -320,53 +319,38 @@ func (h *Host) Find(r *Request) *Entry {
 	return nil
 }
 
-// PathError is the answer of the edge to a path that it refuses.
-type PathError struct {
-	// Status is the HTTP status of the answer.
-	Status int
-	// Reason says why.
-	Reason string
-}
-
-// Error implements error.
-func (e *PathError) Error() string {
-	return fmt.Sprintf("%d %s: %s", e.Status, http.StatusText(e.Status), e.Reason)
-}
-
 // NormalizePath brings the path of a request (without query) into the form that
 // routes match, as Envoy 1.40 was seen to do with normalize_path and
 // merge_slashes: "\" is "/", unreserved characters are decoded (RFC 3986, section
 // 6.2.2), characters that may not stand in a path are encoded, dot segments are
-// resolved, slashes merged. The error is a *PathError: the edge refuses encoded
-// slashes, NUL, "#", ";", broken escapes, and what is not ASCII or no path at all.
+// resolved, slashes merged. The error is an *EdgeError: the edge refuses encoded
+// slashes, control characters and ";" (also encoded), "#", broken escapes, overlong
+// UTF-8, and what is not ASCII or not a path at all.
 func NormalizePath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
-		return "", &PathError{http.StatusBadRequest, "the path does not start with /"}
+		return "", edgeError(BadSlash, "the path does not start with /")
 	}
 	var b strings.Builder
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		switch {
-		case c == ';':
-			return "", &PathError{http.StatusBadRequest, "the edge refuses ; in a path, because servers read it differently"}
-		case c == '%' && (i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2])):
-			return "", &PathError{http.StatusBadRequest, "the edge refuses a % that two hexadecimal digits do not follow"}
 		case c == '%':
-			v := unhex(path[i+1])<<4 | unhex(path[i+2])
-			switch {
-			case v == 0 || v == '/' || v == '\\':
-				return "", &PathError{http.StatusBadRequest, "the edge refuses " + path[i:i+3] + " in a path"}
-			case unreserved(v):
+			if err := refusedEscape(path[i:]); err != nil {
+				return "", err
+			}
+			if v := unhex(path[i+1])<<4 | unhex(path[i+2]); unreserved(v) {
 				b.WriteByte(v)
-			default:
+			} else {
 				b.WriteString(path[i : i+3])
 			}
 			i += 2
+		case c == ';':
+			return "", edgeError(BadPath, "the edge refuses ; in a path, because servers read it differently")
 		case c == '\\':
 			b.WriteByte('/')
 		case c <= ' ' || c >= 0x7f || c == '#':
 			r, _ := utf8.DecodeRuneInString(path[i:])
-			return "", &PathError{http.StatusBadRequest, fmt.Sprintf("the edge refuses %q in a path", r)}
+			return "", edgeError(BadPath, "the edge refuses %q in a path", r)
 		case strings.IndexByte("\"<>^`{|}", c) >= 0:
 			fmt.Fprintf(&b, "%%%02X", c)
 		default:
@@ -375,6 +359,32 @@ func NormalizePath(path string) (string, error) {
 	}
 	return mergeSlashes(removeDots(b.String())), nil
 }
+
+// refusedEscape says why the edge refuses the escape that a text starts with; nil
+// when it does not. PathRefused is the same for Envoy.
+func refusedEscape(text string) error {
+	if len(text) < 3 || !isHex(text[1]) || !isHex(text[2]) {
+		return edgeError(BadPath, "the edge refuses a %% that two hexadecimal digits do not follow")
+	}
+	switch v := unhex(text[1])<<4 | unhex(text[2]); {
+	case v == 0 || v == '/' || v == '\\':
+		return edgeError(BadSlash, "the edge refuses %s in a path", text[:3])
+	case v < ' ' || v == 0x7f || v == ';':
+		return edgeError(BadPath, "the edge refuses %s in a path, because servers read it differently", text[:3])
+	case wholeRegex(overlong + ".*").MatchString(strings.ToUpper(text[1:])):
+		return edgeError(BadPath, "the edge refuses the overlong UTF-8 sequence at %s", text[:3])
+	}
+	return nil
+}
+
+// overlong is the start of a UTF-8 sequence that is longer than it has to be (RFC
+// 3629, section 10), percent-encoded in capitals, without its first %: to some
+// servers %C0%AF is a slash.
+const overlong = `(C[01]%[89AB]|E0%[89]|F0%8)`
+
+// PathRefused matches, as RE2 over the whole path, the paths that the edge refuses
+// and that Envoy would not refuse by itself.
+const PathRefused = `.*(;|%(3[bB]|[01]|7[fF]|[cC][01]%[89abAB]|[eE]0%[89]|[fF]0%8|[^0-9a-fA-F]|[0-9a-fA-F][^0-9a-fA-F]|[0-9a-fA-F]?$)).*`
 
 // removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4).
 func removeDots(path string) string {

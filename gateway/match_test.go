@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -24,13 +25,15 @@ func TestNormalizePath(t *testing.T) {
 		`/a"b`: "/a%22b", "/a<b>": "/a%3Cb%3E", "/{x}": "/%7Bx%7D", "/a|b^c`": "/a%7Cb%5Ec%60", "/[a]": "/[a]",
 		"/!$&'()*+,-.:=@_~": "/!$&'()*+,-.:=@_~",
 		"/a%2Fb":            "", "/a%5cb": "", "/a%00": "", "/a#b": "", "/é": "", "a": "", "": "", "*": "", "/a b": "",
+		"/a%3bb": "", "/a%3B": "", "/%01": "", "/a%1f": "", "/a%0D%0a": "", "/a%7Fb": "", "/%C0%AF": "", "/%c1%80": "", "/%e0%9fx": "", "/%F0%8f%8f": "",
+		"/%c0%41": "/%c0A", "/%E0%a0%80": "/%E0%a0%80", "/%f0%90%80%80": "/%f0%90%80%80", "/a%20": "/a%20", "/%80": "/%80",
 		"/a;b": "", "/%zz": "", "/%": "", "/a%2": "", "/%2fa%": "",
 	} {
 		got, err := NormalizePath(path)
 		if got != want || (err != nil) != (want == "") {
 			t.Errorf("%q: got %q, %v, want %q", path, got, err, want)
 		}
-		if pe, ok := errors.AsType[*PathError](err); err != nil && (!ok || pe.Status != http.StatusBadRequest) {
+		if pe, ok := errors.AsType[*EdgeError](err); err != nil && (!ok || pe.Answer.Status != http.StatusBadRequest) {
 			t.Errorf("%q: error %v", path, err)
 		}
 	}
@@ -135,6 +138,27 @@ route y {'ruleOrder': 'RULE_ORDER_AS_LISTED', 'rules': [{'name': 'y1', 'directRe
 	want := "y1 z1 z2 exact exact regex long header query short text method root all"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, " "), want)
+	}
+}
+
+// TestPathRefused: the expression for Envoy refuses what NormalizePath does.
+func TestPathRefused(t *testing.T) {
+	const letters = "0123456789abcdefABCDEF%%%%%%;/x"
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 200_000 {
+		text := make([]byte, r.IntN(12))
+		for i := range text {
+			text[i] = letters[r.IntN(len(letters))]
+		}
+		path := "/" + string(text)
+		_, err := NormalizePath(path)
+		e, _ := errors.AsType[*EdgeError](err)
+		if e != nil && e.Answer.Code == BadSlash.Code {
+			continue // Envoy's own
+		}
+		if wholeRegex(PathRefused).MatchString(path) != (err != nil) {
+			t.Fatalf("%q: %v", path, err)
+		}
 	}
 }
 

@@ -18,7 +18,7 @@ func (c *checker) gateway(g *pb.Gateway) {
 	first := map[string]int{}
 	for i, l := range listeners {
 		at := fmt.Sprintf("listeners[%d]", i)
-		c.hostLengths(l.GetHostnames())
+		c.hostNames(at+".hostnames", l.GetHostnames())
 		https := l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS
 		switch {
 		case https && len(l.GetTls().GetCertificates()) == 0 && !c.has(at+".tls.certificates"):

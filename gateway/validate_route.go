@@ -13,7 +13,7 @@ import (
 )
 
 func (c *checker) route(r *pb.Route) {
-	c.hostLengths(r.GetHostnames())
+	c.hostNames("hostnames", r.GetHostnames())
 	rules := r.GetRules()
 	c.duplicates("rule name", namesOf(indexed(rules), func(i int) string { return RuleName(rules[i], i) }), elements("rules[%d].name"))
 	c.policies("policies", r.GetPolicies())
@@ -54,11 +54,19 @@ func indexed[T any](list []T) []int {
 	return out
 }
 
-// hostLengths checks what the pattern of host names cannot (RFC 1035: 253).
-func (c *checker) hostLengths(hosts []string) {
+// hostNames checks what the pattern of host names cannot: their length (RFC 1035:
+// 253), and that the edge takes such a host.
+func (c *checker) hostNames(path string, hosts []string) {
 	for i, h := range hosts {
+		field := fmt.Sprintf("%s[%d]", path, i)
 		if len(h) > 253 {
-			c.add(fmt.Sprintf("hostnames[%d]", i), "is %d characters long; host names have at most 253", len(h))
+			c.add(field, "is %d characters long; host names have at most 253", len(h))
+		}
+		if c.has(field) || h == "" || h == "*" {
+			continue
+		}
+		if _, _, err := CanonicalHost(strings.Replace(h, "*", "a", 1)); err != nil {
+			c.add(field, "%q can never match: a host whose last label is a number is an IPv4 address, with four numbers from 0 to 255", h)
 		}
 	}
 }
@@ -171,7 +179,7 @@ func (c *checker) pathText(field, path, follow string) {
 	case !ascii(path):
 		c.add(field, "%q can never match: paths are ASCII; write other characters percent-encoded, such as %%C3%%A9", path)
 	case err != nil:
-		c.add(field, "%q can never match: %s", path, err.(*PathError).Reason)
+		c.add(field, "%q can never match: %s", path, err.(*EdgeError).Reason)
 	case normal == path+follow && !strings.Contains(path, "//"):
 	case strings.HasSuffix(normal, follow) && normal != path+follow:
 		c.add(field, "%q can never match, because requests arrive normalized; write %q", path, strings.TrimSuffix(normal, follow))

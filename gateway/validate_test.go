@@ -55,6 +55,7 @@ var badInput = []struct{ kind, json, field, message string }{
 	{"route", `{'hostnames': ['http://a'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", `"http://a": must be a host name such as`},
 	{"route", `{'hostnames': ['a:80'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", "no port"},
 	{"route", `{'hostnames': ['A.x', 'a.x.'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames", `"a.x" stands there twice`},
+	{"route", `{'hostnames': ['a.test', '127.1', '10.0.0.1'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[1]", "IPv4 address"},
 	{"route", `{'hostnames': ['` + strings.Repeat("abcdefgh.", 30) + `com'], 'rules': [{'directResponse': {'status': 200}}]}`, "hostnames[0]", "at most 253"},
 	{"route", `{'gateways': ['projects/q/gateways/g'], 'rules': [{'directResponse': {'status': 200}}]}`, "gateways[0]", "may not leave project p"},
 	{"route", `{'gateways': ['backends/g'], 'rules': [{'directResponse': {'status': 200}}]}`, "gateways[0]", "is a backend; here stands the name of a gateway"},

@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -45,44 +43,32 @@ type explainer struct {
 	scheme    string
 	port      uint32
 	request   gateway.Request
-	rawPath   string
-	out       *pb.ExplainResponse
+	// badHost is why every listener refuses the host, if they do.
+	badHost error
+	rawPath string
+	out     *pb.ExplainResponse
 	// more counts misses beyond maxMisses.
 	more int
 }
 
 // parse turns the request into what the edge would see.
 func (x *explainer) parse(req *pb.ExplainRequest) error {
-	u, err := url.Parse(req.GetUrl())
-	if err != nil {
-		return fmt.Errorf("the URL cannot be read: %w", err)
+	scheme, rest, ok := strings.Cut(req.GetUrl(), "://")
+	x.scheme = strings.ToLower(scheme)
+	if !ok || x.scheme != "http" && x.scheme != "https" {
+		return fmt.Errorf("%q is not an absolute URL: write it as http://host:port/path", req.GetUrl())
 	}
-	x.scheme = strings.ToLower(u.Scheme)
-	if x.scheme != "http" && x.scheme != "https" || u.Hostname() == "" {
-		return fmt.Errorf("%q is no absolute URL: write it as http://host:port/path", req.GetUrl())
-	}
-	x.port = gateway.SchemePort(x.scheme)
-	if p := u.Port(); p != "" {
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
-			return fmt.Errorf("%q is no port", p)
-		}
-		x.port = uint32(n)
-	}
-	// The path as it would be sent: url.URL has it decoded.
-	_, rest, _ := strings.Cut(req.GetUrl(), "://")
+	// Everything is taken as it would be sent: net/url decodes, and refuses what the
+	// edge has a reason of its own for.
 	rest, _, _ = strings.Cut(rest, "#")
 	rest, x.request.Query, _ = strings.Cut(rest, "?")
+	x.rawPath = "/"
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		x.rawPath = rest[i:]
-	} else {
-		x.rawPath = "/"
+		rest, x.rawPath = rest[:i], rest[i:]
 	}
-	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	x.request.Host = host
+	var port uint32
+	x.request.Host, port, x.badHost = gateway.CanonicalHost(rest[strings.LastIndexByte(rest, '@')+1:])
+	x.port = cmp.Or(port, gateway.SchemePort(x.scheme))
 	x.request.Method = cmp.Or(req.GetMethod(), http.MethodGet)
 	x.request.Headers = map[string][]string{}
 	for k, v := range req.GetHeaders() {
@@ -93,6 +79,10 @@ func (x *explainer) parse(req *pb.ExplainRequest) error {
 }
 
 func (x *explainer) run() {
+	if x.badHost != nil {
+		x.out.Outcome = x.badHost.Error()
+		return
+	}
 	g, l, h := x.listener()
 	if l == nil {
 		return
@@ -139,9 +129,6 @@ func (x *explainer) edge() string {
 		return "405 Method Not Allowed: the edge refuses " + m
 	} else if strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
 		return fmt.Sprintf("405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method %q; methods are written in capital letters", m)
-	}
-	if strings.Contains(x.request.Host, ",") {
-		return "400 Bad Request: the edge refuses a host with a comma"
 	}
 	path, err := gateway.NormalizePath(x.rawPath)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -135,9 +136,10 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		status    uint32
 		body      string
 	}{
-		{denied(badMethod), 405, "this method is not served\n"},
-		{denied(badHost), 400, "a request has one host, and no more than a port behind it\n"},
-		{denied(badPath), 400, "the path holds ';' or a '%' that is no escape\n"},
+		{denied(badMethod), gateway.BadMethod.Status, gateway.BadMethod.Detail + "\n"},
+		{denied(badHost), gateway.BadHost.Status, gateway.BadHost.Detail + "\n"},
+		{denied(longHost), gateway.HostTooLong.Status, gateway.HostTooLong.Detail + "\n"},
+		{denied(badPath), gateway.BadPath.Status, gateway.BadPath.Detail + "\n"},
 		{noScope, 404, "no route\n"},
 		{notLoaded, 503, "the routes of this host are not there yet\n"},
 	} {

@@ -141,8 +141,8 @@ listeners: [{name: http, address: 127.0.0.1, port: TWO}]
 		want string
 	}{
 		{one, "a.test", "edge-a"}, {one, "A.TEST", "edge-a"}, {one, "x.a.test", "edge-wild"}, {one, "x.y.A.test", "edge-wild"},
-		{one, "b.a.test", "edge-b"}, {one, "B.a.test:81", "edge-b"}, {one, "b.a.test:81", "edge-b"}, {one, "x.a.test:81", "edge-wild"}, {one, "X.y.a.test:81", "edge-wild"}, {one, "default:81", "edge-default"}, {one, "c.test:81", "404"}, {one, "*.a.test", "edge-wild"}, {one, "x.c.a.test", "edge-deep"}, {one, "c.a.test", "edge-wild"},
-		{one, "default", "edge-default"}, {one, "c.test", "404"}, {one, "-", "404"}, {one, "a.testx", "404"}, {one, "NOBODY.test", "404"}, {one, ".a.test", "404"},
+		{one, "b.a.test", "edge-b"}, {one, "B.a.test:81", "edge-b"}, {one, "b.a.test:81", "edge-b"}, {one, "x.a.test:81", "edge-wild"}, {one, "X.y.a.test:81", "edge-wild"}, {one, "default:81", "edge-default"}, {one, "c.test:81", "404"}, {one, "*.a.test", "400"}, {one, "x.c.a.test", "edge-deep"}, {one, "c.a.test", "edge-wild"},
+		{one, "default", "edge-default"}, {one, "c.test", "404"}, {one, "-", "404"}, {one, "a.testx", "404"}, {one, "NOBODY.test", "404"}, {one, ".a.test", "400"},
 		{two, "a.test", "inner-a"}, {two, "c.test", "inner-c"}, {two, "x.a.test", "404"},
 	} {
 		a := r.do(t, c.port, "GET", c.host+"/")

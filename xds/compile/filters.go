@@ -8,7 +8,6 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
@@ -85,54 +84,6 @@ func traceHeader() *headermutationv3.HeaderMutation {
 		// The router and Envoy itself have read what they want of x-envoy-* by now; a
 		// client must not believe that what a backend wrote there is ours.
 		ResponseMutations: []*mutationv3.HeaderMutation{removePrefix("x-envoy-"), set("x-trace-id", "%TRACE_ID%")},
-	}}
-}
-
-// The policies of the edge filter; the local replies are mapped by these names.
-const (
-	badMethod = "bad-method"
-	badHost   = "bad-host"
-	badPath   = "bad-path"
-)
-
-// brokenEscape is a % that no two hexadecimal digits follow.
-const brokenEscape = `.*%([^0-9a-fA-F].*|[0-9a-fA-F]([^0-9a-fA-F].*)?)?`
-
-// goodMethod is every method that is served, but for TRACE and CONNECT. Methods
-// are case-sensitive (RFC 9110, section 9.1) and HTTP/2 carries them as they are,
-// but backends were seen to take "delete" for DELETE: so no rule may see it.
-const goodMethod = `[A-Z_-]+`
-
-// goodHost is one host, or an IPv6 address in brackets, with a port or without
-// (RFC 9110, section 7.2). Envoy finds a host by what stands before its last colon,
-// whatever follows, and joins several Host lines by a comma.
-const goodHost = `([^\]\[:,/?#@\\]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?`
-
-// edge refuses what Envoy would let pass and backends read differently: ';' path
-// parameters, broken escapes, a Host that is not one host, TRACE and CONNECT, and methods
-// that are not in capital letters. No route has an entry for it.
-func edge() *rbacv3.RBAC {
-	policy := func(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
-		return &rbacconfigv3.Policy{Permissions: rules, Principals: []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}}
-	}
-	path := func(m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
-		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_UrlPath{UrlPath: &matcherv3.PathMatcher{Rule: &matcherv3.PathMatcher_Path{Path: m}}}}
-	}
-	not := func(p *rbacconfigv3.Permission) *rbacconfigv3.Permission {
-		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_NotRule{NotRule: p}}
-	}
-	header := func(name string, m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
-		return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Header{Header: &routev3.HeaderMatcher{
-			Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: m},
-		}}}
-	}
-	return &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
-		Action: rbacconfigv3.RBAC_DENY,
-		Policies: map[string]*rbacconfigv3.Policy{
-			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
-			badHost:   policy(not(header(":authority", regex(goodHost)))),
-			badPath:   policy(path(contains(";")), path(regex(brokenEscape))),
-		},
 	}}
 }
 
@@ -213,18 +164,6 @@ func removeMatching(name *matcherv3.StringMatcher) *mutationv3.HeaderMutation {
 	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
 		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: name},
 	}}
-}
-
-func exact(s string) *matcherv3.StringMatcher {
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
-}
-
-func contains(s string) *matcherv3.StringMatcher {
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s}}
-}
-
-func regex(s string) *matcherv3.StringMatcher {
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: s}}}
 }
 
 // perRoute are the filters that a route may have an entry for, beside that of
