@@ -6,15 +6,19 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	stringv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
 )
@@ -92,8 +96,28 @@ func eds(c *clusterv3.Cluster) {
 func functionCluster(f *pb.Function, name string) (*xds.Resource, error) {
 	p := &packer{}
 	c := clusterBase(p, name, speaksHTTP2(f))
+	options := protocolOptions(speaksHTTP2(f))
+	options.OutlierDetection = goneInstances()
+	c.TypedExtensionProtocolOptions[httpOptions] = p.pack(options)
+	c.OutlierDetection.Consecutive_5Xx, c.OutlierDetection.EnforcingConsecutive_5Xx = wrapperspb.UInt32(2), wrapperspb.UInt32(100)
 	eds(c)
 	return clusterResource(p, c, []string{name})
+}
+
+// goneInstances makes errors of the answers of instances that are not there any more,
+// and of no others: their shims go on refusing at once, so they would be the least busy
+// until proxies hear of their end.
+func goneInstances() *httpv3.HttpProtocolOptions_OutlierDetection {
+	return &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: &matcherv3.MatchPredicate{
+		Rule: &matcherv3.MatchPredicate_HttpResponseHeadersMatch{HttpResponseHeadersMatch: &matcherv3.HttpHeadersMatch{
+			Headers: []*routev3.HeaderMatcher{{
+				Name: retry.RefusedHeader,
+				HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &stringv3.StringMatcher{
+					MatchPattern: &stringv3.StringMatcher_SafeRegex{SafeRegex: &stringv3.RegexMatcher{Regex: retry.RefusedGone}},
+				}},
+			}},
+		}},
+	}}
 }
 
 func speaksHTTP2(f *pb.Function) bool {

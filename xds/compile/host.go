@@ -397,9 +397,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 	if base == nil {
 		return simple(e, unavailable(e, "proxies refuse its backend, see the status of that")), nil
 	}
-	// A header of anybody else's is no promise that nothing was done.
-	functions := !slices.ContainsFunc(p.targets, func(t gateway.Target) bool { return t.Function == nil })
-	idempotent, other := retry.Policies(e.Policies.Retry, functions)
+	idempotent, other := retry.Policies(e.Policies.Retry, retryTargets(p.targets))
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string

@@ -57,6 +57,29 @@ func retryOn(p *packer) *matchingv3.ExtensionWithMatcher {
 	}
 }
 
+// retryTargets is what retries have to know of the targets of a route.
+func retryTargets(targets []gateway.Target) retry.Targets {
+	out := retry.Targets{Functions: true}
+	for _, t := range targets {
+		if t.Function != nil {
+			continue
+		}
+		// A header of anybody else's is no promise that nothing was done.
+		out.Functions = false
+		lightest, all := uint64(0), uint64(0)
+		for _, e := range staticEndpoints(t.Backend, t.Subset) {
+			w := uint64(max(e.GetLoadBalancingWeight().GetValue(), 1))
+			if all += w; lightest == 0 || w < lightest {
+				lightest = w
+			}
+		}
+		if lightest > 0 {
+			out.WeightRatio = max(out.WeightRatio, all/lightest)
+		}
+	}
+	return out
+}
+
 // noRetries is the policy of a route without retries in a host that has some.
 func noRetries() *routev3.RetryPolicy { return &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(0)} }
 

@@ -27,14 +27,45 @@ import (
 // its method is. Clients never see the header.
 const RefusedHeader = "x-penstock-refused"
 
+// RefusedGone is a regular expression for the values of RefusedHeader with which an
+// instance says that it will take no request any more. The others say that it is busy.
+const RefusedGone = "dead|stopping|ended-before-reading"
+
 const (
 	// Back-off between tries: the next one goes to another endpoint, so there is
 	// little to wait for.
 	backOffBase = 5 * time.Millisecond
 	backOffMax  = 50 * time.Millisecond
-	// hostAttempts bounds the search for an endpoint that was not tried yet.
-	hostAttempts = 5
+	// minDraws bounds the search for an endpoint that was not tried yet. It ends at
+	// the first one that is found, so a high bound costs nothing but where there is
+	// no other. A balancer that prefers the least busy endpoint prefers one that
+	// fails at once: of two, three draws in four give that one; of three of which
+	// two were tried, eight in nine.
+	minDraws = 250
+	// maxDraws bounds the work where the weights are far apart.
+	maxDraws = 5000
 )
+
+// Targets is what a policy has to know of the endpoints behind a route.
+type Targets struct {
+	// Functions: nothing but functions can answer. Only then is RefusedHeader believed.
+	Functions bool
+	// WeightRatio is how many times the weight of the lightest endpoint of a backend
+	// all of its endpoints weigh together; 0 when weights do not matter.
+	WeightRatio uint64
+}
+
+// draws is how often an endpoint is drawn at most until one is found that was not
+// tried. A weighted balancer may draw the heaviest WeightRatio times in a row.
+func (t Targets) draws() int64 { return int64(min(max(minDraws, 2*t.WeightRatio), maxDraws)) }
+
+// shared is t when its default policies are those of many.
+func (t Targets) shared() Targets {
+	if t.draws() == minDraws {
+		t.WeightRatio = 0
+	}
+	return t
+}
 
 // names are Envoy's words for the conditions (x-envoy-retry-on).
 var names = map[pb.RetryOn]string{
@@ -86,32 +117,32 @@ type made struct {
 	reset, ok                 bool
 }
 
-// defaults are those of routes that say nothing about retries, which most do, by
-// whether nothing but functions can answer.
-var defaults = sync.OnceValue(func() map[bool]made {
-	out := map[bool]made{}
+// defaults are those of routes that say nothing about retries, which most do.
+var defaults = sync.OnceValue(func() map[Targets]made {
+	out := map[Targets]made{}
 	for _, functions := range []bool{false, true} {
 		var m made
-		m.idempotent, m.other = policies(nil, functions)
+		t := Targets{Functions: functions}
+		m.idempotent, m.other = policies(nil, t)
 		m.merged, m.reset, m.ok = merge(m.idempotent, m.other)
-		out[functions] = m
+		out[t] = m
 	}
 	return out
 })
 
 // Policies are those for idempotent methods and for all others; nil: no retries.
-// p may be nil. functions tells that nothing but functions can answer: only then
-// is RefusedHeader believed. The messages are shared: do not change them.
-func Policies(p *pb.RetryPolicy, functions bool) (idempotent, other *routev3.RetryPolicy) {
+// p may be nil. The messages are shared: do not change them.
+func Policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPolicy) {
 	if p == nil {
-		d := defaults()[functions]
-		return d.idempotent, d.other
+		if d, ok := defaults()[t.shared()]; ok {
+			return d.idempotent, d.other
+		}
 	}
-	return policies(p, functions)
+	return policies(p, t)
 }
 
-func policies(p *pb.RetryPolicy, functions bool) (idempotent, other *routev3.RetryPolicy) {
-	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), functions), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), functions)
+func policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPolicy) {
+	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), t), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), t)
 }
 
 // Attempts is the number of retries of a rule, which may be nil.
@@ -122,7 +153,7 @@ func Attempts(r *pb.RetryRule) uint32 {
 	return gateway.DefaultRetryAttempts
 }
 
-func rule(r *pb.RetryRule, defaults []pb.RetryOn, functions bool) *routev3.RetryPolicy {
+func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolicy {
 	attempts := Attempts(r)
 	if attempts == 0 {
 		return nil
@@ -138,10 +169,10 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn, functions bool) *routev3.Retry
 	out := &routev3.RetryPolicy{
 		NumRetries:                    wrapperspb.UInt32(attempts),
 		RetryHostPredicate:            []*routev3.RetryPolicy_RetryHostPredicate{previousHosts()},
-		HostSelectionRetryMaxAttempts: hostAttempts,
+		HostSelectionRetryMaxAttempts: t.draws(),
 		RetryBackOff:                  &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(backOffBase), MaxInterval: durationpb.New(backOffMax)},
 	}
-	if functions {
+	if t.Functions {
 		on = append(on, "retriable-headers")
 		out.RetryPriority = previousPriorities()
 		out.RetriableHeaders = []*routev3.HeaderMatcher{{

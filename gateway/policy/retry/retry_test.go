@@ -1,6 +1,7 @@
 package retry_test
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func TestPolicies(t *testing.T) {
 			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
 		},
 	} {
-		idempotent, other := retry.Policies(c.policy, c.functions)
+		idempotent, other := retry.Policies(c.policy, retry.Targets{Functions: c.functions})
 		if idempotent.GetRetryOn() != c.idempotent || other.GetRetryOn() != c.other || idempotent.GetNumRetries().GetValue() != c.attempts {
 			t.Errorf("%s: %v / %v", name, idempotent, other)
 		}
@@ -62,7 +63,7 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("%s: %v", name, idempotent)
 		}
 	}
-	p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{PerTryTimeout: durationpb.New(time.Second), StatusCodes: []uint32{503, 429}}}, false)
+	p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{PerTryTimeout: durationpb.New(time.Second), StatusCodes: []uint32{503, 429}}}, retry.Targets{})
 	if p.GetPerTryTimeout().AsDuration() != time.Second || !slices.Equal(p.GetRetriableStatusCodes(), []uint32{429, 503}) {
 		t.Error(p)
 	}
@@ -74,7 +75,7 @@ func TestEveryCondition(t *testing.T) {
 		if n == 0 {
 			continue
 		}
-		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}}, false)
+		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}}, retry.Targets{})
 		if p.GetRetryOn() == "" || p.GetRetryOn()[0] == ',' {
 			t.Errorf("%s has no name in Envoy: %q", pb.RetryOn(n), p.GetRetryOn())
 		}
@@ -103,11 +104,27 @@ func TestMerge(t *testing.T) {
 		"other status codes": {&pb.RetryPolicy{Idempotent: &pb.RetryRule{StatusCodes: []uint32{503}}}, false, false},
 	} {
 		for _, functions := range []bool{true, false} {
-			idempotent, other := retry.Policies(c.policy, functions)
+			idempotent, other := retry.Policies(c.policy, retry.Targets{Functions: functions})
 			p, r, ok := retry.Merge(idempotent, other)
 			if r != c.reset || ok != c.ok || ok && !proto.Equal(p, other) || !ok && p != nil {
 				t.Errorf("%s: %v, reset %v, ok %v", name, p, r, ok)
 			}
 		}
+	}
+}
+
+// TestDraws: an endpoint that was not tried is found, however the balancer prefers the
+// ones that were: of two, or of three of which two were tried, LEAST_REQUEST draws such
+// a one with a probability of 1/4 and 1/9; a weighted balancer may draw the heaviest as
+// often in a row as it is heavier.
+func TestDraws(t *testing.T) {
+	for ratio, want := range map[uint64]int64{0: 250, 2: 250, 125: 250, 126: 252, 1001: 2002, 9000: 5000} {
+		p, _ := retry.Policies(nil, retry.Targets{WeightRatio: ratio})
+		if p.GetHostSelectionRetryMaxAttempts() != want {
+			t.Errorf("weights of %d: %d draws, want %d", ratio, p.GetHostSelectionRetryMaxAttempts(), want)
+		}
+	}
+	if missed := math.Pow(8./9, 250); missed > 1e-12 {
+		t.Errorf("one retry in %g misses the third endpoint", 1/missed)
 	}
 }
