@@ -16,15 +16,6 @@ import (
 	"github.com/penstock-gateway/penstock/functions/instance"
 )
 
-// Pauses between two attempts to start what failed.
-const (
-	backoffMin = 100 * time.Millisecond
-	backoffMax = 30 * time.Second
-	// stableAfter is how long an instance must have served for its end to count as
-	// the first of its kind.
-	stableAfter = 10 * time.Second
-)
-
 // generation is one version of a function. Its fields are guarded by the
 // manager's mu.
 type generation struct {
@@ -37,6 +28,8 @@ type generation struct {
 	want     int
 	slots    []*slot
 	crash    crash
+	// proven means that one of its instances has answered a request.
+	proven bool
 	// options of its instances, once prepared; release gives back what it holds in
 	// the cache.
 	options  instance.Options

@@ -58,6 +58,12 @@ func (s *slot) serves() bool {
 	return s.ready() || slices.ContainsFunc(s.former, func(m *member) bool { return m.state == pb.InstanceState_INSTANCE_STATE_READY })
 }
 
+// serves tells whether any instance of the function does. The caller holds the
+// manager's mu.
+func (f *function) serves() bool {
+	return slices.ContainsFunc(f.generations, func(g *generation) bool { return slices.ContainsFunc(g.slots, (*slot).serves) })
+}
+
 // leave asks the slot to end. The caller holds mu.
 func (s *slot) leave() {
 	s.leaving = true
@@ -120,23 +126,15 @@ func (s *slot) set(change func()) {
 
 // run is the life of the slot.
 func (s *slot) run() {
-	pause := backoffMin
+	var pauses pauses
 	var former *member // serves until its successor is ready
 	waited := s.awaitTurn()
 	for waited {
-		served, next, again := s.attempt(former)
+		end, next, again := s.attempt(former)
 		former = next
-		if !again {
+		if !again || !s.sleep(pauses.after(end)) {
 			break
 		}
-		if served >= stableAfter {
-			pause = 0
-		}
-		// Nothing spins, not even replacements of an instance that still serves.
-		if !s.sleep(pause) {
-			break
-		}
-		pause = min(max(2*pause, backoffMin), backoffMax)
 		s.set(func() { s.restarts++ })
 	}
 	s.set(func() {
@@ -164,13 +162,12 @@ func (s *slot) sleep(d time.Duration) bool {
 }
 
 // attempt starts one instance and returns when it has ended or is to be replaced.
-// former drains as soon as the new one is ready. served is how long the new one
-// was ready, next is what is to drain when its successor is ready, and again is
-// false when the slot is to end.
-func (s *slot) attempt(former *member) (served time.Duration, next *member, again bool) {
+// former drains as soon as the new one is ready. next is what is to drain when its
+// successor is ready, and again is false when the slot is to end.
+func (s *slot) attempt(former *member) (end ending, next *member, again bool) {
 	select {
 	case <-s.quit:
-		return 0, former, false
+		return end, former, false
 	default:
 	}
 	o := s.g.options
@@ -178,18 +175,16 @@ func (s *slot) attempt(former *member) (served time.Duration, next *member, agai
 	s.set(func() { s.id, s.started, s.state = o.ID, time.Now(), pb.InstanceState_INSTANCE_STATE_STARTING })
 	i, err := instance.Start(o)
 	if err != nil {
-		s.failed(nil, err.Error())
-		return 0, former, true
+		return s.failed(nil, err.Error()), former, true
 	}
 	s.set(func() { s.instance = i })
 	select {
 	case <-i.Ready():
 	case <-i.Dead():
-		s.failed(i, why(i))
-		return 0, former, true
+		return s.failed(i, why(i)), former, true
 	case <-s.quit:
 		s.set(func() { s.drain(s.part()) })
-		return 0, former, false
+		return end, former, false
 	}
 	readyAt := time.Now()
 	s.set(func() {
@@ -201,18 +196,17 @@ func (s *slot) attempt(former *member) (served time.Duration, next *member, agai
 	})
 	select {
 	case <-i.Dead():
-		s.failed(i, why(i))
-		served = time.Since(readyAt)
-		if errors.Is(i.Err(), instance.ErrOverdue) {
-			served = stableAfter // a slow request is no crash: its instance is replaced at once
-		}
-		return served, nil, true
+		end = s.failed(i, why(i))
+		end.ready = time.Since(readyAt)
+		end.replaced = errors.Is(i.Err(), instance.ErrOverdue) // a slow request is no crash
+		return end, nil, true
 	case <-i.Replace():
 		s.set(func() { next = s.part() })
-		return time.Since(readyAt), next, true
+		// It still serves, so there is time for a pause.
+		return ending{ready: time.Since(readyAt), answered: i.Answered(), proven: true}, next, true
 	case <-s.quit:
 		s.set(func() { s.drain(s.part()) })
-		return time.Since(readyAt), nil, false
+		return end, nil, false
 	}
 }
 
@@ -231,20 +225,24 @@ func why(i *instance.Instance) string {
 	return reason
 }
 
-// failed notes an attempt that failed; i, if any, lingers to refuse what is on
-// its way to it.
-func (s *slot) failed(i *instance.Instance, message string) {
+// failed notes the end of an instance, or a start that failed (i is nil then). The
+// instance lingers to refuse what is on its way to it.
+func (s *slot) failed(i *instance.Instance, message string) (end ending) {
 	s.g.m.config.Logger.Warn("instance ended", "function", s.g.function.name, "instance", s.id, "reason", message)
 	s.g.m.logs.say(s.g.function.name, s.id, message)
 	s.set(func() {
-		if i == nil || !i.Answered() {
+		end.answered = i != nil && i.Answered()
+		s.g.proven = s.g.proven || end.answered
+		if !end.answered {
 			s.g.crash.note(s.state, s.readyAt, message)
 		}
 		if i != nil {
 			s.part().state = 0
 		}
 		s.state, s.message = pb.InstanceState_INSTANCE_STATE_BACKOFF, message
+		end.proven, end.last = s.g.proven, !s.g.function.serves()
 	})
+	return end
 }
 
 // part makes the newest instance a member besides the newest, which there is none
