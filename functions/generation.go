@@ -22,6 +22,7 @@ type generation struct {
 	m        *manager
 	function *function
 	spec     *pb.Function
+	secrets  secretEnv
 	key      [sha256.Size]byte
 	// revision is the newest of the configuration in which it is wanted.
 	revision int64
@@ -108,12 +109,15 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 			release()
 		}
 	}()
+	if err := g.secrets.missing(f); err != nil {
+		return o, release, err
+	}
 	dir, err := hold(g.m.source(g.ctx, f.GetSource()))
 	if err != nil {
 		return o, release, err
 	}
 	o = instance.Options{
-		Function: f.GetName(), Dir: dir, Env: f.GetEnv(),
+		Function: f.GetName(), Dir: dir, Env: g.secrets.environment(f.GetEnv()),
 		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}

@@ -61,6 +61,7 @@ type control struct {
 
 	mu        sync.Mutex
 	wanted    []*pb.Function
+	secrets   []*pb.FunctionSecrets // sent with wanted
 	state     *pb.RunnerState
 	hellos    []string
 	seen      map[int32]launch.ID // every process that was reported
@@ -155,15 +156,15 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	var listened []string
 	for first := true; ; first = false {
 		c.mu.Lock()
-		wanted, changed, sequence, listen := c.wanted, c.changed, c.sequence, c.listening
+		wanted, secrets, changed, sequence, listen := c.wanted, c.secrets, c.changed, c.sequence, c.listening
 		if c.deaf {
 			sequence = acknowledged
 		}
 		c.mu.Unlock()
 		if first || !slices.Equal(wanted, sent) || sequence != acknowledged || !slices.Equal(listen, listened) {
-			m := &pb.ConnectResponse{Functions: wanted, Revision: 1, AcknowledgedSequence: sequence}
+			m := &pb.ConnectResponse{Functions: wanted, Secrets: secrets, Revision: 1, AcknowledgedSequence: sequence}
 			if !first && slices.Equal(wanted, sent) {
-				m.Functions, m.FunctionsUnchanged = nil, true
+				m.Functions, m.Secrets, m.FunctionsUnchanged = nil, nil, true
 			}
 			if !slices.Equal(listen, listened) {
 				m.Logs = &pb.LogSubscription{Functions: listen}

@@ -2,6 +2,7 @@ package functions
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
@@ -41,6 +40,8 @@ type manager struct {
 	sampler    *sampler
 	activation *activate.Metrics
 	unlisting  unlisting
+	// hashKey is for key.
+	hashKey [sha256.Size]byte
 
 	mu        sync.Mutex
 	functions map[string]*function
@@ -81,6 +82,7 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
 		changed: make(chan struct{}, 1), functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
+	rand.Read(m.hashKey[:])
 	m.interpreters = m.bring()
 	m.sampler = &sampler{m: m, seen: map[string]*sampled{}}
 	return m, nil
@@ -105,18 +107,9 @@ func (m *manager) notify() {
 	}
 }
 
-// key identifies what an instance runs: all of a function but what does not
-// concern a running instance.
-func key(f *pb.Function) [sha256.Size]byte {
-	c := proto.CloneOf(f)
-	c.Metadata, c.Status, c.Instances, c.Scale, c.Traffic, c.AutoRollback = nil, nil, 0, nil, nil, nil
-	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(c)
-	return sha256.Sum256(b)
-}
-
 // apply makes the wanted functions the given ones, which are of a revision of the
-// configuration.
-func (m *manager) apply(wanted []*pb.Function, revision int64) {
+// configuration, with the values of their env_secrets by name.
+func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {
@@ -125,7 +118,7 @@ func (m *manager) apply(wanted []*pb.Function, revision int64) {
 	names := map[string]bool{}
 	for _, w := range wanted {
 		names[w.GetName()] = true
-		m.applyOne(w, revision)
+		m.applyOne(w, secrets[w.GetName()], revision)
 	}
 	for name, f := range m.functions {
 		if names[name] {
@@ -143,14 +136,14 @@ func (m *manager) apply(wanted []*pb.Function, revision int64) {
 	m.notify()
 }
 
-func (m *manager) applyOne(w *pb.Function, revision int64) {
+func (m *manager) applyOne(w *pb.Function, secrets secretEnv, revision int64) {
 	f := m.functions[w.GetName()]
 	if f == nil {
 		f = &function{name: w.GetName(), meter: &meter{function: w.GetName(), logs: m.logs}}
 		m.functions[w.GetName()] = f
 	}
 	count := f.scale(m, w)
-	k := key(w)
+	k := m.key(w, secrets)
 	if g := f.current(); g != nil && g.key == k {
 		g.revision = revision
 		g.scale(count)
@@ -159,6 +152,7 @@ func (m *manager) applyOne(w *pb.Function, revision int64) {
 	}
 	m.config.Logger.Info("function is wanted", "function", w.GetName(), "instances", count, "version", len(f.generations)+1)
 	g := newGeneration(m, f, w, k, count)
+	g.secrets = secrets
 	g.revision = revision
 	f.generations = append(f.generations, g)
 	// A version between that never became whole is not needed any more.

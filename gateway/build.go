@@ -171,7 +171,7 @@ func (s *Snapshot) dirty(changed map[string]Object) map[string]bool {
 			}
 		}
 		for _, k := range keys {
-			for _, r := range s.referring(k) {
+			for _, r := range s.Dependents(k) {
 				out[r] = true
 			}
 		}
@@ -370,7 +370,11 @@ func (s *Snapshot) Check(names ...string) []Problem {
 	slices.Sort(names)
 	var out []Problem
 	for _, name := range slices.Compact(names) {
-		out = append(out, s.problems[name]...)
+		for _, p := range s.problems[name] {
+			// Said when it is asked for: it depends on what else there is.
+			p.Message, p.target = p.Message+s.nearby(p.target), ""
+			out = append(out, p)
+		}
 	}
 	return out
 }

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/suggest"
 )
 
 // reference is one mention of another object.
@@ -20,6 +22,8 @@ type reference struct {
 	subset string
 	// issuer that the policy of a consumer reference asks for.
 	issuer string
+	// key of a secret with data, or "".
+	key string
 }
 
 // references lists every mention of other objects in o, in order of fields.
@@ -40,6 +44,9 @@ func references(o Object) []reference {
 				out = append(out, refTo(fmt.Sprintf("traffic[%d].version", i), project, VersionOf(v.GetName(), t.GetVersion()), KindFunctionVersions))
 			}
 		}
+		out = append(out, secretReferences(project, "env_secrets", v)...)
+	case *pb.FunctionVersion:
+		out = append(out, secretReferences(project, "spec.env_secrets", v.GetSpec())...)
 	case *pb.Route:
 		for i, g := range v.GetGateways() {
 			out = append(out, refTo(fmt.Sprintf("gateways[%d]", i), project, g, KindGateways))
@@ -53,6 +60,17 @@ func references(o Object) []reference {
 			}
 			out = append(out, policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
 		}
+	}
+	return out
+}
+
+func secretReferences(project, path string, f *pb.Function) []reference {
+	var out []reference
+	for _, variable := range slices.Sorted(maps.Keys(f.GetEnvSecrets())) {
+		k := f.GetEnvSecrets()[variable]
+		ref := refTo(fmt.Sprintf("%s[%q].secret", path, variable), project, k.GetSecret(), KindSecrets)
+		ref.key = k.GetKey()
+		out = append(out, ref)
 	}
 	return out
 }
@@ -124,8 +142,12 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 			return nil, fmt.Sprintf("%s has no subset %q: a subset of a function is a tag of its traffic, and it has %s", r.name, r.subset, tagNames(v))
 		}
 	case *pb.Secret:
-		if want, field := secretKind(r.field); v.GetValue() != nil && want != secretValue(v) {
-			return nil, fmt.Sprintf("%s is a secret with %s; %s needs one with %s", r.name, secretValue(v), field, want)
+		want, field := secretKind(r)
+		if got := secretValue(v); got != "" && want != got {
+			return nil, fmt.Sprintf("%s is a secret with %s; %s needs one with %s", r.name, got, field, want)
+		}
+		if _, ok := v.GetData()[r.key]; r.key != "" && len(v.GetData()) > 0 && !ok {
+			return nil, fmt.Sprintf("%s has no key %q in its data%s", r.name, r.key, hint(r.key, slices.Sorted(maps.Keys(v.GetData()))))
 		}
 	}
 	return o, ""
@@ -143,18 +165,61 @@ func subsetNames(b *pb.Backend) string {
 }
 
 // secretKind is what a secret must hold for the field that names it.
-func secretKind(field string) (want, last string) {
-	if strings.HasSuffix(field, ".jwks_secret") {
+func secretKind(r reference) (want, last string) {
+	switch {
+	case r.key != "":
+		return "data", "env_secrets"
+	case strings.HasSuffix(r.field, ".jwks_secret"):
 		return "jwks", "jwks_secret"
 	}
 	return "certificate", "tls.certificates"
 }
 
+// secretValue is what a secret holds; "" when its value is not known, as in a read.
 func secretValue(s *pb.Secret) string {
-	if s.GetCertificate() != nil {
+	switch {
+	case s.GetCertificate() != nil:
 		return "certificate"
+	case len(s.GetData()) > 0:
+		return "data"
+	case s.GetValue() != nil:
+		return "jwks"
 	}
-	return "jwks"
+	return ""
+}
+
+// maxNearby bounds the objects that a name is compared with: an apply may hold very
+// many references to what does not exist.
+const maxNearby = 200
+
+// nearby suggests an object of the same project and kind for a reference to one that
+// does not exist.
+func (s *Snapshot) nearby(name string) string {
+	project, kind, id, err := KindOf(name)
+	if err != nil || s.Get(name) != nil {
+		return ""
+	}
+	all := s.List(kind, project)
+	if len(all) > maxNearby {
+		return ""
+	}
+	var ids []string
+	for _, o := range all {
+		_, _, other, _ := KindOf(o.GetName())
+		ids = append(ids, other)
+	}
+	if h := hint(id, ids); strings.Contains(h, "did you mean") {
+		return h
+	}
+	return ""
+}
+
+// hint is a suggestion as the end of a sentence.
+func hint(name string, names []string) string {
+	if h := suggest.Name(name, names); h != "" {
+		return "; " + h
+	}
+	return ""
 }
 
 // identityKey stands in the reverse references for what a consumer is recognised
@@ -185,6 +250,9 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 	add := func(field, message string) {
 		out = append(out, Problem{Object: o.GetName(), Field: field, Message: message, Origin: o.GetMetadata().GetOrigin()})
 	}
+	if _, version := o.(*pb.FunctionVersion); version {
+		return nil // it may outlive what it needs, unless it gets requests: see checkVersions
+	}
 	for _, r := range references(o) {
 		target, m := s.target(o, r)
 		if c, ok := target.(*pb.Consumer); ok && c.GetJwt().GetIssuer() != r.issuer {
@@ -197,7 +265,11 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 				field = strings.TrimSuffix(field, ".backend") + ".subset"
 			}
 			add(field, m)
+			out[len(out)-1].target = r.name
 		}
+	}
+	if f, ok := o.(*pb.Function); ok {
+		out = append(out, s.checkVersions(f)...)
 	}
 	if c, ok := o.(*pb.Consumer); ok && c.GetJwt() != nil {
 		for _, other := range s.referring(identityKey(c)) {
@@ -207,4 +279,39 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 		}
 	}
 	return out
+}
+
+// checkVersions finds what the versions that get requests need and is not there.
+func (s *Snapshot) checkVersions(f *pb.Function) []Problem {
+	var out []Problem
+	for i, t := range f.GetTraffic() {
+		v, _ := s.Get(VersionOf(f.GetName(), t.GetVersion())).(*pb.FunctionVersion)
+		if v == nil {
+			continue
+		}
+		for _, r := range references(v) {
+			if _, m := s.target(v, r); m != "" {
+				out = append(out, Problem{
+					target: r.name, Object: f.GetName(), Field: fmt.Sprintf("traffic[%d].version", i), Origin: f.GetMetadata().GetOrigin(),
+					Message: fmt.Sprintf("version %d has %s: %s", t.GetVersion(), strings.TrimSuffix(strings.TrimPrefix(r.field, "spec."), ".secret"), m),
+				})
+			}
+		}
+	}
+	return out
+}
+
+// Dependents are the objects that need an object to be as it is: those that refer to
+// it, with the functions whose traffic names a version in the place of that version.
+func (s *Snapshot) Dependents(name string) []string {
+	var out []string
+	for _, r := range s.referring(name) {
+		if kindOf(r) == KindFunctionVersions {
+			out = append(out, s.referring(r)...)
+		} else {
+			out = append(out, r)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

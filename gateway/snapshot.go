@@ -27,6 +27,8 @@ type Problem struct {
 	Message string
 	// Origin is where the object was written; may be nil.
 	Origin *pb.Origin
+	// target is the name of the object that a reference is to; "": something else.
+	target string
 }
 
 // Host is one host name that a listener serves, with everything that may answer

@@ -110,6 +110,9 @@ func (c *checker) violationText(v *protovalidate.Violation, field string) string
 	}
 	value, _ := v.FieldValue.Interface().(string)
 	got := shown(last, value)
+	if _, secret := c.object.(*pb.Secret); secret && field != "name" {
+		got = "" // whatever it is, it may be a value in the wrong place
+	}
 	switch {
 	case strings.HasSuffix(rule, ".pattern") && (headerField.MatchString(field) || last == "remove"):
 		if strings.Contains(value, "_") {

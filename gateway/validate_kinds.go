@@ -133,13 +133,22 @@ func (c *checker) function(f *pb.Function) {
 	for _, k := range slices.Sorted(maps.Keys(f.GetEnv())) {
 		field := fmt.Sprintf("env[%q]", k)
 		if isReservedEnv(k) {
-			c.add(field, "is set by the runner for each instance; take it away")
+			c.add(field, "is set by the runner for each instance; remove it")
 		}
 		if strings.ContainsRune(f.GetEnv()[k], 0) {
 			c.add(field, "holds a NUL, which no environment can")
 		}
-		if len(f.GetEnv()[k]) > 32<<10 {
-			c.add(field, "is %d bytes long; at most 32 KiB are passed on", len(f.GetEnv()[k]))
+		if len(f.GetEnv()[k]) > maxVariable {
+			c.add(field, "is %d bytes long; at most %d KiB are passed on", len(f.GetEnv()[k]), maxVariable>>10)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(f.GetEnvSecrets())) {
+		field := fmt.Sprintf("env_secrets[%q]", k)
+		if isReservedEnv(k) {
+			c.add(field, "is set by the runner for each instance; remove it")
+		}
+		if _, twice := f.GetEnv()[k]; twice {
+			c.add(field, "is in env, too, so it has two values; remove one of them")
 		}
 	}
 	c.traffic(f)

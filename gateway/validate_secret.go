@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,40 @@ func (c *checker) secret(s *pb.Secret) {
 		}
 	case *pb.Secret_Certificate:
 		c.certificate(v.Certificate)
+	}
+	c.secretData(s.GetData())
+}
+
+// HiddenValue stands in place of each value of a Secret's data in what the API returns.
+// Written back, it means the value that is there.
+const HiddenValue = "(hidden)"
+
+const (
+	// maxVariable is the length of a variable that is passed on, in bytes.
+	maxVariable = 32 << 10
+	// maxSecretData bounds all values of a secret together, so that it fits the store.
+	maxSecretData = 512 << 10
+)
+
+// secretData checks opaque values. Messages never show them.
+func (c *checker) secretData(data map[string]string) {
+	all := 0
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		field, value := fmt.Sprintf("data[%q]", key), data[key]
+		all += len(value)
+		switch {
+		case value == "":
+			c.add(field, "is empty; give it a value, or leave the key out")
+		case value == HiddenValue:
+			c.add(field, "%s is what reads show in place of a value, and no value is stored under this key; write the value itself", HiddenValue)
+		case strings.ContainsRune(value, 0):
+			c.add(field, "holds a NUL, which no environment can; encode it, in base64 for example")
+		case len(value) > maxVariable:
+			c.add(field, "is %d bytes long; at most %d KiB fit", len(value), maxVariable>>10)
+		}
+	}
+	if all > maxSecretData {
+		c.add("data", "its values are %d bytes long together; at most %d KiB fit: use several secrets", all, maxSecretData>>10)
 	}
 }
 

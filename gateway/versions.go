@@ -111,6 +111,22 @@ func (s *Snapshot) deployment(f *pb.Function, number int64) *pb.Function {
 	return d
 }
 
+// SecretEnv are the present values of a function's env_secrets, by variable; nil when it
+// has none. Values that are not there are left out. f may be a deployment.
+func (s *Snapshot) SecretEnv(f *pb.Function) map[string]string {
+	if len(f.GetEnvSecrets()) == 0 {
+		return nil
+	}
+	out := map[string]string{}
+	for variable, k := range f.GetEnvSecrets() {
+		secret, _ := s.Get(Resolve(projectOf(f.GetName()), KindSecrets, k.GetSecret())).(*pb.Secret)
+		if value, ok := secret.GetData()[k.GetKey()]; ok {
+			out[variable] = value
+		}
+	}
+	return out
+}
+
 // tagged is the entry of a tag; nil when there is none.
 func tagged(f *pb.Function, tag string) *pb.Traffic {
 	for _, t := range f.GetTraffic() {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -141,6 +143,9 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 		fmt.Fprintf(w, "  %-10s %s: %s\n", c.GetType(), mark, strings.ReplaceAll(c.GetMessage(), "\n", "\n             "))
 	}
 	fmt.Fprintf(w, "  traffic    %s\n", trafficText(f))
+	for _, line := range environmentText(f) {
+		fmt.Fprintf(w, "  env        %s\n", line)
+	}
 	for _, r := range d.GetRoutes() {
 		fmt.Fprintf(w, "  route      %s\n", strings.TrimPrefix(r, "projects/default/"))
 	}
@@ -170,6 +175,31 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 	for _, s := range d.GetStats() {
 		describeStats(w, s)
 	}
+}
+
+// environmentText is a function's own environment, a line each; of secrets only where
+// they come from.
+func environmentText(f *pb.Function) []string {
+	lines := map[string]string{}
+	for k, v := range f.GetEnv() {
+		lines[k] = fmt.Sprintf("%s=%s", k, quoteBare(v))
+	}
+	for k, s := range f.GetEnvSecrets() {
+		lines[k] = fmt.Sprintf("%s from secret %s, key %s", k, s.GetSecret(), s.GetKey())
+	}
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(lines)) {
+		out = append(out, lines[k])
+	}
+	return out
+}
+
+// quoteBare quotes a text that is not one plain word.
+func quoteBare(s string) string {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 // describeStats prints the times T = t + r and the cost of one deployment.

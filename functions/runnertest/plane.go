@@ -31,6 +31,7 @@ type plane struct {
 
 	mu        sync.Mutex
 	wanted    []*pb.Function
+	secrets   []*pb.FunctionSecrets
 	revision  int64    // of wanted
 	deaf      bool     // no proxy acknowledges anything
 	listening []string // functions whose lines are wanted
@@ -141,14 +142,14 @@ func (p *plane) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.Co
 	var listened []string
 	for {
 		p.mu.Lock()
-		m := &pb.ConnectResponse{Functions: p.wanted, Revision: p.revision, FunctionsUnchanged: p.revision == told, AcknowledgedSequence: p.sequence}
+		m := &pb.ConnectResponse{Functions: p.wanted, Secrets: p.secrets, Revision: p.revision, FunctionsUnchanged: p.revision == told, AcknowledgedSequence: p.sequence}
 		listen, changed := p.listening, p.changed
 		if p.deaf {
 			m.AcknowledgedSequence = acknowledged
 		}
 		p.mu.Unlock()
 		if m.GetFunctionsUnchanged() {
-			m.Functions = nil
+			m.Functions, m.Secrets = nil, nil
 		}
 		if !slices.Equal(listen, listened) {
 			m.Logs = &pb.LogSubscription{Functions: listen}

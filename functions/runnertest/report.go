@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -208,4 +209,50 @@ func testStop(t *testing.T, r *runner) {
 	r.stop()
 	r.await("a state without instances", func() bool { return len(r.states) > 0 && len(r.state().GetInstances()) == 0 })
 	gone(t, i)
+}
+
+// testSecrets: values of env_secrets reach the environment of the instances, a changed
+// one replaces them, and none is in anything that the runner says. A function that is
+// sent without one is not started.
+func testSecrets(t *testing.T, r *runner) {
+	const first, second = "canary-1-7f2a", "canary-2-7f2a"
+	f := function("f", func(f *pb.Function) {
+		f.Env = nil
+		f.EnvSecrets = map[string]*pb.SecretKey{"GREETING": {Secret: "db", Key: "url"}}
+	})
+	r.update(func() { r.listening = []string{f.GetName()} })
+	r.want(f)
+	if why := r.problem("f"); !strings.Contains(why, "GREETING (secret db, key url)") {
+		t.Errorf("without a value the problem is %q", why)
+	}
+	give := func(value string) {
+		r.update(func() {
+			r.secrets = []*pb.FunctionSecrets{{Function: f.GetName(), Env: map[string]string{"GREETING": value}}}
+		})
+		r.want(f)
+	}
+	give(first)
+	old := r.alone("f", 1)
+	expect(t, addressOf(old[0]), "/", http.StatusOK, first)
+	give(second)
+	now := r.alone("f", 1, old...)
+	expect(t, addressOf(now[0]), "/", http.StatusOK, second)
+	r.want(f) // the same again
+	r.want(f, function("g"))
+	r.alone("g", 1)
+	if again := r.alone("f", 1); ids(again)[0] != ids(now)[0] {
+		t.Error("the same value replaces the instance")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.states {
+		if text := protojson.Format(m); strings.Contains(text, first) || strings.Contains(text, second) {
+			t.Errorf("a state holds the value:\n%s", text)
+		}
+	}
+	for _, l := range r.lines {
+		if strings.Contains(l.GetText(), first) || strings.Contains(l.GetText(), second) {
+			t.Errorf("a line holds the value: %s", l.GetText())
+		}
+	}
 }

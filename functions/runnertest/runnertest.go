@@ -71,7 +71,7 @@ func Conform(t *testing.T, start Start, can Can) {
 	tests := map[string]func(*testing.T, *runner){
 		"run": testRun, "contracts": testContracts, "rollout": testRollout, "bad version": testBadVersion,
 		"older version": testOlderVersion, "replace": testReplace, "stats": testStats, "lines": testLines,
-		"stream lost": testStreamLost, "package": testPackage, "isolation": testIsolation, "stop": testStop,
+		"stream lost": testStreamLost, "package": testPackage, "secrets": testSecrets, "isolation": testIsolation, "stop": testStop,
 	}
 	if can.ScaleToZero {
 		tests["scale to zero"] = testScaleToZero

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,8 @@ type deployments struct {
 	// revisions are those in which deployments became what they are, by name; 0 when
 	// that was before this replica began.
 	revisions map[string]int64
+	// secrets are the values of their env_secrets, by name.
+	secrets map[string]map[string]string
 	// moving are the functions of which something stays for the others' sake.
 	moving map[string]bool
 }
@@ -34,7 +37,7 @@ func (r *runners) plan(s *gateway.Snapshot) {
 
 func (r *runners) planLocked(s *gateway.Snapshot) {
 	old := r.deployed
-	next := deployments{version: old.version, byFunction: map[string][]*pb.Function{}, moving: map[string]bool{}, revisions: map[string]int64{}}
+	next := deployments{version: old.version, byFunction: map[string][]*pb.Function{}, moving: map[string]bool{}, revisions: map[string]int64{}, secrets: map[string]map[string]string{}}
 	before := map[string]*pb.Function{}
 	for _, d := range old.list {
 		before[d.GetName()] = d
@@ -55,9 +58,13 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 		next.byFunction[f.GetName()] = wanted
 		next.list = append(next.list, wanted...)
 		for _, d := range wanted {
+			secrets := s.SecretEnv(d)
+			if secrets != nil {
+				next.secrets[d.GetName()] = secrets
+			}
 			switch b := before[d.GetName()]; {
 			case old.version == 0:
-			case b != nil && (b == d || proto.Equal(b, d)):
+			case b != nil && (b == d || proto.Equal(b, d)) && maps.Equal(old.secrets[d.GetName()], secrets):
 				next.revisions[d.GetName()] = old.revisions[d.GetName()]
 			default:
 				next.revisions[d.GetName()] = s.Revision()
@@ -65,7 +72,8 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 		}
 	}
 	r.planned = s.Revision()
-	if old.version > 0 && slices.EqualFunc(old.list, next.list, func(a, b *pb.Function) bool { return a == b || proto.Equal(a, b) }) {
+	if old.version > 0 && slices.EqualFunc(old.list, next.list, func(a, b *pb.Function) bool { return a == b || proto.Equal(a, b) }) &&
+		maps.EqualFunc(old.secrets, next.secrets, maps.Equal) {
 		r.deployed.moving = next.moving
 		return
 	}
@@ -126,6 +134,9 @@ func (r *runners) wanted(sent *uint64) *pb.ConnectResponse {
 	}
 	*sent = r.deployed.version
 	out.Functions = r.deployed.list
+	for _, name := range slices.Sorted(maps.Keys(r.deployed.secrets)) {
+		out.Secrets = append(out.Secrets, &pb.FunctionSecrets{Function: name, Env: r.deployed.secrets[name]})
+	}
 	return out
 }
 

@@ -3,10 +3,12 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
+	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
+	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -152,10 +155,34 @@ func compare(path string, a, b protoreflect.Message, rows *[]*pb.FieldChange) {
 				compare(at+"["+strconv.Itoa(j)+"]", la.Get(j).Message(), lb.Get(j).Message(), rows)
 			}
 		case inA == inB && va.Equal(vb):
+		case f.IsMap() && hidden(f):
+			*rows = append(*rows, hiddenKeys(at, va.Map(), vb.Map())...)
 		default:
 			*rows = append(*rows, &pb.FieldChange{Path: at, Before: jsonOf(a, f), After: jsonOf(b, f)})
 		}
 	}
+}
+
+// hiddenKeys are the keys of a map with hidden values under which the two differ.
+func hiddenKeys(at string, a, b protoreflect.Map) []*pb.FieldChange {
+	keys := map[string]protoreflect.MapKey{}
+	for _, m := range []protoreflect.Map{a, b} {
+		m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool { keys[k.String()] = k; return true })
+	}
+	shown := func(m protoreflect.Map, k protoreflect.MapKey) string {
+		if !m.Has(k) {
+			return ""
+		}
+		return strconv.Quote(gateway.HiddenValue)
+	}
+	var out []*pb.FieldChange
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		k := keys[name]
+		if a.Has(k) != b.Has(k) || !a.Get(k).Equal(b.Get(k)) {
+			out = append(out, &pb.FieldChange{Path: fmt.Sprintf("%s[%q]", at, name), Before: shown(a, k), After: shown(b, k)})
+		}
+	}
+	return out
 }
 
 func wellKnown(d protoreflect.MessageDescriptor) bool {
@@ -168,7 +195,7 @@ func jsonOf(m protoreflect.Message, f protoreflect.FieldDescriptor) string {
 		return ""
 	}
 	if hidden(f) {
-		return `"(hidden)"`
+		return strconv.Quote(gateway.HiddenValue)
 	}
 	only := m.New()
 	only.Set(f, m.Get(f))
@@ -183,22 +210,28 @@ func jsonOf(m protoreflect.Message, f protoreflect.FieldDescriptor) string {
 	return strings.TrimSpace(value)
 }
 
-// hidden tells the fields that hold key material.
+// hidden tells the fields whose values are never shown.
 func hidden(f protoreflect.FieldDescriptor) bool {
-	switch f.FullName() {
-	case "penstock.v1.Secret.jwks", "penstock.v1.CertificateSecret.private_key":
-		return true
-	}
-	return false
+	return strict.Behaves(f, annotations.FieldBehavior_INPUT_ONLY)
 }
 
-// redact takes key material out of a message of ours, which may hold a Secret or
-// be one.
+// redact takes what is hidden out of a message of ours, which may hold a Secret or be
+// one. Of a map the keys stay.
 func redact(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
+		case hidden(f) && f.IsMap() && f.MapValue().Kind() == protoreflect.StringKind:
+			v.Map().Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
+				v.Map().Set(k, protoreflect.ValueOfString(gateway.HiddenValue))
+				return true
+			})
 		case hidden(f):
 			m.Clear(f)
+		case f.IsMap() && f.MapValue().Message() != nil:
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				redact(v.Message())
+				return true
+			})
 		case f.IsMap() || f.Message() == nil:
 		case f.IsList():
 			for i := range v.List().Len() {

@@ -1,12 +1,14 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -55,12 +57,7 @@ func (c *Core) Write(ctx context.Context, w *api.Write) (*api.Outcome, error) {
 // waitServed waits for the instances of functions that a write changed, and for
 // the proxies.
 func (c *Core) waitServed(ctx context.Context, out *api.Outcome, o *pb.WriteOptions) *pb.ServingReport {
-	var functions []*pb.Function
-	for _, ch := range out.Changes {
-		if f, ok := out.Snapshot.Get(ch.GetName()).(*pb.Function); ok {
-			functions = append(functions, f)
-		}
-	}
+	functions := changedFunctions(out)
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout(o))
 	defer cancel()
 	problems := c.runners.waitReady(ctx, functions)
@@ -68,6 +65,27 @@ func (c *Core) waitServed(ctx context.Context, out *api.Outcome, o *pb.WriteOpti
 	rep := c.wait(ctx, out.Result.GetRevision())
 	rep.Problems = append(rep.Problems, problems...)
 	return rep
+}
+
+// changedFunctions are the functions whose instances a write replaces: those that it
+// changed, and those that get a value of a secret that it changed.
+func changedFunctions(out *api.Outcome) []*pb.Function {
+	names := map[string]bool{}
+	for _, ch := range out.Changes {
+		names[ch.GetName()] = true
+		if _, secret := out.Snapshot.Get(ch.GetName()).(*pb.Secret); secret {
+			for _, n := range out.Snapshot.Dependents(ch.GetName()) {
+				names[n] = true
+			}
+		}
+	}
+	var functions []*pb.Function
+	for _, n := range slices.Sorted(maps.Keys(names)) {
+		if f, ok := out.Snapshot.Get(n).(*pb.Function); ok {
+			functions = append(functions, f)
+		}
+	}
+	return functions
 }
 
 // writeInTurn is writeLocked after the writes before.
@@ -242,7 +260,7 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		names[o.GetName()] = true
 	}
 	for _, name := range ch.Deletes {
-		for _, r := range head.Referrers(name) {
+		for _, r := range head.Dependents(name) {
 			if next.Get(r) != nil && !names[r] {
 				return status.Errorf(codes.FailedPrecondition, "%s cannot be deleted: %s refers to it (change or delete that first, or in the same Apply)", name, r)
 			}
@@ -253,7 +271,7 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		check = append(check, n)
 		// A change of an object (a subset that is gone, say) can break those that
 		// refer to it.
-		check = append(check, next.Referrers(n)...)
+		check = append(check, next.Dependents(n)...)
 	}
 	slices.Sort(check)
 	var problems []gateway.Problem
@@ -377,22 +395,27 @@ func (c *Core) stamp(o, old gateway.Object, w *api.Write) {
 	}
 	md.Origin.Caller = w.Caller
 	keepHidden(o, old)
-	md.Etag = etag(o)
+	md.Etag = etag(o, old)
 }
 
 // keepHidden lets a client send back a Secret that it read: the API never returns
-// key material, so an update without it means "as it was".
+// values, so an update without them, or with gateway.HiddenValue, means "as it was".
 func keepHidden(o, old gateway.Object) {
 	s, ok := o.(*pb.Secret)
 	was, _ := old.(*pb.Secret)
 	if !ok || was == nil {
 		return
 	}
-	if s.GetValue() == nil && was.GetJwks() != "" {
+	if s.GetValue() == nil && len(s.GetData()) == 0 && was.GetJwks() != "" {
 		s.Value = &pb.Secret_Jwks{Jwks: was.GetJwks()}
 	}
 	if s.GetCertificate() != nil && s.GetCertificate().GetPrivateKey() == "" && was.GetCertificate().GetChain() == s.GetCertificate().GetChain() {
 		s.GetCertificate().PrivateKey = was.GetCertificate().GetPrivateKey()
+	}
+	for key, value := range s.GetData() {
+		if before, there := was.GetData()[key]; there && value == gateway.HiddenValue {
+			s.Data[key] = before
+		}
 	}
 }
 
@@ -419,26 +442,39 @@ func clearStatus(o gateway.Object) {
 	}
 }
 
-// etag is a hash of what the user wrote: neither times, uid nor caller change it.
-// The object is as before afterwards.
-func etag(o gateway.Object) string {
+// etag is a hash of what the user wrote: neither times, uid nor caller change it. That
+// of a secret is random, and stays as long as its content: everybody who may read a
+// secret's name sees the etag, and from a hash a short password could be guessed.
+func etag(o, old gateway.Object) string {
+	b := content(o)
+	if _, secret := o.(*pb.Secret); secret {
+		if old != nil && bytes.Equal(content(proto.Clone(old).(gateway.Object)), b) {
+			return old.GetMetadata().GetEtag()
+		}
+		return strings.ToLower(rand.Text()[:20])
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:10])
+}
+
+// content is what the user wrote of an object, which is as before afterwards.
+func content(o gateway.Object) []byte {
 	clearStatus(o)
 	md := metadataOf(o)
-	uid, created, updated, caller := md.Uid, md.CreateTime, md.UpdateTime, md.GetOrigin().GetCaller()
+	uid, tag, created, updated, caller := md.Uid, md.Etag, md.CreateTime, md.UpdateTime, md.GetOrigin().GetCaller()
 	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = "", "", nil, nil
 	if md.Origin != nil {
 		md.Origin.Caller = ""
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(o)
-	md.Uid, md.CreateTime, md.UpdateTime = uid, created, updated
+	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = uid, tag, created, updated
 	if md.Origin != nil {
 		md.Origin.Caller = caller
 	}
 	if err != nil {
 		panic(fmt.Sprintf("marshal %s: %v", o.GetName(), err)) // only invalid UTF-8, which decoding refused
 	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:10])
+	return b
 }
 
 // invalid makes the error of a write with problems: BadRequest for any client,

@@ -38,7 +38,7 @@ func fill(t *rapid.T, m protoreflect.Message, depth int) {
 		switch {
 		case fd.IsMap():
 			for range rapid.IntRange(1, 3).Draw(t, label) {
-				m.Mutable(fd).Map().Set(protoreflect.ValueOfString(anyText().Draw(t, label)).MapKey(), value(t, fd.MapValue(), nil, depth))
+				m.Mutable(fd).Map().Set(protoreflect.ValueOfString(anyText().Draw(t, label)).MapKey(), value(t, fd.MapValue(), m.Mutable(fd).Map().NewValue, depth))
 			}
 		case fd.IsList():
 			list := m.Mutable(fd).List()

@@ -579,6 +579,11 @@ type Function struct {
 	// Whether dependencies that the source names (requirements.txt, package.json)
 	// are installed before the first start. Default AUTO.
 	Dependencies DependencyMode `protobuf:"varint,23,opt,name=dependencies,proto3,enum=penstock.v1.DependencyMode" json:"dependencies,omitempty"`
+	// Variables of the instances' environment whose values are in secrets. Builds do
+	// not get them. An instance has the values of when it was started: a changed value
+	// replaces the instances. Versions keep the reference, not the value, so an older
+	// version runs with the present values.
+	EnvSecrets map[string]*SecretKey `protobuf:"bytes,24,rep,name=env_secrets,json=envSecrets,proto3" json:"env_secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the system says of it.
 	Status        *Status `protobuf:"bytes,15,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -756,6 +761,13 @@ func (x *Function) GetDependencies() DependencyMode {
 	return DependencyMode_DEPENDENCY_MODE_UNSPECIFIED
 }
 
+func (x *Function) GetEnvSecrets() map[string]*SecretKey {
+	if x != nil {
+		return x.EnvSecrets
+	}
+	return nil
+}
+
 func (x *Function) GetStatus() *Status {
 	if x != nil {
 		return x.Status
@@ -795,6 +807,61 @@ func (*Function_FunctionsFramework) isFunction_Contract() {}
 
 func (*Function_Azure) isFunction_Contract() {}
 
+// SecretKey names one value of a Secret.
+type SecretKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Secret, which has data.
+	Secret string `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The key in its data.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretKey) Reset() {
+	*x = SecretKey{}
+	mi := &file_penstock_v1_function_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretKey) ProtoMessage() {}
+
+func (x *SecretKey) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_function_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretKey.ProtoReflect.Descriptor instead.
+func (*SecretKey) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SecretKey) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *SecretKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // LambdaContract is a handler as written for AWS Lambda.
 type LambdaContract struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -810,7 +877,7 @@ type LambdaContract struct {
 
 func (x *LambdaContract) Reset() {
 	*x = LambdaContract{}
-	mi := &file_penstock_v1_function_proto_msgTypes[1]
+	mi := &file_penstock_v1_function_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +889,7 @@ func (x *LambdaContract) String() string {
 func (*LambdaContract) ProtoMessage() {}
 
 func (x *LambdaContract) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[1]
+	mi := &file_penstock_v1_function_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +902,7 @@ func (x *LambdaContract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LambdaContract.ProtoReflect.Descriptor instead.
 func (*LambdaContract) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{1}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LambdaContract) GetRuntime() LambdaRuntime {
@@ -877,7 +944,7 @@ type ServerContract struct {
 
 func (x *ServerContract) Reset() {
 	*x = ServerContract{}
-	mi := &file_penstock_v1_function_proto_msgTypes[2]
+	mi := &file_penstock_v1_function_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +956,7 @@ func (x *ServerContract) String() string {
 func (*ServerContract) ProtoMessage() {}
 
 func (x *ServerContract) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[2]
+	mi := &file_penstock_v1_function_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +969,7 @@ func (x *ServerContract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerContract.ProtoReflect.Descriptor instead.
 func (*ServerContract) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ServerContract) GetCommand() []string {
@@ -949,7 +1016,7 @@ type FunctionsFrameworkContract struct {
 
 func (x *FunctionsFrameworkContract) Reset() {
 	*x = FunctionsFrameworkContract{}
-	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1028,7 @@ func (x *FunctionsFrameworkContract) String() string {
 func (*FunctionsFrameworkContract) ProtoMessage() {}
 
 func (x *FunctionsFrameworkContract) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[3]
+	mi := &file_penstock_v1_function_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1041,7 @@ func (x *FunctionsFrameworkContract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionsFrameworkContract.ProtoReflect.Descriptor instead.
 func (*FunctionsFrameworkContract) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FunctionsFrameworkContract) GetRuntime() FunctionsFrameworkRuntime {
@@ -1010,7 +1077,7 @@ type AzureContract struct {
 
 func (x *AzureContract) Reset() {
 	*x = AzureContract{}
-	mi := &file_penstock_v1_function_proto_msgTypes[4]
+	mi := &file_penstock_v1_function_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1089,7 @@ func (x *AzureContract) String() string {
 func (*AzureContract) ProtoMessage() {}
 
 func (x *AzureContract) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[4]
+	mi := &file_penstock_v1_function_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1102,7 @@ func (x *AzureContract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureContract.ProtoReflect.Descriptor instead.
 func (*AzureContract) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{4}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AzureContract) GetFunction() string {
@@ -1076,7 +1143,7 @@ type Scale struct {
 
 func (x *Scale) Reset() {
 	*x = Scale{}
-	mi := &file_penstock_v1_function_proto_msgTypes[5]
+	mi := &file_penstock_v1_function_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1155,7 @@ func (x *Scale) String() string {
 func (*Scale) ProtoMessage() {}
 
 func (x *Scale) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[5]
+	mi := &file_penstock_v1_function_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1168,7 @@ func (x *Scale) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scale.ProtoReflect.Descriptor instead.
 func (*Scale) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{5}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Scale) GetMin() uint32 {
@@ -1190,7 +1257,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_penstock_v1_function_proto_msgTypes[6]
+	mi := &file_penstock_v1_function_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1269,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[6]
+	mi := &file_penstock_v1_function_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1282,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Traffic) GetVersion() int64 {
@@ -1256,7 +1323,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_penstock_v1_function_proto_msgTypes[7]
+	mi := &file_penstock_v1_function_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1335,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[7]
+	mi := &file_penstock_v1_function_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1348,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Resources) GetMemoryMib() uint32 {
@@ -1327,7 +1394,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_penstock_v1_function_proto_msgTypes[8]
+	mi := &file_penstock_v1_function_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1406,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[8]
+	mi := &file_penstock_v1_function_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1419,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Isolation) GetLevel() IsolationLevel {
@@ -1394,7 +1461,7 @@ type AutoRollback struct {
 
 func (x *AutoRollback) Reset() {
 	*x = AutoRollback{}
-	mi := &file_penstock_v1_function_proto_msgTypes[9]
+	mi := &file_penstock_v1_function_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1473,7 @@ func (x *AutoRollback) String() string {
 func (*AutoRollback) ProtoMessage() {}
 
 func (x *AutoRollback) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[9]
+	mi := &file_penstock_v1_function_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1486,7 @@ func (x *AutoRollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AutoRollback.ProtoReflect.Descriptor instead.
 func (*AutoRollback) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{9}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AutoRollback) GetMaxErrorRate() float64 {
@@ -1470,7 +1537,7 @@ type FunctionVersion struct {
 
 func (x *FunctionVersion) Reset() {
 	*x = FunctionVersion{}
-	mi := &file_penstock_v1_function_proto_msgTypes[10]
+	mi := &file_penstock_v1_function_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1549,7 @@ func (x *FunctionVersion) String() string {
 func (*FunctionVersion) ProtoMessage() {}
 
 func (x *FunctionVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[10]
+	mi := &file_penstock_v1_function_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1562,7 @@ func (x *FunctionVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionVersion.ProtoReflect.Descriptor instead.
 func (*FunctionVersion) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{10}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FunctionVersion) GetName() string {
@@ -1563,7 +1630,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_penstock_v1_function_proto_msgTypes[11]
+	mi := &file_penstock_v1_function_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1642,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[11]
+	mi := &file_penstock_v1_function_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1655,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{11}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Instance) GetFunction() string {
@@ -1687,7 +1754,7 @@ type FunctionState struct {
 
 func (x *FunctionState) Reset() {
 	*x = FunctionState{}
-	mi := &file_penstock_v1_function_proto_msgTypes[12]
+	mi := &file_penstock_v1_function_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1766,7 @@ func (x *FunctionState) String() string {
 func (*FunctionState) ProtoMessage() {}
 
 func (x *FunctionState) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[12]
+	mi := &file_penstock_v1_function_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1779,7 @@ func (x *FunctionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionState.ProtoReflect.Descriptor instead.
 func (*FunctionState) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{12}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FunctionState) GetFunction() string {
@@ -1813,7 +1880,7 @@ type FunctionStats struct {
 
 func (x *FunctionStats) Reset() {
 	*x = FunctionStats{}
-	mi := &file_penstock_v1_function_proto_msgTypes[13]
+	mi := &file_penstock_v1_function_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1892,7 @@ func (x *FunctionStats) String() string {
 func (*FunctionStats) ProtoMessage() {}
 
 func (x *FunctionStats) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[13]
+	mi := &file_penstock_v1_function_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1905,7 @@ func (x *FunctionStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionStats.ProtoReflect.Descriptor instead.
 func (*FunctionStats) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{13}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FunctionStats) GetFunction() string {
@@ -1979,7 +2046,7 @@ type ScaleDecision struct {
 
 func (x *ScaleDecision) Reset() {
 	*x = ScaleDecision{}
-	mi := &file_penstock_v1_function_proto_msgTypes[14]
+	mi := &file_penstock_v1_function_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2058,7 @@ func (x *ScaleDecision) String() string {
 func (*ScaleDecision) ProtoMessage() {}
 
 func (x *ScaleDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_function_proto_msgTypes[14]
+	mi := &file_penstock_v1_function_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2071,7 @@ func (x *ScaleDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleDecision.ProtoReflect.Descriptor instead.
 func (*ScaleDecision) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{14}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ScaleDecision) GetFunction() string {
@@ -2067,7 +2134,7 @@ var File_penstock_v1_function_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\"\xf5\t\n" +
+	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\"\xc3\v\n" +
 	"\bFunction\x12s\n" +
 	"\x04name\x18\x01 \x01(\tB_\xbaH\\rZ2X^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functions/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$R\x04name\x121\n" +
 	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x125\n" +
@@ -2090,12 +2157,22 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\tresources\x18\x14 \x01(\v2\x16.penstock.v1.ResourcesR\tresources\x124\n" +
 	"\tisolation\x18\x15 \x01(\v2\x16.penstock.v1.IsolationR\tisolation\x12>\n" +
 	"\rauto_rollback\x18\x16 \x01(\v2\x19.penstock.v1.AutoRollbackR\fautoRollback\x12I\n" +
-	"\fdependencies\x18\x17 \x01(\x0e2\x1b.penstock.v1.DependencyModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\fdependencies\x121\n" +
+	"\fdependencies\x18\x17 \x01(\x0e2\x1b.penstock.v1.DependencyModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\fdependencies\x12u\n" +
+	"\venv_secrets\x18\x18 \x03(\v2%.penstock.v1.Function.EnvSecretsEntryB-\xbaH*\x9a\x01'\x10\x80\x02\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\n" +
+	"envSecrets\x121\n" +
 	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x11\n" +
-	"\bcontract\x12\x05\xbaH\x02\b\x01\"\xb2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aU\n" +
+	"\x0fEnvSecretsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.penstock.v1.SecretKeyR\x05value:\x028\x01B\x11\n" +
+	"\bcontract\x12\x05\xbaH\x02\b\x01\"M\n" +
+	"\tSecretKey\x12\"\n" +
+	"\x06secret\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06secret\x12\x1c\n" +
+	"\x03key\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x03key\"\xb2\x01\n" +
 	"\x0eLambdaContract\x12@\n" +
 	"\aruntime\x18\x01 \x01(\x0e2\x1a.penstock.v1.LambdaRuntimeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aruntime\x12$\n" +
@@ -2270,7 +2347,7 @@ func file_penstock_v1_function_proto_rawDescGZIP() []byte {
 }
 
 var file_penstock_v1_function_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_penstock_v1_function_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_penstock_v1_function_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_penstock_v1_function_proto_goTypes = []any{
 	(LambdaRuntime)(0),                 // 0: penstock.v1.LambdaRuntime
 	(LambdaEvent)(0),                   // 1: penstock.v1.LambdaEvent
@@ -2282,63 +2359,67 @@ var file_penstock_v1_function_proto_goTypes = []any{
 	(DependencyMode)(0),                // 7: penstock.v1.DependencyMode
 	(InstanceState)(0),                 // 8: penstock.v1.InstanceState
 	(*Function)(nil),                   // 9: penstock.v1.Function
-	(*LambdaContract)(nil),             // 10: penstock.v1.LambdaContract
-	(*ServerContract)(nil),             // 11: penstock.v1.ServerContract
-	(*FunctionsFrameworkContract)(nil), // 12: penstock.v1.FunctionsFrameworkContract
-	(*AzureContract)(nil),              // 13: penstock.v1.AzureContract
-	(*Scale)(nil),                      // 14: penstock.v1.Scale
-	(*Traffic)(nil),                    // 15: penstock.v1.Traffic
-	(*Resources)(nil),                  // 16: penstock.v1.Resources
-	(*Isolation)(nil),                  // 17: penstock.v1.Isolation
-	(*AutoRollback)(nil),               // 18: penstock.v1.AutoRollback
-	(*FunctionVersion)(nil),            // 19: penstock.v1.FunctionVersion
-	(*Instance)(nil),                   // 20: penstock.v1.Instance
-	(*FunctionState)(nil),              // 21: penstock.v1.FunctionState
-	(*FunctionStats)(nil),              // 22: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),              // 23: penstock.v1.ScaleDecision
-	nil,                                // 24: penstock.v1.Function.EnvEntry
-	(*Metadata)(nil),                   // 25: penstock.v1.Metadata
-	(*durationpb.Duration)(nil),        // 26: google.protobuf.Duration
-	(*Status)(nil),                     // 27: penstock.v1.Status
-	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
+	(*SecretKey)(nil),                  // 10: penstock.v1.SecretKey
+	(*LambdaContract)(nil),             // 11: penstock.v1.LambdaContract
+	(*ServerContract)(nil),             // 12: penstock.v1.ServerContract
+	(*FunctionsFrameworkContract)(nil), // 13: penstock.v1.FunctionsFrameworkContract
+	(*AzureContract)(nil),              // 14: penstock.v1.AzureContract
+	(*Scale)(nil),                      // 15: penstock.v1.Scale
+	(*Traffic)(nil),                    // 16: penstock.v1.Traffic
+	(*Resources)(nil),                  // 17: penstock.v1.Resources
+	(*Isolation)(nil),                  // 18: penstock.v1.Isolation
+	(*AutoRollback)(nil),               // 19: penstock.v1.AutoRollback
+	(*FunctionVersion)(nil),            // 20: penstock.v1.FunctionVersion
+	(*Instance)(nil),                   // 21: penstock.v1.Instance
+	(*FunctionState)(nil),              // 22: penstock.v1.FunctionState
+	(*FunctionStats)(nil),              // 23: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),              // 24: penstock.v1.ScaleDecision
+	nil,                                // 25: penstock.v1.Function.EnvEntry
+	nil,                                // 26: penstock.v1.Function.EnvSecretsEntry
+	(*Metadata)(nil),                   // 27: penstock.v1.Metadata
+	(*durationpb.Duration)(nil),        // 28: google.protobuf.Duration
+	(*Status)(nil),                     // 29: penstock.v1.Status
+	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
 }
 var file_penstock_v1_function_proto_depIdxs = []int32{
-	25, // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
-	10, // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
-	11, // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
-	12, // 3: penstock.v1.Function.functions_framework:type_name -> penstock.v1.FunctionsFrameworkContract
-	13, // 4: penstock.v1.Function.azure:type_name -> penstock.v1.AzureContract
-	24, // 5: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
-	26, // 6: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
-	26, // 7: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
-	14, // 8: penstock.v1.Function.scale:type_name -> penstock.v1.Scale
-	15, // 9: penstock.v1.Function.traffic:type_name -> penstock.v1.Traffic
-	16, // 10: penstock.v1.Function.resources:type_name -> penstock.v1.Resources
-	17, // 11: penstock.v1.Function.isolation:type_name -> penstock.v1.Isolation
-	18, // 12: penstock.v1.Function.auto_rollback:type_name -> penstock.v1.AutoRollback
+	27, // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
+	11, // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
+	12, // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
+	13, // 3: penstock.v1.Function.functions_framework:type_name -> penstock.v1.FunctionsFrameworkContract
+	14, // 4: penstock.v1.Function.azure:type_name -> penstock.v1.AzureContract
+	25, // 5: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
+	28, // 6: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
+	28, // 7: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
+	15, // 8: penstock.v1.Function.scale:type_name -> penstock.v1.Scale
+	16, // 9: penstock.v1.Function.traffic:type_name -> penstock.v1.Traffic
+	17, // 10: penstock.v1.Function.resources:type_name -> penstock.v1.Resources
+	18, // 11: penstock.v1.Function.isolation:type_name -> penstock.v1.Isolation
+	19, // 12: penstock.v1.Function.auto_rollback:type_name -> penstock.v1.AutoRollback
 	7,  // 13: penstock.v1.Function.dependencies:type_name -> penstock.v1.DependencyMode
-	27, // 14: penstock.v1.Function.status:type_name -> penstock.v1.Status
-	0,  // 15: penstock.v1.LambdaContract.runtime:type_name -> penstock.v1.LambdaRuntime
-	1,  // 16: penstock.v1.LambdaContract.event:type_name -> penstock.v1.LambdaEvent
-	2,  // 17: penstock.v1.ServerContract.protocol:type_name -> penstock.v1.ServerProtocol
-	3,  // 18: penstock.v1.FunctionsFrameworkContract.runtime:type_name -> penstock.v1.FunctionsFrameworkRuntime
-	4,  // 19: penstock.v1.FunctionsFrameworkContract.signature:type_name -> penstock.v1.FunctionSignature
-	26, // 20: penstock.v1.Scale.window:type_name -> google.protobuf.Duration
-	26, // 21: penstock.v1.Scale.idle_timeout:type_name -> google.protobuf.Duration
-	5,  // 22: penstock.v1.Scale.queue:type_name -> penstock.v1.QueueMode
-	26, // 23: penstock.v1.Scale.max_wait:type_name -> google.protobuf.Duration
-	6,  // 24: penstock.v1.Isolation.level:type_name -> penstock.v1.IsolationLevel
-	26, // 25: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
-	25, // 26: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
-	9,  // 27: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
-	8,  // 28: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
-	28, // 29: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
-	28, // 30: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	26, // 14: penstock.v1.Function.env_secrets:type_name -> penstock.v1.Function.EnvSecretsEntry
+	29, // 15: penstock.v1.Function.status:type_name -> penstock.v1.Status
+	0,  // 16: penstock.v1.LambdaContract.runtime:type_name -> penstock.v1.LambdaRuntime
+	1,  // 17: penstock.v1.LambdaContract.event:type_name -> penstock.v1.LambdaEvent
+	2,  // 18: penstock.v1.ServerContract.protocol:type_name -> penstock.v1.ServerProtocol
+	3,  // 19: penstock.v1.FunctionsFrameworkContract.runtime:type_name -> penstock.v1.FunctionsFrameworkRuntime
+	4,  // 20: penstock.v1.FunctionsFrameworkContract.signature:type_name -> penstock.v1.FunctionSignature
+	28, // 21: penstock.v1.Scale.window:type_name -> google.protobuf.Duration
+	28, // 22: penstock.v1.Scale.idle_timeout:type_name -> google.protobuf.Duration
+	5,  // 23: penstock.v1.Scale.queue:type_name -> penstock.v1.QueueMode
+	28, // 24: penstock.v1.Scale.max_wait:type_name -> google.protobuf.Duration
+	6,  // 25: penstock.v1.Isolation.level:type_name -> penstock.v1.IsolationLevel
+	28, // 26: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
+	27, // 27: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
+	9,  // 28: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
+	8,  // 29: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
+	30, // 30: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
+	30, // 31: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
+	10, // 32: penstock.v1.Function.EnvSecretsEntry.value:type_name -> penstock.v1.SecretKey
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_proto_init() }
@@ -2359,7 +2440,7 @@ func file_penstock_v1_function_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_function_proto_rawDesc), len(file_penstock_v1_function_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -580,7 +580,10 @@ type ConnectResponse struct {
 	// new requests.
 	AcknowledgedSequence uint64 `protobuf:"varint,4,opt,name=acknowledged_sequence,json=acknowledgedSequence,proto3" json:"acknowledged_sequence,omitempty"`
 	// Functions whose lines are to be sent; absent from a message: as before.
-	Logs          *LogSubscription `protobuf:"bytes,5,opt,name=logs,proto3" json:"logs,omitempty"`
+	Logs *LogSubscription `protobuf:"bytes,5,opt,name=logs,proto3" json:"logs,omitempty"`
+	// Values of the functions' env_secrets; with functions, and left out with them. A
+	// runner gives them to the instances only: they are in no state, line or file.
+	Secrets       []*FunctionSecrets `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,6 +653,68 @@ func (x *ConnectResponse) GetLogs() *LogSubscription {
 	return nil
 }
 
+func (x *ConnectResponse) GetSecrets() []*FunctionSecrets {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// FunctionSecrets are the values of one function's env_secrets.
+type FunctionSecrets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in functions.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Values by variable.
+	Env           map[string]string `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FunctionSecrets) Reset() {
+	*x = FunctionSecrets{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionSecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionSecrets) ProtoMessage() {}
+
+func (x *FunctionSecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionSecrets.ProtoReflect.Descriptor instead.
+func (*FunctionSecrets) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FunctionSecrets) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *FunctionSecrets) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
 // LogSubscription is whose lines are to be sent.
 type LogSubscription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -661,7 +726,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +738,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +751,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{9}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LogSubscription) GetFunctions() []string {
@@ -736,13 +801,20 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tR\trequestId\x12\x19\n" +
 	"\btrace_id\x18\a \x01(\tR\atraceId\x12\x1a\n" +
-	"\bsequence\x18\b \x01(\x04R\bsequence\"\xfa\x01\n" +
+	"\bsequence\x18\b \x01(\x04R\bsequence\"\xb2\x02\n" +
 	"\x0fConnectResponse\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.penstock.v1.FunctionR\tfunctions\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12/\n" +
 	"\x13functions_unchanged\x18\x03 \x01(\bR\x12functionsUnchanged\x123\n" +
 	"\x15acknowledged_sequence\x18\x04 \x01(\x04R\x14acknowledgedSequence\x120\n" +
-	"\x04logs\x18\x05 \x01(\v2\x1c.penstock.v1.LogSubscriptionR\x04logs\"/\n" +
+	"\x04logs\x18\x05 \x01(\v2\x1c.penstock.v1.LogSubscriptionR\x04logs\x126\n" +
+	"\asecrets\x18\x06 \x03(\v2\x1c.penstock.v1.FunctionSecretsR\asecrets\"\xa3\x01\n" +
+	"\x0fFunctionSecrets\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12<\n" +
+	"\x03env\x18\x02 \x03(\v2%.penstock.v1.FunctionSecrets.EnvEntryB\x03\x80\x01\x01R\x03env\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"/\n" +
 	"\x0fLogSubscription\x12\x1c\n" +
 	"\tfunctions\x18\x01 \x03(\tR\tfunctions2\xb0\x01\n" +
 	"\rRunnerService\x12H\n" +
@@ -761,7 +833,7 @@ func file_penstock_v1_runner_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_runner_service_proto_rawDescData
 }
 
-var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*FetchPackageRequest)(nil),   // 0: penstock.v1.FetchPackageRequest
 	(*FetchPackageResponse)(nil),  // 1: penstock.v1.FetchPackageResponse
@@ -772,38 +844,42 @@ var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*RunnerLogs)(nil),            // 6: penstock.v1.RunnerLogs
 	(*LogLine)(nil),               // 7: penstock.v1.LogLine
 	(*ConnectResponse)(nil),       // 8: penstock.v1.ConnectResponse
-	(*LogSubscription)(nil),       // 9: penstock.v1.LogSubscription
-	nil,                           // 10: penstock.v1.RunnerState.ProblemsEntry
-	(*Instance)(nil),              // 11: penstock.v1.Instance
-	(*FunctionState)(nil),         // 12: penstock.v1.FunctionState
-	(*FunctionStats)(nil),         // 13: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),         // 14: penstock.v1.ScaleDecision
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Function)(nil),              // 16: penstock.v1.Function
+	(*FunctionSecrets)(nil),       // 9: penstock.v1.FunctionSecrets
+	(*LogSubscription)(nil),       // 10: penstock.v1.LogSubscription
+	nil,                           // 11: penstock.v1.RunnerState.ProblemsEntry
+	nil,                           // 12: penstock.v1.FunctionSecrets.EnvEntry
+	(*Instance)(nil),              // 13: penstock.v1.Instance
+	(*FunctionState)(nil),         // 14: penstock.v1.FunctionState
+	(*FunctionStats)(nil),         // 15: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),         // 16: penstock.v1.ScaleDecision
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Function)(nil),              // 18: penstock.v1.Function
 }
 var file_penstock_v1_runner_service_proto_depIdxs = []int32{
 	3,  // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
 	4,  // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
 	5,  // 2: penstock.v1.ConnectRequest.stats:type_name -> penstock.v1.RunnerStats
 	6,  // 3: penstock.v1.ConnectRequest.logs:type_name -> penstock.v1.RunnerLogs
-	11, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
-	10, // 5: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
-	12, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
-	13, // 7: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
-	14, // 8: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
+	13, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
+	11, // 5: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
+	14, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
+	15, // 7: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
+	16, // 8: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
 	7,  // 9: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
-	15, // 10: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	16, // 11: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
-	9,  // 12: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
-	2,  // 13: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
-	0,  // 14: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
-	8,  // 15: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
-	1,  // 16: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	17, // 10: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	18, // 11: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
+	10, // 12: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
+	9,  // 13: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
+	12, // 14: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
+	2,  // 15: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
+	0,  // 16: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
+	8,  // 17: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
+	1,  // 18: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_runner_service_proto_init() }
@@ -824,7 +900,7 @@ func file_penstock_v1_runner_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_runner_service_proto_rawDesc), len(file_penstock_v1_runner_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,8 +23,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Secret is key material. It is sealed before it reaches the store; private
-// parts are never returned by the API.
+// Secret is key material, or opaque values for functions. It is sealed before it
+// reaches the store; private parts are never returned by the API. Set exactly one
+// of jwks, certificate and data.
 type Secret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// projects/{project}/secrets/{secret}
@@ -38,6 +39,11 @@ type Secret struct {
 	//	*Secret_Jwks
 	//	*Secret_Certificate
 	Value isSecret_Value `protobuf_oneof:"value"`
+	// Opaque values by key, for env_secrets of functions: at most 32 KiB each and
+	// 512 KiB together, without NUL. Reads have the keys with "(hidden)" in place of
+	// each value; a write with "(hidden)" keeps the value that is stored under that
+	// key, and is refused where there is none.
+	Data map[string]string `protobuf:"bytes,5,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the system says of it.
 	Status        *Status `protobuf:"bytes,15,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -109,6 +115,13 @@ func (x *Secret) GetCertificate() *CertificateSecret {
 		if x, ok := x.Value.(*Secret_Certificate); ok {
 			return x.Certificate
 		}
+	}
+	return nil
+}
+
+func (x *Secret) GetData() map[string]string {
+	if x != nil {
+		return x.Data
 	}
 	return nil
 }
@@ -197,14 +210,19 @@ var File_penstock_v1_secret_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_secret_proto_rawDesc = "" +
 	"\n" +
-	"\x18penstock/v1/secret.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1apenstock/v1/metadata.proto\"\xdc\x02\n" +
+	"\x18penstock/v1/secret.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1apenstock/v1/metadata.proto\"\x92\x05\n" +
 	"\x06Secret\x12q\n" +
 	"\x04name\x18\x01 \x01(\tB]\xbaHZrX2V^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/secrets/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$R\x04name\x121\n" +
 	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x12%\n" +
 	"\x04jwks\x18\x03 \x01(\tB\x0f\xe2A\x01\x04\xbaH\br\x06\x10\x02\x18\x80\x80\x10H\x00R\x04jwks\x12B\n" +
-	"\vcertificate\x18\x04 \x01(\v2\x1e.penstock.v1.CertificateSecretH\x00R\vcertificate\x121\n" +
-	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06statusB\x0e\n" +
-	"\x05value\x12\x05\xbaH\x02\b\x01\"f\n" +
+	"\vcertificate\x18\x04 \x01(\v2\x1e.penstock.v1.CertificateSecretH\x00R\vcertificate\x12]\n" +
+	"\x04data\x18\x05 \x03(\v2\x1d.penstock.v1.Secret.DataEntryB*\xe2A\x01\x04\xbaH#\x9a\x01 \x10\x80\x01\"\x1br\x192\x17^[-._A-Za-z0-9]{1,128}$R\x04data\x121\n" +
+	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\x1a7\n" +
+	"\tDataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n" +
+	"\fsecret.value\x12*set exactly one of jwks, certificate, data\x1a_(has(this.jwks) ? 1 : 0) + (has(this.certificate) ? 1 : 0) + (size(this.data) > 0 ? 1 : 0) == 1B\a\n" +
+	"\x05value\"f\n" +
 	"\x11CertificateSecret\x12!\n" +
 	"\x05chain\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x10R\x05chain\x12.\n" +
 	"\vprivate_key\x18\x02 \x01(\tB\r\xe2A\x01\x04\xbaH\x06r\x04\x18\x80\x80\x04R\n" +
@@ -222,22 +240,24 @@ func file_penstock_v1_secret_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_secret_proto_rawDescData
 }
 
-var file_penstock_v1_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_penstock_v1_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_penstock_v1_secret_proto_goTypes = []any{
 	(*Secret)(nil),            // 0: penstock.v1.Secret
 	(*CertificateSecret)(nil), // 1: penstock.v1.CertificateSecret
-	(*Metadata)(nil),          // 2: penstock.v1.Metadata
-	(*Status)(nil),            // 3: penstock.v1.Status
+	nil,                       // 2: penstock.v1.Secret.DataEntry
+	(*Metadata)(nil),          // 3: penstock.v1.Metadata
+	(*Status)(nil),            // 4: penstock.v1.Status
 }
 var file_penstock_v1_secret_proto_depIdxs = []int32{
-	2, // 0: penstock.v1.Secret.metadata:type_name -> penstock.v1.Metadata
+	3, // 0: penstock.v1.Secret.metadata:type_name -> penstock.v1.Metadata
 	1, // 1: penstock.v1.Secret.certificate:type_name -> penstock.v1.CertificateSecret
-	3, // 2: penstock.v1.Secret.status:type_name -> penstock.v1.Status
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 2: penstock.v1.Secret.data:type_name -> penstock.v1.Secret.DataEntry
+	4, // 3: penstock.v1.Secret.status:type_name -> penstock.v1.Status
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_secret_proto_init() }
@@ -256,7 +276,7 @@ func file_penstock_v1_secret_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_secret_proto_rawDesc), len(file_penstock_v1_secret_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,63 +1,14 @@
 package strict
 
 import (
-	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/penstock-gateway/penstock/internal/suggest"
 )
 
-// Suggest makes the hint for a name that is none of some names: the nearest one,
-// or all when they are few.
-func Suggest(name string, names []string) string {
-	best, bestDistance := "", min(max(1, len([]rune(name))/3), 8)+1
-	for _, n := range names {
-		if d := distance(fold(name), fold(n)); d < bestDistance {
-			best, bestDistance = n, d
-		}
-	}
-	switch {
-	case best != "":
-		return fmt.Sprintf("did you mean %q?", best)
-	case len(names) > 0 && len(names) <= 24:
-		return "allowed: " + strings.Join(names, ", ")
-	}
-	return ""
-}
-
-// fold makes names equal that differ in case and separators only.
-func fold(s string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(s))
-}
-
-// distance is the number of letters to change, add, take away or swap with a
-// neighbour (optimal string alignment). Long inputs count as far away.
-func distance(a, b string) int {
-	x, y := []rune(a), []rune(b)
-	if len(x) > 64 || len(y) > 64 {
-		return 64
-	}
-	var before []int
-	last := make([]int, len(y)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := range x {
-		row := make([]int, len(y)+1)
-		row[0] = i + 1
-		for j := range y {
-			cost := 1
-			if x[i] == y[j] {
-				cost = 0
-			}
-			row[j+1] = min(last[j]+cost, last[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && x[i] == y[j-1] && x[i-1] == y[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-		before, last = last, row
-	}
-	return last[len(y)]
-}
+// Suggest is suggest.Name.
+func Suggest(name string, names []string) string { return suggest.Name(name, names) }
 
 // list renders choices for a message.
 func list(names []string) string {
