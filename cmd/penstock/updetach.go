@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // maxDetachLog bounds what an error shows of the log of a background start.
@@ -107,8 +109,8 @@ func tailOf(file string) string {
 func (f *upFlags) table() []upAddress {
 	t := []upAddress{
 		{"gateway", "http://" + loopback(f.gateway), ""},
-		{"configuration API", loopback(f.api), "gRPC; `penstock` commands use it"},
-		{"REST, health, metrics", "http://" + loopback(f.http), "/v1/…, /readyz, /livez, /metrics, /debug"},
+		{"configuration API", loopback(f.api), "gRPC, needs a credential; `penstock` commands use the socket in " + connect.Dir(f.dataDir)},
+		{"REST, health, metrics", "http://" + loopback(f.http), "/readyz and /livez; with a credential /v1/…, /metrics, /debug"},
 		{"xDS, runners", loopback(f.xds), "mutual TLS, certificates in " + filepath.Join(f.dataDir, "pki")},
 	}
 	for i := range f.limiters {
@@ -138,10 +140,6 @@ func (u *up) welcome() string {
 	if s.Functions != "" {
 		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)
 	}
-	server := ""
-	if u.f.api != "127.0.0.1:7400" {
-		server = " --server " + loopback(u.f.api)
-	}
 	jaeger := ""
 	if u.f.jaeger != "127.0.0.1:16686" {
 		jaeger = " --jaeger http://" + loopback(u.f.jaeger)
@@ -149,11 +147,11 @@ func (u *up) welcome() string {
 	fmt.Fprintf(&b, "\nWhat to try next:\n\n")
 	p := programName()
 	lines := [][2]string{
-		{p + " status" + server + u.dataDirFlag(), "what is served by whom, functions, processes"},
-		{p + " list routes" + server, "what the gateway routes"},
+		{p + " status" + u.dataDirFlag(), "what is served by whom, functions, processes"},
+		{p + " list routes" + u.dataDirFlag(), "what the gateway routes"},
 		{"curl -i http://" + loopback(u.f.gateway) + u.config.path(), "a request; its trace id is in the header x-trace-id"},
-		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + server, "which route answers, with which policies"},
-		{p + " apply -f FILE" + server, "change it; returns when the change is served"},
+		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + u.dataDirFlag(), "which route answers, with which policies"},
+		{p + " apply -f FILE" + u.dataDirFlag(), "change it; returns when the change is served"},
 		{p + " token --subject alice" + u.dataDirFlag(), "a token for routes that ask for one"},
 		{p + " trace ID" + jaeger, "the way of one request"},
 	}

@@ -167,13 +167,16 @@ func reapLeftovers(dataDir string) {
 
 // printProcesses shows the processes of the `up` of a data directory.
 func printProcesses(w io.Writer, dataDir string) {
+	if dataDir == "" {
+		return // a control plane elsewhere
+	}
 	s, err := readState(dataDir)
 	switch {
 	case err != nil:
 		fmt.Fprintf(w, "\nprocesses: %v\n", err)
 		return
 	case s == nil || !s.ID.Alive():
-		fmt.Fprintf(w, "\nprocesses: no `penstock up` runs on %s\n", dataDir)
+		fmt.Fprintf(w, "\nprocesses: no `penstock up` runs on %s; the control plane was started by itself\n", dataDir)
 		return
 	}
 	fmt.Fprintf(w, "\nprocesses of `penstock up` (pid %d, since %s), traces: Jaeger is %s\n", s.ID.PID, s.StartedAt.Local().Format(time.DateTime), s.Jaeger)
