@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/console"
 )
 
 // maxDetachLog bounds what an error shows of the log of a background start.
@@ -102,7 +104,23 @@ func tailOf(file string) string {
 		_, _ = f.Seek(max(0, end-maxDetachLog), io.SeekStart)
 	}
 	b, _ := io.ReadAll(f)
-	return strings.TrimSpace(string(b))
+	var out bytes.Buffer
+	w := console.New(&out, console.Text, false)
+	for line := range strings.Lines(string(b)) {
+		w.Line("", strings.TrimRight(line, "\n"))
+	}
+	return strings.TrimRight(out.String(), "\n")
+}
+
+// jaegerAddress is the name of Jaeger's address.
+const jaegerAddress = "traces (Jaeger)"
+
+// jaegerState is the state of Jaeger before it is started.
+func (f *upFlags) jaegerState() string {
+	if f.otlpTo != "" {
+		return "not run: traces go to " + f.otlpTo
+	}
+	return "off"
 }
 
 // table is what listens where.
@@ -116,8 +134,11 @@ func (f *upFlags) table() []upAddress {
 	for i := range f.limiters {
 		t = append(t, upAddress{"limiter", loopback(f.limiterAddress(i)), ""})
 	}
-	if !f.noJaeger {
-		t = append(t, upAddress{"traces (Jaeger)", "http://" + loopback(f.jaeger), ""}, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to Jaeger"})
+	if f.ownJaeger() {
+		t = append(t, upAddress{jaegerAddress, "http://" + loopback(f.jaeger), "the newest traces; Jaeger's query API is below /api"})
+	}
+	if f.traces() {
+		t = append(t, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to " + f.collector()})
 	}
 	return t
 }
@@ -127,16 +148,7 @@ func (u *up) welcome() string {
 	s := u.state.snapshot()
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nPenstock is up.\n\n")
-	for _, a := range s.Addresses {
-		note := a.Note
-		if a.Name == "traces (Jaeger)" && s.Jaeger != "running" {
-			note = "is being built; it joins when it is ready, and spans wait for it"
-			if s.Jaeger != "building" {
-				note = s.Jaeger
-			}
-		}
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-22s  %-24s  %s", a.Name, a.Address, note), " ") + "\n")
-	}
+	b.WriteString(s.addresses())
 	if s.Functions != "" {
 		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)
 	}
