@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func scratchDir(c Config) string { return filepath.Join(c.CacheDir, "run") }
 func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) {
 	i, r := f.GetIsolation(), f.GetResources()
 	p := sandbox.Policy{
-		Read: slices.DeleteFunc(read, func(s string) bool { return s == "" }), Write: i.GetWritable(), NoNetwork: i.GetNoNetwork(),
+		Read: slices.DeleteFunc(read, func(s string) bool { return s == "" }), Write: i.GetWritable(), TmpBytes: int64(r.GetTmpMib()) << 20,
 		MemoryBytes: int64(r.GetMemoryMib()) << 20, CPUMillis: int64(r.GetCpuMillis()), Pids: int64(r.GetPids()), FileBytes: int64(r.GetFileMib()) << 20,
 		Scratch: scratchDir(m.config),
 	}
@@ -39,7 +40,31 @@ func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) 
 	default:
 		return nil, fmt.Errorf("isolation.level %s is not one that this runner knows", i.GetLevel())
 	}
+	var err error
+	if p.Network, err = m.network(f); err != nil {
+		return nil, err
+	}
 	return machine().Plan(p)
+}
+
+// network is what a function reaches. What is refused is in its log.
+func (m *manager) network(f *pb.Function) (n sandbox.Network, err error) {
+	switch i := f.GetIsolation(); i.GetNetwork() {
+	case pb.NetworkAccess_NETWORK_ACCESS_UNSPECIFIED, pb.NetworkAccess_NETWORK_ACCESS_OUTBOUND:
+	case pb.NetworkAccess_NETWORK_ACCESS_NONE:
+		n.Mode = sandbox.NoNetwork
+	case pb.NetworkAccess_NETWORK_ACCESS_HOST:
+		n.Mode = sandbox.HostNetwork
+	default:
+		return n, fmt.Errorf("isolation.network %s is not one that this runner knows", i.GetNetwork())
+	}
+	if n.Allow, err = sandbox.ParseAllow(f.GetIsolation().GetNetworkAllow()); err != nil {
+		return n, fmt.Errorf("isolation.network_allow: %w", err)
+	}
+	n.Refused = func(to netip.AddrPort, why string) {
+		m.logs.say(f.GetName(), "", fmt.Sprintf("a connection to %s was refused: %s", to, why))
+	}
+	return n, nil
 }
 
 // interpreter is a program that runs functions, as it says itself: a name on PATH may

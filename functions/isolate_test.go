@@ -187,14 +187,15 @@ func TestIsolationProblems(t *testing.T) {
 	isolation := func(i *pb.Isolation) func(*pb.Function) { return func(f *pb.Function) { f.Isolation = i } }
 	dir := t.TempDir()
 	r.want(
-		python("offline", "app.echo", isolation(&pb.Isolation{NoNetwork: true})),
+		python("nowhere", "app.echo", isolation(&pb.Isolation{Level: pb.IsolationLevel_ISOLATION_LEVEL_NONE, Network: pb.NetworkAccess_NETWORK_ACCESS_NONE})),
+		python("service", "app.echo", isolation(&pb.Isolation{NetworkAllow: []string{"127.0.0.1:0", "db:1"}})),
 		python("relative", "app.echo", isolation(&pb.Isolation{Writable: []string{"data"}})),
 		python("absent", "app.echo", isolation(&pb.Isolation{Writable: []string{dir + "/absent"}})),
 		python("future", "app.echo", level(99)),
 		python("writes", "app.handler", source("attack"), writable(dir)),
 	)
 	for id, want := range map[string]string{
-		"offline": "isolation.no_network: this runner cannot", "relative": "is not absolute", "absent": "is no folder", "future": "not one that this runner knows",
+		"nowhere": "level NONE is a plain process", "service": `isolation.network_allow: "127.0.0.1:0" is not a valid address`, "relative": "is not absolute", "absent": "is no folder", "future": "not one that this runner knows",
 	} {
 		s := r.await("a problem of "+id, func(s *pb.RunnerState) bool { return s.GetProblems()[name(id)] != "" })
 		if got := s.GetProblems()[name(id)]; !strings.Contains(got, want) {
@@ -206,12 +207,12 @@ func TestIsolationProblems(t *testing.T) {
 	}
 }
 
-// TestForeignPoll: who is not of the instance gets no event of its Runtime API, and
-// does it no harm.
+// TestForeignPoll: where an instance has the machine's network, who is not of it gets
+// no event of its Runtime API, and does it no harm.
 func TestForeignPoll(t *testing.T) {
 	t.Parallel()
 	r := startRunner(t)
-	r.want(python("echo", "app.echo"))
+	r.want(python("echo", "app.echo", func(f *pb.Function) { f.Isolation = &pb.Isolation{Network: pb.NetworkAccess_NETWORK_ACCESS_HOST} }))
 	i := r.ready("echo", 1)[0]
 	if !slices.Contains(i.GetIsolation(), sandbox.MeansPIDs) {
 		t.Logf("processes are not told apart here: %v", i.GetIsolation())

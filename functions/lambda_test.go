@@ -277,7 +277,7 @@ func awaitPending(t *testing.T, pid int32) {
 		}
 	}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		b, err := os.ReadFile("/proc/net/tcp")
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/net/tcp") // of its own network
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,6 +62,7 @@ func ago(t *timestamppb.Timestamp) string {
 
 func newStatusCommand() *cobra.Command {
 	var cf clientFlags
+	var dataDir string
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the revision, who serves it, functions, problems, processes and addresses",
@@ -76,18 +77,19 @@ func newStatusCommand() *cobra.Command {
 			defer conn.Close()
 			resp, err := pb.NewProxyServiceClient(conn).GetStatus(ctx, &pb.GetStatusRequest{})
 			if err != nil {
-				printProcesses(w, cf.DataDir)
+				printProcesses(w, dataDir)
 				return err
 			}
 			if cf.output != "text" {
 				return printMessage(w, cf.output, resp)
 			}
 			printStatus(w, resp)
-			printProcesses(w, cf.DataDir)
+			printProcesses(w, dataDir)
 			return nil
 		},
 	}
 	cf.add(c)
+	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of penstock up, to show its processes")
 	return c
 }
 
@@ -330,8 +332,7 @@ func short(name string) string { return strings.TrimPrefix(name, "projects/defau
 
 func newDebugCommand() *cobra.Command {
 	c := &cobra.Command{Use: "debug", Short: "Look inside the control plane"}
-	var hf httpFlags
-	var stage, view string
+	var server, stage, view string
 	stages := []string{"model", "xds", "proxies", "instances"}
 	dump := &cobra.Command{
 		Use:   "dump --stage STAGE",
@@ -341,16 +342,25 @@ func newDebugCommand() *cobra.Command {
 			if !slices.Contains(stages, stage) {
 				return fmt.Errorf("--stage %q is none of %s", stage, strings.Join(stages, ", "))
 			}
-			resp, err := hf.call(cmd.Context(), http.MethodGet, "/debug/dump?"+url.Values{"stage": {stage}, "view": {view}}.Encode())
+			u := "http://" + server + "/debug/dump?" + url.Values{"stage": {stage}, "view": {view}}.Encode()
+			r, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, u, nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(r)
 			if err != nil {
 				return err
 			}
 			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+				return errors.New(strings.TrimSpace(string(b)))
+			}
 			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
 			return err
 		},
 	}
-	hf.add(dump)
+	dump.Flags().StringVar(&server, "http", "127.0.0.1:7480", "address of the control plane's HTTP server")
 	dump.Flags().StringVar(&stage, "stage", "model", strings.Join(stages, ", "))
 	dump.Flags().StringVar(&view, "view", "default/-", "for xds: project/gateway")
 	c.AddCommand(dump)

@@ -10,8 +10,6 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/penstock-gateway/penstock/telemetry"
 )
 
 // readyPoll is the pause between two looks at a child that is starting.
@@ -82,7 +80,12 @@ func firstLine(s string) string {
 	return line
 }
 
-// colorful reports whether colours make sense. https://no-color.org
-func colorful(w io.Writer) bool {
-	return telemetry.IsTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+// isTerminal tells whether colours make sense. https://no-color.org
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

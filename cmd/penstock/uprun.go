@@ -17,12 +17,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
-	"github.com/penstock-gateway/penstock/telemetry"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 )
 
@@ -41,8 +39,6 @@ type up struct {
 	f           upFlags
 	self        string // this program
 	out, errOut io.Writer
-	format      console.Format
-	console     *console.Writer // where lines of all processes go
 	log         *slog.Logger
 	state       *stateWriter
 	sup         *supervise.Supervisor
@@ -62,14 +58,7 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	}
 	logFile := filepath.Join(f.dataDir, "up.log")
 	u := &up{f: f, self: self, out: cmd.OutOrStdout(), errOut: boundLog(cmd.ErrOrStderr(), logFile, maxUpLog)}
-	if u.format, err = console.ParseFormat(f.logFormat); err != nil {
-		return err
-	}
-	if f.detach && u.format == console.Auto {
-		u.format = console.Text // this part of it is for who typed it, and no log
-	}
-	u.console = console.New(u.errOut, u.format, colorful(u.errOut))
-	u.log = u.console.Logger("up")
+	u.log = slog.New(slog.NewTextHandler(u.errOut, &slog.HandlerOptions{ReplaceAttr: dropTime})).With("part", "up")
 	// Files with errors are told before anything is started or installed.
 	if u.config, err = loadConfig(f.config); err != nil {
 		return err
@@ -98,8 +87,15 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	return u.run(ctx)
 }
 
+func dropTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
 func (u *up) tools() toolbox.Options {
-	return toolbox.Options{Dir: u.f.toolsDir, Progress: u.console.Progress("up")}
+	return toolbox.Options{Dir: u.f.toolsDir, Progress: u.errOut}
 }
 
 // install gets what the gateway cannot serve without.
@@ -123,10 +119,10 @@ func (u *up) run(ctx context.Context) (err error) {
 	}
 	u.state = &stateWriter{dataDir: u.f.dataDir, log: func(err error) { u.log.Warn(err.Error()) }}
 	u.state.update(func(s *upState) {
-		*s = upState{ID: me, Version: version(), StartedAt: time.Now(), Jaeger: u.f.jaegerState(), Addresses: u.f.table()}
+		*s = upState{ID: me, Version: version(), StartedAt: time.Now(), Jaeger: "off", Addresses: u.f.table()}
 	})
 	u.sup = supervise.New(supervise.Options{
-		Line: u.line, Logger: u.log, OnChange: u.state.processes,
+		Output: u.errOut, Color: isTerminal(u.errOut), Logger: u.log, OnChange: u.state.processes,
 	})
 	var background sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -136,10 +132,10 @@ func (u *up) run(ctx context.Context) (err error) {
 		background.Wait()
 		err = errors.Join(err, os.Remove(stateFile(u.f.dataDir)))
 		if err == nil {
-			u.tell("stopped: all processes are gone\n")
+			fmt.Fprintln(u.out, "stopped: all processes are gone")
 		}
 	}()
-	if u.f.ownJaeger() {
+	if !u.f.noJaeger {
 		background.Go(func() { u.startJaeger(ctx) })
 	}
 	if err := u.start(ctx); err != nil {
@@ -154,28 +150,10 @@ func (u *up) run(ctx context.Context) (err error) {
 		return nil
 	}
 	u.state.update(func(s *upState) { s.Ready, s.Functions = true, functions })
-	u.tell(u.welcome(), "addresses", u.f.table(), "functions", functions)
+	fmt.Fprint(u.out, u.welcome())
 	<-ctx.Done()
-	u.tell("stopping\n")
+	fmt.Fprintln(u.out, "stopping")
 	return nil
-}
-
-// line passes on what a process logs.
-func (u *up) line(process, line string) {
-	if process == "jaeger" && strings.Contains(line, jaegerMissesPage) {
-		return
-	}
-	u.console.Line(process, line)
-}
-
-// tell says something to who started `up`: text for a person; for a machine, a
-// record of its first line with attributes.
-func (u *up) tell(text string, attrs ...any) {
-	if u.format.For(u.out) == console.Text {
-		fmt.Fprint(u.out, text)
-		return
-	}
-	u.log.Info(firstLine(strings.TrimSpace(text)), attrs...)
 }
 
 // start brings up all that serves, in the order in which one needs the other.
@@ -243,14 +221,11 @@ func (u *up) renewCertificates(ctx context.Context) {
 
 // otlp is the flag that sends a child's traces to the relay.
 func (u *up) otlp() []string {
-	if !u.f.traces() {
+	if u.f.noJaeger {
 		return nil
 	}
 	return []string{"--otlp", loopback(u.f.otlp)}
 }
-
-// ownEnv has our own processes write records, which the console makes readable.
-var ownEnv = []string{telemetry.LogFormatEnv + "=json"}
 
 func (u *up) control() supervise.Process {
 	args := []string{
@@ -264,7 +239,7 @@ func (u *up) control() supervise.Process {
 		args = append(args, "--shadow-envoy="+u.envoy)
 	}
 	return supervise.Process{
-		Name: "control", Command: u.self, Args: append(args, u.otlp()...), Env: ownEnv,
+		Name: "control", Command: u.self, Args: append(args, u.otlp()...),
 		Ready: httpReady(nil, "http://"+u.f.http+"/readyz"),
 	}
 }
@@ -272,9 +247,9 @@ func (u *up) control() supervise.Process {
 // helpers are the relay, the limiters, the runner and what --run names.
 func (u *up) helpers() []supervise.Process {
 	var out []supervise.Process
-	if u.f.traces() {
+	if !u.f.noJaeger {
 		out = append(out, supervise.Process{
-			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", u.f.collector()}, Env: ownEnv,
+			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", loopback(u.f.jaegerOTLP)},
 			Ready: tcpReady(loopback(u.f.otlp)),
 		})
 	}
@@ -288,7 +263,7 @@ func (u *up) helpers() []supervise.Process {
 		if u.f.redisURL != "" {
 			args = append(args, "--redis-url", u.f.redisURL)
 		}
-		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: ownEnv, Ready: tcpReady(loopback(address))})
+		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Ready: tcpReady(loopback(address))})
 	}
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
@@ -296,7 +271,7 @@ func (u *up) helpers() []supervise.Process {
 		"--tools-dir", u.f.toolsDir,
 	}
 	out = append(out, supervise.Process{
-		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), Env: ownEnv, StopTimeout: 20 * time.Second,
+		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), StopTimeout: 20 * time.Second,
 	})
 	return append(out, u.f.beside...)
 }
@@ -368,24 +343,20 @@ func (u *up) startJaeger(ctx context.Context) {
 	set("building")
 	path, err := toolbox.Jaeger(ctx, u.tools())
 	if err == nil {
-		err = writeJaegerPage(jaegerPageDir(u.f.dataDir))
-	}
-	if err == nil {
-		err = u.sup.Start(ctx, jaegerProcess(path, jaegerPageDir(u.f.dataDir), u.f.jaeger, u.f.jaegerOTLP))
+		err = u.sup.Start(ctx, jaegerProcess(path, u.f.jaeger, u.f.jaegerOTLP))
 	}
 	switch {
 	case err == nil:
 		set("running")
-		u.log.Info("Jaeger has joined: the newest traces are at http://" + loopback(u.f.jaeger))
+		u.log.Info("Jaeger has joined: traces are at http://" + loopback(u.f.jaeger))
 	case ctx.Err() == nil:
 		set("failed: " + err.Error())
 		u.log.Error("there will be no traces, all else works", "error", err)
 	}
 }
 
-func jaegerProcess(path, page, query, otlp string) supervise.Process {
+func jaegerProcess(path, query, otlp string) supervise.Process {
 	args := []string{
-		"--query.static-files=" + page,
 		"--query.http-server.host-port=" + query, "--collector.otlp.grpc.host-port=" + otlp,
 		"--memory.max-traces=20000", "--log-level=warn",
 	}

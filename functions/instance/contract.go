@@ -62,10 +62,23 @@ type Host struct {
 	// request; what it has printed so far is read first. For processes that handle
 	// one request at a time.
 	OutputOf func(requestID string)
+	// Network is where the process listens and is listened to.
+	Network Network
 	// Owns tells whether a connection comes from the process or what it started, as
 	// far as its sandbox tells processes apart; it waits until there is a process.
-	// nil: all do.
+	// nil: all do, since nothing else reaches the listener of Network.
 	Owns func(net.Conn) bool
+}
+
+// Network is that of one process: its own, or the machine's.
+type Network interface {
+	// Private tells whether it is its own, so that its addresses and ports are not
+	// those of the machine, and PORT may be any.
+	Private() bool
+	// Listen returns the listener of the Runtime API, once, on 127.0.0.1.
+	Listen() (net.Listener, error)
+	// Dial connects to a port on 127.0.0.1.
+	Dial(ctx context.Context, port int) (net.Conn, error)
 }
 
 // Command is a program with its arguments and the contract's own variables, which

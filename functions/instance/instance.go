@@ -161,11 +161,17 @@ func Start(o Options) (*Instance, error) {
 	i.out = newOutput(o.Logger, i.metrics)
 	i.out.sink, i.out.trace = i.line, i.traceOf
 	i.uploads.count = maxUploads
-	var err error
-	i.contract, err = o.Contract(Host{
-		Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of, Owns: i.owns,
-	})
+	place, err := reserve(o.Sandbox, o.ID)
 	if err != nil {
+		i.metrics.failed()
+		return nil, err
+	}
+	host := Host{Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of, Network: place}
+	if !place.Private() {
+		host.Owns = i.owns
+	}
+	if i.contract, err = o.Contract(host); err != nil {
+		place.close()
 		return nil, err
 	}
 	each := int64(aheadBytes)
@@ -174,7 +180,7 @@ func Start(o Options) (*Instance, error) {
 	}
 	// Room for all that may be served and wait, and for as many to come.
 	i.uploads.most = max(64<<20, int64(o.Concurrency+2*o.Queue)*each)
-	if err := i.spawn(); err != nil {
+	if err := i.spawn(place); err != nil {
 		i.contract.Exited()
 		i.contract.Close()
 		i.metrics.failed()
@@ -190,22 +196,24 @@ func (i *Instance) owns(c net.Conn) bool {
 	return i.proc != nil && i.proc.started.Owns(c)
 }
 
-func (i *Instance) spawn() error {
+func (i *Instance) spawn(place *place) error {
 	defer close(i.spawned)
 	stdout, err := i.out.pipe("stdout")
 	if err != nil {
+		place.close()
 		return err
 	}
 	defer stdout.Close()
 	stderr, err := i.out.pipe("stderr")
 	if err != nil {
+		place.close()
 		i.out.close(0)
 		return err
 	}
 	defer stderr.Close()
 	c := i.contract.Command()
 	env, own := environment(i.o.ID, i.o.Env, c.Env)
-	i.proc, err = startProcess(i.o.Sandbox, sandbox.Command{
+	i.proc, err = place.startProcess(sandbox.Command{
 		ID: i.o.ID, Args: c.Args, Dir: i.o.Dir, Env: env, Own: own, Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {

@@ -29,31 +29,60 @@ type process struct {
 	reaped bool
 }
 
-func startProcess(plan *sandbox.Plan, c sandbox.Command) (*process, error) {
+// place is where the process of an instance is to run.
+type place struct {
+	*sandbox.Place
+	id  string
+	pid int
+}
+
+// reserve makes a place for the process of an instance.
+func reserve(plan *sandbox.Plan, id string) (*place, error) {
 	if plan == nil {
 		plan = sandbox.Plain()
 	}
-	pid := 0
-	started, err := plan.Start(c, func(cmd *exec.Cmd) error {
-		return startFamily(c.ID, func() (int, error) {
+	p := &place{id: id}
+	var err error
+	p.Place, err = plan.Reserve(func(cmd *exec.Cmd) error {
+		return startFamily(id, func() (int, error) {
 			if cmd.Process == nil {
 				if err := launch.Start(cmd); err != nil {
 					return 0, err
 				}
 			}
-			pid = cmd.Process.Pid
-			return pid, nil
+			p.pid = cmd.Process.Pid
+			return p.pid, nil
 		})
 	})
 	if err != nil {
-		if pid != 0 {
-			endFamily(c.ID, pid)
-		}
+		p.forget()
+		return nil, fmt.Errorf("make a place for the process: %w", err)
+	}
+	return p, nil
+}
+
+// forget ends what was started for it.
+func (p *place) forget() {
+	if p.pid != 0 {
+		endFamily(p.id, p.pid)
+	}
+}
+
+// close gives back a place that was not used.
+func (p *place) close() {
+	p.Place.Close()
+	p.forget()
+}
+
+func (p *place) startProcess(c sandbox.Command) (*process, error) {
+	started, err := p.Start(c)
+	if err != nil {
+		p.forget()
 		return nil, fmt.Errorf("start %q in %s: %w", c.Args[0], c.Dir, err)
 	}
-	p := &process{id: c.ID, started: started, done: make(chan struct{})}
-	go p.wait()
-	return p, nil
+	out := &process{id: c.ID, started: started, done: make(chan struct{})}
+	go out.wait()
+	return out, nil
 }
 
 func (p *process) pid() int { return p.started.Cmd.Process.Pid }

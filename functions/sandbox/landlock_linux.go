@@ -50,7 +50,7 @@ func handled(abi int) uint64 {
 
 // landlock restricts this thread to some paths and, with version 6, to its own for
 // signals and abstract Unix sockets.
-func landlock(abi int, paths []path, ownRoot bool) error {
+func landlock(abi int, paths []path) error {
 	all := handled(abi)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: all}
 	size := unsafe.Sizeof(attr.Handled_access_fs) // older kernels refuse what they do not know
@@ -63,17 +63,6 @@ func landlock(abi int, paths []path, ownRoot bool) error {
 		return fmt.Errorf("create rules: %w", errno)
 	}
 	defer unix.Close(int(ruleset))
-	for _, d := range devices {
-		paths = append(paths, path{Path: d, Write: true})
-	}
-	paths = append(paths, path{Path: "/proc"})
-	if ownRoot {
-		// All that there is may be listed: nothing is there that is not to be seen.
-		if err := allow(int(ruleset), "/", unix.LANDLOCK_ACCESS_FS_READ_DIR); err != nil {
-			return err
-		}
-		paths = append(paths, path{Path: "/dev/shm", Write: true})
-	}
 	for _, p := range paths {
 		access := uint64(accessRead)
 		if p.Write {

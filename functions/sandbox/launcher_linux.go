@@ -1,9 +1,10 @@
 package sandbox
 
 import (
-	"encoding/gob"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -13,37 +14,14 @@ import (
 )
 
 // launcherName is argv[0] of a process that sets up a sandbox and then runs the
-// program of a function in it. argv[1] is the instance's id, for the list of
-// processes.
+// program of a function in it. argv[1] is for the list of processes.
 const launcherName = "penstock-instance"
 
 // File descriptors of the launcher: what to do, and what came of it.
 const (
-	specFD   = 3
-	statusFD = 4
+	controlFD = 3
+	statusFD  = 4
 )
-
-// spec is what the launcher is to do.
-type spec struct {
-	Program string
-	Args    []string
-	Env     []string
-	Dir     string
-	// Groups are cgroup.procs files to enter.
-	Groups []string
-	// File bounds the size of a file, in bytes.
-	File uint64
-	// Init means that it is the first process of a pid namespace, and stays.
-	Init bool
-	// Root is an empty folder for the root of its own; "": none.
-	Root string
-	// Paths are what it may see, Landlock the version of Landlock's interface (0:
-	// none).
-	Paths    []path
-	Landlock int
-	// Restrict takes capabilities and, with Seccomp, system calls away.
-	Restrict, Seccomp bool
-}
 
 // A launcher never comes to main: package initialization runs on the first thread
 // and, for a package that imports little, before that of nearly all others.
@@ -56,30 +34,16 @@ func init() {
 // runLauncher does not return.
 func runLauncher() {
 	runtime.LockOSThread() // restrictions are of the thread until it is executed
-	unix.CloseOnExec(specFD)
-	unix.CloseOnExec(statusFD)
-	// An init stays, in reach of what runs under it, and the restrictions are of this
-	// thread alone: the others of its Go runtime keep all that a runner may do. So its
-	// memory and files must be nobody's to open, whoever asks (ptrace(2), "Ptrace
-	// access mode checking"); the next program begins anew.
-	dumpable := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	// Also those that whoever started the runner left open for it.
+	if unix.CloseRange(controlFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) != nil { // Linux 5.11
+		unix.CloseOnExec(controlFD)
+		unix.CloseOnExec(statusFD)
+	}
 	status := os.NewFile(statusFD, "status")
-	var s spec
-	err := receive(&s)
-	if err == nil {
-		err = dumpable
-	}
-	if err == nil {
-		err = s.enter()
-	}
-	if err == nil && !s.Init {
-		err = os.NewSyscallError("execve", syscall.Exec(s.Program, s.Args, s.Env))
-	}
-	pid := 0
-	if err == nil {
-		// It must not die of what is for its child; to ignore would be inherited.
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-		pid, err = syscall.ForkExec(s.Program, s.Args, &syscall.ProcAttr{Env: s.Env, Files: []uintptr{0, 1, 2}})
+	l := &launching{}
+	pid, err := l.run()
+	if errors.Is(err, io.EOF) {
+		os.Exit(0) // nobody has use for this launcher any more
 	}
 	if err != nil {
 		errno, _ := errors.AsType[syscall.Errno](err)
@@ -91,34 +55,112 @@ func runLauncher() {
 	for fd := range 3 {
 		unix.Close(fd)
 	}
+	if l.Private {
+		go supply(controlFD)
+	}
 	reap(pid, status)
 }
 
-// receive waits for what is to be done, which may be long, and takes the output of
-// the program from what comes with it.
-func receive(s *spec) error {
-	in := os.NewFile(specFD, "spec")
-	defer in.Close()
-	first, control := make([]byte, 1), make([]byte, unix.CmsgSpace(2*4))
-	_, n, _, _, err := unix.Recvmsg(specFD, first, control, unix.MSG_CMSG_CLOEXEC)
+// launching is the state of a launcher.
+type launching struct {
+	ahead
+	root *rootBuilder
+}
+
+// run sets up the sandbox and starts the program; without a pid namespace it is the
+// program then.
+func (l *launching) run() (pid int, err error) {
+	// An init stays, in reach of what runs under it, and the restrictions are of this
+	// thread alone: the others of its Go runtime keep all that a runner may do. So its
+	// memory and files must be nobody's to open, whoever asks (ptrace(2), "Ptrace
+	// access mode checking"); the next program begins anew.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return 0, os.NewSyscallError("prctl", err)
+	}
+	if err := l.prepare(); err != nil {
+		return 0, err
+	}
+	s, err := receiveSpec()
 	if err != nil {
-		return os.NewSyscallError("recvmsg", err)
+		return 0, err
 	}
-	messages, err := unix.ParseSocketControlMessage(control[:n])
-	if err != nil || len(messages) != 1 {
-		os.Exit(0) // nobody has use for this launcher any more
+	if err := l.enter(s); err != nil {
+		return 0, err
 	}
-	output, err := unix.ParseUnixRights(&messages[0])
+	if !l.Own {
+		return 0, os.NewSyscallError("execve", syscall.Exec(s.Program, s.Args, s.Env))
+	}
+	// It must not die of what is for its child; to ignore would be inherited.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	return syscall.ForkExec(s.Program, s.Args, &syscall.ProcAttr{Env: s.Env, Files: []uintptr{0, 1, 2}})
+}
+
+// prepare does what can be done before the program is known, and says so.
+func (l *launching) prepare() error {
+	kind, body, _, err := receiveFrame(controlFD)
 	if err != nil {
 		return err
 	}
+	if kind != frameAhead {
+		return fmt.Errorf("message %q before the first", kind)
+	}
+	if err := l.unpack(body); err != nil {
+		return err
+	}
+	var fds []int
+	if l.Private {
+		if err := l.Net.setUp(); err != nil {
+			return fmt.Errorf("a network of its own: %w", err)
+		}
+		if fds, err = l.Net.sockets(); err != nil {
+			return fmt.Errorf("sockets in a network of its own: %w", err)
+		}
+	}
+	if l.Own {
+		if l.root, err = beginRoot(l.System); err != nil {
+			return fmt.Errorf("a root of its own: %w", err)
+		}
+	}
+	if l.Restrict {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("no new privileges: %w", err)
+		}
+		if err := dropBounding(); err != nil {
+			return fmt.Errorf("capabilities: %w", err)
+		}
+	}
+	if err := sendFrame(controlFD, frameReady, nil, fds...); err != nil && !errors.Is(err, unix.EPIPE) {
+		return err
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return nil
+}
+
+// receiveSpec waits for what is to be done, which may be long, and takes the output of
+// the program from what comes with it. Sockets may be asked for before.
+func receiveSpec() (*spec, error) {
+	kind, body, output, err := receiveFrame(controlFD)
+	for err == nil && kind != frameSpec {
+		if err = supplyOne(controlFD, kind, body); err == nil {
+			kind, body, output, err = receiveFrame(controlFD)
+		}
+	}
+	if errors.Is(err, unix.ECONNRESET) { // closed, with frameReady unread
+		err = io.EOF
+	}
+	if err != nil {
+		return nil, err
+	}
 	for i, fd := range output {
 		if err := unix.Dup2(fd, 1+i); err != nil {
-			return os.NewSyscallError("dup2", err)
+			return nil, os.NewSyscallError("dup2", err)
 		}
 		unix.Close(fd)
 	}
-	return gob.NewDecoder(in).Decode(s) // strings of a system need not be UTF-8
+	s := &spec{}
+	return s, s.unpack(body)
 }
 
 // reap is the life of the first process of a pid namespace: it takes the ends of all
@@ -143,7 +185,7 @@ func reap(pid int, status *os.File) {
 
 // enter puts this thread into the sandbox, from the outside in: later steps could not
 // do what earlier ones do.
-func (s *spec) enter() error {
+func (l *launching) enter(s *spec) error {
 	for _, g := range s.Groups {
 		if err := os.WriteFile(g, []byte("0"), 0); err != nil {
 			return fmt.Errorf("enter the control group: %w", err)
@@ -155,8 +197,8 @@ func (s *spec) enter() error {
 			return fmt.Errorf("resource limits: %w", err)
 		}
 	}
-	if s.Root != "" {
-		if err := newRoot(s.Root, s.Paths); err != nil {
+	if l.root != nil {
+		if err := l.root.complete(s); err != nil {
 			return fmt.Errorf("a root of its own: %w", err)
 		}
 	}
@@ -166,11 +208,8 @@ func (s *spec) enter() error {
 	if !s.Restrict {
 		return nil
 	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no new privileges: %w", err)
-	}
 	if s.Landlock > 0 {
-		if err := landlock(s.Landlock, s.Paths, s.Root != ""); err != nil {
+		if err := landlock(s.Landlock, l.visible(s)); err != nil {
 			return fmt.Errorf("landlock: %w", err)
 		}
 	}
@@ -183,6 +222,23 @@ func (s *spec) enter() error {
 		}
 	}
 	return nil
+}
+
+// visible is what Landlock lets the program see. In a root of its own that is all that
+// there is: what is not to be seen is not below that root, so Landlock holds also for
+// who gets out of it.
+func (l *launching) visible(s *spec) []path {
+	out := append([]path{{Path: "/proc"}}, devicePaths()...)
+	if l.root == nil {
+		return append(append(out, l.System...), s.Paths...)
+	}
+	out = append(out, path{Path: "/"}, path{Path: "/dev/shm", Write: true}, path{Path: "/tmp", Write: true})
+	for _, p := range s.Paths {
+		if p.Write {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // limits are the resource limits: no core files, no endless file.
@@ -199,9 +255,8 @@ func setLimit(pid, resource int, most uint64) error {
 	return unix.Prlimit(pid, resource, &unix.Rlimit{Cur: min(most, old.Max), Max: min(most, old.Max)}, nil)
 }
 
-// dropCapabilities takes all capabilities away, also from programs of root that it
-// executes.
-func dropCapabilities() error {
+// dropBounding keeps programs of root that are executed from getting capabilities.
+func dropBounding() error {
 	for c := range 64 {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
@@ -214,6 +269,11 @@ func dropCapabilities() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// dropCapabilities takes all capabilities away.
+func dropCapabilities() error {
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData

@@ -18,16 +18,20 @@ type Machine struct {
 	namespaces bool
 	// user means that namespaces need a user namespace: this process has not the
 	// right to make them.
-	user   bool
-	groups *groups
-	ready  *ready
+	user bool
+	// private means that a network of its own can be had, outbound that connections
+	// can be led out of it.
+	private, outbound bool
+	groups            *groups
+	ready             *ready
+	nets              *machineNet
 	// means and missing are for the status.
 	means, missing []string
 }
 
 // Probe finds out what this machine offers, by trying it once.
 func Probe() *Machine {
-	m := &Machine{groups: findGroups(), ready: &ready{}, means: []string{MeansNoCaps}}
+	m := &Machine{groups: findGroups(), ready: &ready{}, nets: &machineNet{}, means: []string{MeansNoCaps}}
 	if abi, err := landlockABI(); err != nil {
 		m.missing = append(m.missing, MeansLandlock+": "+err.Error())
 	} else {
@@ -41,32 +45,44 @@ func Probe() *Machine {
 		m.means = append(m.means, MeansSeccomp)
 	}
 	m.user = os.Geteuid() != 0
-	m.namespaces = true
-	if err := m.try(); err != nil {
-		m.namespaces = false
-		m.missing = append(m.missing, fmt.Sprintf("%s, %s: %v", MeansPIDs, MeansRoot, err))
-	} else {
-		m.means = append(m.means, MeansPIDs, MeansRoot, MeansIPC, MeansUTS)
-	}
+	m.probeNamespaces()
 	return m
 }
 
-// try starts a program in all namespaces.
+// probeNamespaces tries all namespaces, and then with fewer means of the network.
+func (m *Machine) probeNamespaces() {
+	m.namespaces, m.private, m.outbound = true, true, true
+	withOutbound := m.try()
+	if withOutbound == nil {
+		m.means = append(m.means, MeansPIDs, MeansRoot, MeansReadOnly, MeansTmpLimit, MeansIPC, MeansUTS, MeansNetwork, MeansOutbound)
+		return
+	}
+	m.outbound = false
+	withNetwork := m.try()
+	if withNetwork == nil {
+		m.means = append(m.means, MeansPIDs, MeansRoot, MeansReadOnly, MeansTmpLimit, MeansIPC, MeansUTS, MeansNetwork)
+		m.missing = append(m.missing, fmt.Sprintf("%s: %v", MeansOutbound, withOutbound))
+		return
+	}
+	m.private = false
+	m.missing = append(m.missing, fmt.Sprintf("%s, %s: %v", MeansNetwork, MeansOutbound, withNetwork))
+	if err := m.try(); err != nil {
+		m.namespaces = false
+		m.missing = append(m.missing, fmt.Sprintf("%s, %s, %s, %s: %v", MeansPIDs, MeansRoot, MeansReadOnly, MeansTmpLimit, err))
+		return
+	}
+	m.means = append(m.means, MeansPIDs, MeansRoot, MeansReadOnly, MeansTmpLimit, MeansIPC, MeansUTS)
+}
+
+// try starts a program in the namespaces that there are believed to be.
 func (m *Machine) try() error {
 	program, err := exec.LookPath("true")
 	if err != nil {
 		return fmt.Errorf("try it: %w", err)
 	}
-	scratch, err := os.MkdirTemp("", "penstock-probe-")
+	p, err := m.Plan(Policy{})
 	if err != nil {
 		return err
-	}
-	defer os.RemoveAll(scratch)
-	p := &Plan{machine: m, policy: Policy{Scratch: scratch}}
-	for _, s := range systemPaths() {
-		if _, err := os.Stat(s); err == nil {
-			p.paths = append(p.paths, path{Path: s})
-		}
 	}
 	started, err := p.Start(Command{ID: "probe", Args: []string{program}, Dir: filepath.Dir(program)}, (*exec.Cmd).Start)
 	if err != nil {
@@ -82,7 +98,7 @@ func (m *Machine) try() error {
 
 // lacks is what SANDBOX needs and this machine has not.
 func (m *Machine) lacks() []string {
-	if m.landlock > 0 && m.seccomp && m.namespaces {
+	if m.landlock > 0 && m.seccomp && m.namespaces && m.private {
 		return nil
 	}
 	return m.missing
@@ -106,13 +122,16 @@ func (p *Plan) limits() {
 }
 
 // unshare has a process start in namespaces of its own.
-func (m *Machine) unshare(a *syscall.SysProcAttr) {
+func (m *Machine) unshare(a *syscall.SysProcAttr, k kind) {
 	a.Cloneflags |= unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if k.private {
+		a.Cloneflags |= unix.CLONE_NEWNET
+	}
 	if m.user {
 		a.Cloneflags |= unix.CLONE_NEWUSER
 		// Kept over the launcher's exec, which takes them from all but root; the
 		// launcher drops them.
-		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE}
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}

@@ -14,8 +14,8 @@ import (
 
 // Owns tells whether the other end of a connection between two addresses of this
 // machine (IPv4) is a socket of this sandbox, and not of another program that found
-// the port. The network is one for all, so nothing but the owner of the socket tells
-// them apart. Processes without a view of their own are not told apart: it is true.
+// the port. Where the sandbox has no network of its own nothing but the owner of the
+// socket tells them apart. Processes without a view of their own are not told apart: it is true.
 func (p *Process) Owns(c net.Conn) bool {
 	if p.plan.policy.Level == None || !p.plan.machine.namespaces {
 		return true

@@ -1,13 +1,15 @@
 package sandbox
 
 import (
-	"bytes"
-	"encoding/gob"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,48 +18,94 @@ import (
 // one thread. That of the function is in what it is told.
 var launcherEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"}
 
+// refillAfter is how long after a start the pool is filled again: a new launcher at
+// once would compete with the program that starts.
+const refillAfter = 15 * time.Millisecond
+
+// kind is what a launcher sets up while it waits.
+type kind struct{ own, private, restrict bool }
+
+// pooled is the kind that is kept ready.
+func (m *Machine) pooled() kind { return kind{own: true, private: m.private, restrict: true} }
+
 // launcher is a process that waits to be told what to run.
 type launcher struct {
-	cmd *exec.Cmd
-	// spec is where it is told, status where it answers.
-	spec, status *os.File
+	cmd  *exec.Cmd
+	kind kind
+	// control is where it is told, status where it answers.
+	control, status *os.File
+	// sockets are those of its own network; nil: it has none.
+	sockets *sockets
+	// network is the version of the machine's network for which its own was made.
+	network uint64
 }
 
-// startLauncher starts one.
-func (m *Machine) startLauncher(init bool, start func(*exec.Cmd) error) (*launcher, error) {
+// startLauncher starts one and waits until it is ready.
+func (m *Machine) startLauncher(k kind, start func(*exec.Cmd) error) (*launcher, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "spec"), os.NewFile(uintptr(pair[1]), "spec")
-	defer theirs.Close()
+	ours, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control")
 	statusR, statusW, err := os.Pipe()
 	if err != nil {
 		ours.Close()
+		theirs.Close()
 		return nil, err
 	}
-	defer statusW.Close()
 	// This very program, also when its file is gone or another by now.
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{launcherName, "waits"}, Env: launcherEnv, ExtraFiles: []*os.File{theirs, statusW}}
 	cmd.SysProcAttr = session()
-	if init {
-		m.unshare(cmd.SysProcAttr)
+	if k.own {
+		m.unshare(cmd.SysProcAttr, k)
 	}
-	if err := start(cmd); err != nil {
+	a := ahead{Own: k.own, Private: k.private, Restrict: k.restrict}
+	if k.own || k.restrict {
+		a.System = existing(systemPaths())
+	}
+	l := &launcher{cmd: cmd, kind: k, control: ours, status: statusR}
+	if k.private {
+		l.network, a.Net = m.nets.current()
+		a.Net.Outbound = a.Net.Outbound && m.outbound
+	}
+	err = start(cmd)
+	theirs.Close() // so that the end of the launcher is seen
+	statusW.Close()
+	if err != nil {
 		ours.Close()
 		statusR.Close()
 		return nil, err
 	}
-	return &launcher{cmd: cmd, spec: ours, status: statusR}, nil
+	if err := l.ready(&a); err != nil {
+		l.end()
+		statusR.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ready tells a new launcher what to set up and waits for that.
+func (l *launcher) ready(a *ahead) error {
+	fd := int(l.control.Fd())
+	if err := sendFrame(fd, frameAhead, a.pack()); err != nil {
+		return err
+	}
+	got, _, files, err := receiveFrame(fd)
+	if err == nil && got == frameReady {
+		if l.kind.private {
+			l.sockets = newSockets(l.control, files)
+		}
+		return nil
+	}
+	said, _ := io.ReadAll(l.status)
+	if line := string(said); strings.HasPrefix(line, "error ") {
+		return launchErrorOf(line)
+	}
+	return fmt.Errorf("the process that sets up the sandbox ended early: %w", err)
 }
 
 // tell says what to run, and where its output goes.
 func (l *launcher) tell(c Command, s *spec) error {
-	defer l.spec.Close()
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(s); err != nil {
-		return err
-	}
 	var output []int
 	for _, f := range []*os.File{c.Stdout, c.Stderr} {
 		if f == nil {
@@ -70,16 +118,22 @@ func (l *launcher) tell(c Command, s *spec) error {
 		}
 		output = append(output, int(f.Fd()))
 	}
-	if err := unix.Sendmsg(int(l.spec.Fd()), []byte{0}, unix.UnixRights(output...), nil, 0); err != nil {
-		return os.NewSyscallError("sendmsg", err)
+	if l.sockets == nil {
+		defer l.control.Close()
+		return sendFrame(int(l.control.Fd()), frameSpec, s.pack(), output...)
 	}
-	_, err := l.spec.Write(b.Bytes())
-	return err
+	l.sockets.mu.Lock()
+	defer l.sockets.mu.Unlock()
+	return sendFrame(int(l.control.Fd()), frameSpec, s.pack(), output...)
 }
 
 // end ends one that came to nothing.
 func (l *launcher) end() {
-	l.spec.Close()
+	if l.sockets != nil {
+		l.sockets.close()
+	} else {
+		l.control.Close()
+	}
 	_ = l.cmd.Process.Kill()
 	_ = l.cmd.Wait()
 }
@@ -92,6 +146,7 @@ type pool struct {
 	mu     sync.Mutex
 	ready  []*launcher
 	coming int
+	refill *time.Timer
 	closed bool
 	filled sync.WaitGroup
 }
@@ -116,6 +171,7 @@ func (m *Machine) KeepReady(most int, start func(*exec.Cmd) error) (end func()) 
 	defer r.mu.Unlock()
 	if r.keepers++; r.keepers == 1 {
 		p := &pool{start: start, most: most}
+		p.refill = time.AfterFunc(refillAfter, func() { p.fill(m) })
 		r.pool.Store(p)
 		p.fill(m)
 	}
@@ -132,12 +188,20 @@ func (m *Machine) KeepReady(most int, start func(*exec.Cmd) error) (end func()) 
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
+	p.refill.Stop()
 	p.mu.Unlock()
 	p.filled.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, l := range p.ready {
-		l.end()
-		l.status.Close()
+		l.discard()
 	}
+}
+
+// discard ends a launcher that nobody has.
+func (l *launcher) discard() {
+	l.end()
+	l.status.Close()
 }
 
 // fill starts what is missing, beside all else.
@@ -147,7 +211,7 @@ func (p *pool) fill(m *Machine) {
 	for !p.closed && len(p.ready)+p.coming < p.most {
 		p.coming++
 		p.filled.Go(func() {
-			l, err := m.startLauncher(true, p.start)
+			l, err := m.startLauncher(m.pooled(), p.start)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.coming--
@@ -158,29 +222,37 @@ func (p *pool) fill(m *Machine) {
 	}
 }
 
+// take returns one that is ready; nil: none is.
+func (p *pool) take() *launcher {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.ready) == 0 {
+		return nil
+	}
+	l := p.ready[0]
+	p.ready = p.ready[1:]
+	return l
+}
+
 // launcher is one that is ready, or a new one. start is called for it with its
 // process running already in the first case.
-func (m *Machine) launcher(init bool, start func(*exec.Cmd) error) (*launcher, error) {
-	if p := m.ready.pool.Load(); p != nil && init {
-		p.mu.Lock()
-		var l *launcher
-		if n := len(p.ready); n > 0 && !p.closed {
-			l, p.ready = p.ready[0], p.ready[1:]
-		}
-		p.mu.Unlock()
-		p.fill(m)
-		if l != nil {
-			if !l.alive() {
-				l.end()
-				l.status.Close()
-			} else if err := start(l.cmd); err != nil {
-				return nil, errors.Join(err, os.NewSyscallError("close", l.status.Close()))
-			} else {
-				return l, nil
-			}
-		}
+func (m *Machine) launcher(k kind, start func(*exec.Cmd) error) (*launcher, error) {
+	p := m.ready.pool.Load()
+	if p == nil || k != m.pooled() {
+		return m.startLauncher(k, start)
 	}
-	return m.startLauncher(init, start)
+	defer p.refill.Reset(refillAfter)
+	for l := p.take(); l != nil; l = p.take() {
+		if !l.alive() || l.kind.private && l.network != m.nets.version() {
+			l.discard()
+			continue
+		}
+		if err := start(l.cmd); err != nil {
+			return nil, errors.Join(err, os.NewSyscallError("close", l.status.Close()))
+		}
+		return l, nil
+	}
+	return m.startLauncher(k, start)
 }
 
 // alive tells whether a launcher has not ended while it waited.

@@ -19,30 +19,67 @@ const maxLinks = 40
 // devices are what programs expect in /dev.
 var devices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
-// newRoot makes a root that holds only some paths, at their places, and makes it the
-// root of this process, which is in a mount namespace and a pid namespace of its own.
-func newRoot(dir string, paths []path) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
-		return fmt.Errorf("mount: %w", err)
-	}
-	r := &rootBuilder{dir: dir}
+// rootAt is where the new root is mounted before it becomes the root: the one folder
+// that is on every machine and holds nothing that a function is to see.
+const rootAt = "/proc"
+
+func devicePaths() (out []path) {
 	for _, d := range devices {
-		paths = append(slices.Clone(paths), path{Path: d, Write: true})
+		out = append(out, path{Path: d, Write: true})
 	}
-	// Folders before what lies below them.
+	return out
+}
+
+// beginRoot makes a root that holds some paths, at their places. This process is in a
+// mount namespace and a pid namespace of its own.
+func beginRoot(system []path) (*rootBuilder, error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("tmpfs", rootAt, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	r := &rootBuilder{dir: rootAt}
+	if err := r.tmpfs("/tmp", "mode=1777,size=1m"); err != nil { // before what lies below it
+		return nil, err
+	}
+	if err := r.placeAll(append(slices.Clone(system), devicePaths()...)); err != nil {
+		return nil, err
+	}
+	return r, r.special()
+}
+
+// complete adds what one program needs, and makes it the root of this process.
+func (r *rootBuilder) complete(s *spec) error {
+	if err := unix.Mount("tmpfs", r.at("/tmp"), "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", s.Tmp)); err != nil {
+		return fmt.Errorf("bound the size of /tmp: %w", err)
+	}
+	if err := r.placeAll(s.Paths); err != nil {
+		return err
+	}
+	return r.pivot()
+}
+
+// placeAll binds paths, folders before what lies below them.
+func (r *rootBuilder) placeAll(paths []path) error {
 	slices.SortStableFunc(paths, func(a, b path) int { return cmp.Compare(len(a.Path), len(b.Path)) })
 	for _, p := range paths {
 		if err := r.place(p, p.Path, 0); err != nil {
 			return fmt.Errorf("%s: %w", p.Path, err)
 		}
 	}
-	if err := r.special(); err != nil {
+	return nil
+}
+
+// tmpfs mounts an empty folder that only this root has.
+func (r *rootBuilder) tmpfs(name, options string) error {
+	if err := os.MkdirAll(r.at(name), 0o755); err != nil {
 		return err
 	}
-	return r.pivot()
+	if err := unix.Mount("tmpfs", r.at(name), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mount %s: %w", name, err)
+	}
+	return nil
 }
 
 type rootBuilder struct {
@@ -156,16 +193,11 @@ func mountPoint(to string, dir bool) error {
 
 // special mounts /proc of the own processes and what /dev has besides devices.
 func (r *rootBuilder) special() error {
-	for _, d := range []string{"/proc", "/dev/shm"} {
-		if err := os.MkdirAll(r.at(d), 0o755); err != nil {
-			return err
-		}
+	if err := r.proc(); err != nil {
+		return err
 	}
-	if err := unix.Mount("proc", r.at("/proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	if err := unix.Mount("tmpfs", r.at("/dev/shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
-		return fmt.Errorf("mount /dev/shm: %w", err)
+	if err := r.tmpfs("/dev/shm", "mode=1777,size=64m"); err != nil {
+		return err
 	}
 	for name, target := range map[string]string{
 		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",

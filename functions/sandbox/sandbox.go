@@ -54,7 +54,12 @@ const (
 	MeansCPU        = "cpu-limit"
 	MeansPidsLimit  = "pids-limit"
 	MeansFileLimit  = "file-size-limit"
+	MeansTmpLimit   = "tmp-limit"
+	MeansNetwork    = "network-namespace"
+	MeansOutbound   = "outbound-proxy"
+	MeansReadOnly   = "read-only-proc"
 	defaultFileSize = 4 << 30
+	defaultTmpSize  = 512 << 20
 )
 
 // Policy is what one function wants.
@@ -71,8 +76,10 @@ type Policy struct {
 	CPUMillis   int64
 	Pids        int64
 	FileBytes   int64
-	// NoNetwork asks for no network.
-	NoNetwork bool
+	// TmpBytes bounds the files in the temporary folder together; 0: 512 MiB.
+	TmpBytes int64
+	// Network is what it may reach.
+	Network Network
 	// Scratch is a folder in which each instance gets one of its own.
 	Scratch string
 }
@@ -85,6 +92,8 @@ type Plan struct {
 	policy  Policy
 	machine *Machine
 	paths   []path
+	// private means a network of its own, outbound that other hosts are reached.
+	private, outbound bool
 }
 
 // path is a file or folder in the view of a function.
@@ -105,11 +114,17 @@ func Plain() *Plan {
 
 // Plan makes the plan of a function. Its error is for the function's author.
 func (m *Machine) Plan(p Policy) (*Plan, error) {
-	if p.NoNetwork {
-		return nil, fmt.Errorf("isolation.no_network: this runner cannot cut a function off from networks, for it calls it by TCP; take it away, or let a firewall of the machine do it")
+	if p.FileBytes == 0 {
+		p.FileBytes = defaultFileSize
+	}
+	if p.TmpBytes == 0 {
+		p.TmpBytes = defaultTmpSize
 	}
 	plan := &Plan{policy: p, machine: m, Means: []string{MeansFileLimit}}
 	plan.limits()
+	if err := plan.network(); err != nil {
+		return nil, err
+	}
 	if p.Level == None {
 		return plan, nil
 	}
@@ -127,11 +142,7 @@ func (m *Machine) Plan(p Policy) (*Plan, error) {
 		}
 		plan.paths = append(plan.paths, path{Path: filepath.Clean(w), Write: true})
 	}
-	for _, r := range slices.Concat(p.Read, systemPaths()) {
-		if _, err := os.Stat(r); err == nil && filepath.IsAbs(r) {
-			plan.paths = append(plan.paths, path{Path: filepath.Clean(r)})
-		}
-	}
+	plan.paths = append(plan.paths, existing(p.Read)...)
 	plan.Means = append(plan.Means, m.means...)
 	plan.Missing = append(plan.Missing, m.missing...)
 	slices.Sort(plan.Means)
@@ -148,11 +159,21 @@ var system = []string{
 	"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage", "/sys/fs/cgroup",
 }
 
+// existing are those of some paths that are there, to be read.
+func existing(list []string) (out []path) {
+	for _, r := range list {
+		if _, err := os.Stat(r); err == nil && filepath.IsAbs(r) {
+			out = append(out, path{Path: filepath.Clean(r)})
+		}
+	}
+	return out
+}
+
 // systemPaths are system and the folders of programs on PATH.
 func systemPaths() []string {
 	out := slices.Clone(system)
 	for _, d := range filepath.SplitList(os.Getenv("PATH")) {
-		if filepath.IsAbs(d) && filepath.Clean(d) != "/" {
+		if filepath.IsAbs(d) && filepath.Clean(d) != "/" && filepath.Clean(d) != "/tmp" {
 			out = append(out, d)
 			if filepath.Base(d) == "shims" { // of pyenv and the like: they look for the program there
 				out = append(out, filepath.Dir(d))

@@ -58,11 +58,13 @@ func machines() map[string]*Machine {
 	full := machine()
 	m := map[string]*Machine{"full": full}
 	for name, less := range map[string]func(*Machine){
-		"no namespaces": func(m *Machine) { m.namespaces = false },
+		"no namespaces": func(m *Machine) { m.namespaces, m.private = false, false },
 		"no landlock":   func(m *Machine) { m.landlock = 0 },
 		"landlock 1":    func(m *Machine) { m.landlock = min(m.landlock, 1) },
 		"landlock 3":    func(m *Machine) { m.landlock = min(m.landlock, 3) },
 		"no seccomp":    func(m *Machine) { m.seccomp = false },
+		"no network":    func(m *Machine) { m.private = false },
+		"no nftables":   func(m *Machine) { m.outbound = false },
 		"user":          func(m *Machine) { m.user = true },
 	} {
 		c := *full
@@ -163,7 +165,7 @@ func TestOrphans(t *testing.T) {
 func TestPlanErrors(t *testing.T) {
 	for name, m := range machines() {
 		_, err := m.Plan(Policy{Level: Sandbox})
-		weak := name == "no namespaces" || name == "no landlock" || name == "no seccomp"
+		weak := name == "no namespaces" || name == "no landlock" || name == "no seccomp" || name == "no network"
 		if weak != (err != nil) || err != nil && !strings.Contains(err.Error(), name+" in this test") {
 			t.Errorf("SANDBOX on a machine with %s: %v", name, err)
 		}

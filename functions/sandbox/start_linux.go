@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/penstock-gateway/penstock/functions/sandbox/egress"
 )
 
 // Process is a process that was started.
@@ -22,6 +24,7 @@ type Process struct {
 
 	main   int
 	plan   *Plan
+	place  *Place
 	group  *group
 	home   string
 	status *os.File
@@ -29,28 +32,98 @@ type Process struct {
 	once   sync.Once
 }
 
-// Start starts a program. start starts the command that it gets, unless its process
-// runs already (KeepReady), and says when it is there; the error is one of the program (errors.Is(err, os.ErrNotExist)) or of the
-// sandbox.
+// Start starts a program: Reserve and then Place.Start.
 func (p *Plan) Start(c Command, start func(*exec.Cmd) error) (*Process, error) {
-	program, err := c.program()
+	place, err := p.Reserve(start)
 	if err != nil {
 		return nil, err
 	}
-	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(p.policy.FileBytes)}
-	if s.File == 0 {
-		s.File = defaultFileSize
+	return place.Start(c)
+}
+
+// Place is where a program is to run. Its network is there before the program is.
+type Place struct {
+	plan  *Plan
+	start func(*exec.Cmd) error
+	// launcher waits to be told what to run; nil: none is needed.
+	launcher *launcher
+	sockets  *sockets
+	outbound *egress.Server
+}
+
+// Reserve makes a place for one program. start starts the command that it gets, unless
+// its process runs already (KeepReady), and says when it is there. What Reserve returns
+// has to be used by Start, or closed.
+func (p *Plan) Reserve(start func(*exec.Cmd) error) (*Place, error) {
+	out := &Place{plan: p, start: start}
+	if p.policy.Level == None && p.machine.groups.unused(p.policy) {
+		return out, nil
 	}
-	out := &Process{plan: p}
-	if err := out.prepare(c, s); err != nil {
+	var err error
+	if out.launcher, err = p.machine.launcher(p.ahead(), start); err != nil {
+		return nil, err
+	}
+	if !p.private {
+		return out, nil
+	}
+	out.sockets = out.launcher.sockets
+	if err := out.serve(); err != nil {
 		out.Close()
 		return nil, err
 	}
-	launch := out.launch
-	if len(s.Groups) == 0 && !s.Restrict {
-		launch = out.plain
+	return out, nil
+}
+
+// ahead is what launchers for this plan set up while they wait.
+func (p *Plan) ahead() kind {
+	sandboxed := p.policy.Level != None
+	return kind{own: sandboxed && p.machine.namespaces, private: p.private, restrict: sandboxed}
+}
+
+// Close gives a place back that was not used.
+func (p *Place) Close() {
+	p.release()
+	if p.launcher != nil {
+		p.launcher.end()
+		p.launcher.status.Close()
 	}
-	if err := launch(c, s, start); err != nil {
+}
+
+func (p *Place) release() {
+	if p.outbound != nil {
+		p.outbound.Close()
+	}
+	if p.sockets != nil {
+		p.sockets.close()
+	}
+}
+
+// Start starts a program in the place. The error is one of the program
+// (errors.Is(err, os.ErrNotExist)) or of the sandbox; the place is closed then.
+func (p *Place) Start(c Command) (*Process, error) {
+	out := &Process{plan: p.plan, place: p}
+	program, err := c.program()
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	if p.sockets != nil { // the port is the program's when nobody asked for it
+		if api := p.sockets.take(handedAPI); api != nil {
+			api.Close()
+		}
+	}
+	policy := p.plan.policy
+	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(policy.FileBytes), Tmp: uint64(policy.TmpBytes)}
+	err = out.prepare(c, s)
+	switch {
+	case err != nil:
+		p.Close()
+	case p.launcher == nil:
+		err = out.plain(c, s, p.start)
+	default:
+		err = out.launch(c, s)
+	}
+	if err != nil {
 		out.Close()
 		return nil, err
 	}
@@ -90,25 +163,21 @@ func (p *Process) prepare(c Command, s *spec) (err error) {
 // sandbox adds what keeps the process apart, and returns its variables.
 func (p *Process) sandbox(c Command, s *spec) (map[string]string, error) {
 	m := p.plan.machine
-	p.home = filepath.Join(p.plan.policy.Scratch, c.ID)
-	tmp, root := filepath.Join(p.home, "tmp"), filepath.Join(p.home, "root")
-	for _, d := range []string{tmp, root} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("a temporary folder: %w", err)
-		}
-	}
 	s.Paths = append([]path{{Path: c.Dir}, {Path: s.Program}}, p.plan.paths...)
 	if real, err := filepath.EvalSymlinks(s.Program); err == nil && real != s.Program {
 		s.Paths = append(s.Paths, path{Path: real})
 	}
 	s.Landlock, s.Seccomp, s.Restrict = m.landlock, m.seccomp, true
-	if !m.namespaces {
-		s.Paths = append(s.Paths, path{Path: tmp, Write: true})
-		return map[string]string{"HOME": tmp, "TMPDIR": tmp}, nil
+	if m.namespaces {
+		return map[string]string{"HOME": "/tmp", "TMPDIR": "/tmp"}, nil
 	}
-	s.Init, s.Root = true, root
-	s.Paths = append(s.Paths, path{Path: "/tmp", From: tmp, Write: true})
-	return map[string]string{"HOME": "/tmp", "TMPDIR": "/tmp"}, nil
+	p.home = filepath.Join(p.plan.policy.Scratch, c.ID)
+	tmp := filepath.Join(p.home, "tmp")
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return nil, fmt.Errorf("a temporary folder: %w", err)
+	}
+	s.Paths = append(s.Paths, path{Path: tmp, Write: true})
+	return map[string]string{"HOME": tmp, "TMPDIR": tmp}, nil
 }
 
 // plain starts a program that needs no launcher: one exec less.
@@ -125,26 +194,21 @@ func (p *Process) plain(c Command, s *spec, start func(*exec.Cmd) error) error {
 	return nil
 }
 
-// launch takes a launcher, tells it what to do and waits until the program runs.
-func (p *Process) launch(c Command, s *spec, start func(*exec.Cmd) error) error {
-	l, err := p.plan.machine.launcher(s.Init, start)
-	if err != nil {
-		return err
-	}
+// launch tells the launcher what to do and waits until the program runs.
+func (p *Process) launch(c Command, s *spec) error {
+	l := p.place.launcher
 	p.Cmd, p.status, p.lines = l.cmd, l.status, bufio.NewReader(l.status)
-	err = l.tell(c, s)
+	err := l.tell(c, s)
 	said, readErr := p.lines.ReadString('\n')
 	said = strings.TrimSpace(said)
 	switch {
 	case said == "ok":
 		p.main = firstChild(l.cmd.Process.Pid)
 		return nil
-	case said == "" && err == nil && errors.Is(readErr, io.EOF) && !s.Init:
+	case said == "" && err == nil && errors.Is(readErr, io.EOF) && !l.kind.own:
 		return nil
-	case strings.HasPrefix(said, "error "):
-		number, text, _ := strings.Cut(strings.TrimPrefix(said, "error "), " ")
-		errno, _ := strconv.Atoi(number)
-		err = &launchError{text: text, errno: syscall.Errno(errno)}
+	case said != "":
+		err = launchErrorOf(said)
 	default:
 		err = fmt.Errorf("the process that sets up the sandbox ended early: %w", errors.Join(err, readErr))
 	}
@@ -175,6 +239,14 @@ type launchError struct {
 }
 
 func (e *launchError) Error() string { return e.text }
+
+// launchErrorOf reads a line of the launcher: "error", the number of a system's error
+// and a text.
+func launchErrorOf(line string) error {
+	number, text, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "error "), " ")
+	errno, _ := strconv.Atoi(number)
+	return &launchError{text: text, errno: syscall.Errno(errno)}
+}
 
 // Unwrap lets errors.Is find os.ErrNotExist and the like.
 func (e *launchError) Unwrap() error { return e.errno }
@@ -212,6 +284,7 @@ func (p *Process) Close() {
 		if p.status != nil {
 			p.status.Close()
 		}
+		p.place.release()
 		p.group.remove()
 		if p.home != "" {
 			_ = os.RemoveAll(p.home)

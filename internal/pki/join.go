@@ -32,44 +32,35 @@ const joinPrefix = "psj1_"
 
 // NewJoinToken makes a token for proxies of this CA.
 func (ca *CA) NewJoinToken() JoinToken {
-	t := JoinToken{CA: ca.Hash()}
+	t := JoinToken{CA: sha256.Sum256(ca.cert.Raw)}
 	rand.Read(t.Secret[:]) // never fails: crypto/rand ends the process first
 	return t
 }
 
-// String is the text of the token, with the prefix "psj1_".
-func (t JoinToken) String() string { return FormatToken(joinPrefix, t) }
-
-// FormatToken is the text of a token: the prefix and, in base64url, the secret, the
+// String is the text of the token: "psj1_" and, in base64url, the secret, the
 // hash of the CA and four bytes of a checksum.
-func FormatToken(prefix string, t JoinToken) string {
+func (t JoinToken) String() string {
 	b := append(append([]byte{}, t.Secret[:]...), t.CA[:]...)
 	sum := sha256.Sum256(b)
-	return prefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
+	return joinPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
 }
 
-// ParseJoinToken is the inverse of JoinToken.String.
+// ParseJoinToken is the inverse of JoinToken.String. It finds every token that
+// was cut or mistyped; its errors do not repeat the text, which may be a secret.
 func ParseJoinToken(text string) (JoinToken, error) {
-	return ParseToken(joinPrefix, "join token", "`penstock proxy token`", text)
-}
-
-// ParseToken is the inverse of FormatToken. It finds every token that was cut or
-// mistyped; its errors say what it is and who prints one, and do not repeat the
-// text, which may be a secret.
-func ParseToken(prefix, what, printer, text string) (JoinToken, error) {
 	var t JoinToken
-	body, ok := strings.CutPrefix(strings.TrimSpace(text), prefix)
+	body, ok := strings.CutPrefix(strings.TrimSpace(text), joinPrefix)
 	if !ok {
-		return t, fmt.Errorf("this is not a %s: they begin with %s and are printed by %s", what, prefix, printer)
+		return t, fmt.Errorf("this is not a join token: they begin with %s and are printed by `penstock proxy token`", joinPrefix)
 	}
 	// Strict: there is one text for each token.
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	n := len(t.Secret) + len(t.CA)
 	if err != nil || len(b) != n+4 {
-		return t, fmt.Errorf("the %s is damaged: copy it whole, on one line", what)
+		return t, errors.New("the join token is damaged: copy it whole, on one line")
 	}
 	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:4], b[n:]) {
-		return t, fmt.Errorf("the %s is damaged (its checksum does not fit): copy it whole, on one line", what)
+		return t, errors.New("the join token is damaged (its checksum does not fit): copy it whole, on one line")
 	}
 	copy(t.Secret[:], b)
 	copy(t.CA[:], b[len(t.Secret):])
@@ -154,7 +145,7 @@ func JoinTLS(t JoinToken, spiffe string) *tls.Config {
 				if sha256.Sum256(c.Raw) == t.CA {
 					roots := x509.NewCertPool()
 					roots.AddCert(c)
-					return VerifyServer(s, roots, spiffe)
+					return verifyServer(s, roots, spiffe)
 				}
 			}
 			seen := "none"
@@ -177,12 +168,12 @@ func ProxyTLS(certFile, keyFile, caFile, spiffe string) (*tls.Config, error) {
 	}
 	roots := c.RootCAs
 	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(s tls.ConnectionState) error { return VerifyServer(s, roots, spiffe) }
+	c.VerifyConnection = func(s tls.ConnectionState) error { return verifyServer(s, roots, spiffe) }
 	return c, nil
 }
 
-// VerifyServer checks the chain of a server and its identity.
-func VerifyServer(s tls.ConnectionState, roots *x509.CertPool, spiffe string) error {
+// verifyServer checks the chain of a server and its identity.
+func verifyServer(s tls.ConnectionState, roots *x509.CertPool, spiffe string) error {
 	if len(s.PeerCertificates) == 0 {
 		return errors.New("the server shows no certificate")
 	}

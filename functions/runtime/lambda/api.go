@@ -97,7 +97,7 @@ func (f *Failure) stack() string {
 }
 
 func newAPI(h instance.Host, maxPayload int64) (*api, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := h.Network.Listen()
 	if err != nil {
 		return nil, fmt.Errorf("listen for the Runtime API: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 )
 
 // runtimeClient is the runtime's side, as a runtime in another language would be
@@ -51,6 +52,7 @@ func newContract(t *testing.T) (instance.Contract, runtimeClient) {
 	t.Helper()
 	c, err := New(Options{Handler: "app.h", Python: "python3", MaxPayload: 1000, Project: "p"})(instance.Host{
 		Function: "projects/p/functions/f", Name: "f", ID: "f-1", Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler), OutputOf: func(string) {},
+		Network: &sandbox.Place{},
 	})
 	if err != nil {
 		t.Fatal(err)

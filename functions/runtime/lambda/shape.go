@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -326,11 +325,7 @@ func parseStrict(payload []byte, rest bool) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.MultiValueHeaders)) {
-		values := d.MultiValueHeaders[name]
-		if values == nil {
-			continue // null: the single value, where there is one, stays
-		}
+	for name, values := range d.MultiValueHeaders {
 		r.Header.Del(name)
 		for _, v := range values {
 			if err := r.addHeader(name, v); err != nil {

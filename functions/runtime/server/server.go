@@ -31,6 +31,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 )
 
 const (
@@ -70,9 +71,11 @@ type Options struct {
 // New makes the contract of instances.
 func New(o Options) instance.Factory {
 	return func(h instance.Host) (instance.Contract, error) {
-		port, err := ports.take()
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+		port, err := sandbox.ServerPort, error(nil)
+		if !h.Network.Private() {
+			if port, err = ports.take(); err != nil {
+				return nil, fmt.Errorf("find a free port: %w", err)
+			}
 		}
 		c := &contract{o: o, host: h, port: port, exited: make(chan struct{})}
 		c.transport = c.newTransport()
@@ -91,11 +94,11 @@ func New(o Options) instance.Factory {
 }
 
 func (c *contract) newTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	address := c.address()
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, "tcp", address)
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			conn, err := c.host.Network.Dial(ctx, c.port)
 			if err != nil {
 				return nil, &dialError{err}
 			}
@@ -148,12 +151,10 @@ func (c *contract) Command() instance.Command {
 
 // WaitReady implements instance.Contract.
 func (c *contract) WaitReady(ctx context.Context) error {
-	dialer := &net.Dialer{Timeout: time.Second}
 	pause := pollFirst
 	for {
-		conn, err := dialer.DialContext(ctx, "tcp", c.address())
-		if err == nil {
-			return conn.Close()
+		if c.accepts(ctx) {
+			return nil
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -170,6 +171,18 @@ func (c *contract) WaitReady(ctx context.Context) error {
 	}
 }
 
+// accepts tells whether the port takes connections.
+func (c *contract) accepts(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := c.host.Network.Dial(ctx, c.port)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
 // Cancels implements instance.Contract: the connection is closed.
 func (c *contract) Cancels() bool { return !c.o.Uncancelable }
 
@@ -180,7 +193,9 @@ func (c *contract) Exited() { close(c.exited) }
 // Close implements instance.Contract.
 func (c *contract) Close() {
 	c.transport.CloseIdleConnections()
-	ports.give(c.port)
+	if !c.host.Network.Private() {
+		ports.give(c.port)
+	}
 }
 
 type invocationKey struct{}

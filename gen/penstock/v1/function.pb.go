@@ -360,6 +360,65 @@ func (QueueMode) EnumDescriptor() ([]byte, []int) {
 	return file_penstock_v1_function_proto_rawDescGZIP(), []int{5}
 }
 
+// NetworkAccess is what an instance reaches by the network. With OUTBOUND and NONE it
+// has a network of its own, in which only the runner reaches it and only on PORT.
+type NetworkAccess int32
+
+const (
+	// OUTBOUND.
+	NetworkAccess_NETWORK_ACCESS_UNSPECIFIED NetworkAccess = 0
+	// Other hosts by TCP, and names (DNS); nothing that listens on the runner's
+	// machine, by whichever of its addresses, and no link-local addresses.
+	NetworkAccess_NETWORK_ACCESS_OUTBOUND NetworkAccess = 1
+	// Nothing. Refused where the machine offers no network namespaces.
+	NetworkAccess_NETWORK_ACCESS_NONE NetworkAccess = 2
+	// The machine's network, as a process without isolation has it.
+	NetworkAccess_NETWORK_ACCESS_HOST NetworkAccess = 3
+)
+
+// Enum value maps for NetworkAccess.
+var (
+	NetworkAccess_name = map[int32]string{
+		0: "NETWORK_ACCESS_UNSPECIFIED",
+		1: "NETWORK_ACCESS_OUTBOUND",
+		2: "NETWORK_ACCESS_NONE",
+		3: "NETWORK_ACCESS_HOST",
+	}
+	NetworkAccess_value = map[string]int32{
+		"NETWORK_ACCESS_UNSPECIFIED": 0,
+		"NETWORK_ACCESS_OUTBOUND":    1,
+		"NETWORK_ACCESS_NONE":        2,
+		"NETWORK_ACCESS_HOST":        3,
+	}
+)
+
+func (x NetworkAccess) Enum() *NetworkAccess {
+	p := new(NetworkAccess)
+	*p = x
+	return p
+}
+
+func (x NetworkAccess) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkAccess) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_function_proto_enumTypes[6].Descriptor()
+}
+
+func (NetworkAccess) Type() protoreflect.EnumType {
+	return &file_penstock_v1_function_proto_enumTypes[6]
+}
+
+func (x NetworkAccess) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkAccess.Descriptor instead.
+func (NetworkAccess) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
+}
+
 // IsolationLevel is how far an instance is kept apart.
 type IsolationLevel int32
 
@@ -402,11 +461,11 @@ func (x IsolationLevel) String() string {
 }
 
 func (IsolationLevel) Descriptor() protoreflect.EnumDescriptor {
-	return file_penstock_v1_function_proto_enumTypes[6].Descriptor()
+	return file_penstock_v1_function_proto_enumTypes[7].Descriptor()
 }
 
 func (IsolationLevel) Type() protoreflect.EnumType {
-	return &file_penstock_v1_function_proto_enumTypes[6]
+	return &file_penstock_v1_function_proto_enumTypes[7]
 }
 
 func (x IsolationLevel) Number() protoreflect.EnumNumber {
@@ -415,7 +474,7 @@ func (x IsolationLevel) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IsolationLevel.Descriptor instead.
 func (IsolationLevel) EnumDescriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{6}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
 }
 
 // DependencyMode says whether dependencies are installed.
@@ -455,11 +514,11 @@ func (x DependencyMode) String() string {
 }
 
 func (DependencyMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_penstock_v1_function_proto_enumTypes[7].Descriptor()
+	return file_penstock_v1_function_proto_enumTypes[8].Descriptor()
 }
 
 func (DependencyMode) Type() protoreflect.EnumType {
-	return &file_penstock_v1_function_proto_enumTypes[7]
+	return &file_penstock_v1_function_proto_enumTypes[8]
 }
 
 func (x DependencyMode) Number() protoreflect.EnumNumber {
@@ -468,7 +527,7 @@ func (x DependencyMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DependencyMode.Descriptor instead.
 func (DependencyMode) EnumDescriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{7}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
 }
 
 // InstanceState is what an instance does.
@@ -516,11 +575,11 @@ func (x InstanceState) String() string {
 }
 
 func (InstanceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_penstock_v1_function_proto_enumTypes[8].Descriptor()
+	return file_penstock_v1_function_proto_enumTypes[9].Descriptor()
 }
 
 func (InstanceState) Type() protoreflect.EnumType {
-	return &file_penstock_v1_function_proto_enumTypes[8]
+	return &file_penstock_v1_function_proto_enumTypes[9]
 }
 
 func (x InstanceState) Number() protoreflect.EnumNumber {
@@ -529,7 +588,7 @@ func (x InstanceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InstanceState.Descriptor instead.
 func (InstanceState) EnumDescriptor() ([]byte, []int) {
-	return file_penstock_v1_function_proto_rawDescGZIP(), []int{8}
+	return file_penstock_v1_function_proto_rawDescGZIP(), []int{9}
 }
 
 // Function is code that Penstock runs and routes to: an unmodified cloud handler
@@ -1316,7 +1375,10 @@ type Resources struct {
 	// Processes and threads.
 	Pids uint32 `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
 	// Largest file that it may write, in MiB. Default 4096.
-	FileMib       uint32 `protobuf:"varint,4,opt,name=file_mib,json=fileMib,proto3" json:"file_mib,omitempty"`
+	FileMib uint32 `protobuf:"varint,4,opt,name=file_mib,json=fileMib,proto3" json:"file_mib,omitempty"`
+	// All files in its temporary folder together, in MiB. They are kept in memory and
+	// count against memory_mib. Default 512.
+	TmpMib        uint32 `protobuf:"varint,5,opt,name=tmp_mib,json=tmpMib,proto3" json:"tmp_mib,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,15 +1441,28 @@ func (x *Resources) GetFileMib() uint32 {
 	return 0
 }
 
+func (x *Resources) GetTmpMib() uint32 {
+	if x != nil {
+		return x.TmpMib
+	}
+	return 0
+}
+
 // Isolation is how an instance is kept apart.
 type Isolation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The level wanted. Default BEST.
 	Level IsolationLevel `protobuf:"varint,1,opt,name=level,proto3,enum=penstock.v1.IsolationLevel" json:"level,omitempty"`
-	// Cuts it off from all networks but the loopback that it is called by.
-	NoNetwork bool `protobuf:"varint,2,opt,name=no_network,json=noNetwork,proto3" json:"no_network,omitempty"`
-	// Folders, absolute, that it may write beside its own temporary ones.
-	Writable      []string `protobuf:"bytes,3,rep,name=writable,proto3" json:"writable,omitempty"`
+	// Folders, absolute, that it may write besides its own temporary ones.
+	Writable []string `protobuf:"bytes,3,rep,name=writable,proto3" json:"writable,omitempty"`
+	// What it reaches by the network. Default OUTBOUND. HOST and network_allow open
+	// what listens on the runner's machine to the function, Penstock's own ports too:
+	// who may set them is a right of its own.
+	Network NetworkAccess `protobuf:"varint,4,opt,name=network,proto3,enum=penstock.v1.NetworkAccess" json:"network,omitempty"`
+	// Services of the runner's machine that it may reach with OUTBOUND or NONE, by the
+	// same address as outside: "127.0.0.1:5432", "[::1]:5432", or "localhost:5432" for
+	// both.
+	NetworkAllow  []string `protobuf:"bytes,5,rep,name=network_allow,json=networkAllow,proto3" json:"network_allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,16 +1504,23 @@ func (x *Isolation) GetLevel() IsolationLevel {
 	return IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED
 }
 
-func (x *Isolation) GetNoNetwork() bool {
-	if x != nil {
-		return x.NoNetwork
-	}
-	return false
-}
-
 func (x *Isolation) GetWritable() []string {
 	if x != nil {
 		return x.Writable
+	}
+	return nil
+}
+
+func (x *Isolation) GetNetwork() NetworkAccess {
+	if x != nil {
+		return x.Network
+	}
+	return NetworkAccess_NETWORK_ACCESS_UNSPECIFIED
+}
+
+func (x *Isolation) GetNetworkAllow() []string {
+	if x != nil {
+		return x.NetworkAllow
 	}
 	return nil
 }
@@ -2211,7 +2293,7 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\aTraffic\x12!\n" +
 	"\aversion\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\aversion\x12!\n" +
 	"\x06weight\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x06weight\x12=\n" +
-	"\x03tag\x18\x03 \x01(\tB+\xbaH(r&2$^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$R\x03tag\"\xa6\x01\n" +
+	"\x03tag\x18\x03 \x01(\tB+\xbaH(r&2$^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$R\x03tag\"\xcb\x01\n" +
 	"\tResources\x12)\n" +
 	"\n" +
 	"memory_mib\x18\x01 \x01(\rB\n" +
@@ -2220,12 +2302,15 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"cpu_millis\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\xc0>R\tcpuMillis\x12\x1d\n" +
 	"\x04pids\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x04pids\x12%\n" +
 	"\bfile_mib\x18\x04 \x01(\rB\n" +
-	"\xbaH\a*\x05\x18\x80\x80\x80\x02R\afileMib\"\x8d\x01\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\x02R\afileMib\x12#\n" +
+	"\atmp_mib\x18\x05 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\x80\x80\x02R\x06tmpMib\"\xc7\x02\n" +
 	"\tIsolation\x12;\n" +
-	"\x05level\x18\x01 \x01(\x0e2\x1b.penstock.v1.IsolationLevelB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05level\x12\x1d\n" +
-	"\n" +
-	"no_network\x18\x02 \x01(\bR\tnoNetwork\x12$\n" +
-	"\bwritable\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10 R\bwritable\"\x8b\x02\n" +
+	"\x05level\x18\x01 \x01(\x0e2\x1b.penstock.v1.IsolationLevelB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05level\x12$\n" +
+	"\bwritable\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10 R\bwritable\x12>\n" +
+	"\anetwork\x18\x04 \x01(\x0e2\x1a.penstock.v1.NetworkAccessB\b\xbaH\x05\x82\x01\x02\x10\x01R\anetwork\x12\x84\x01\n" +
+	"\rnetwork_allow\x18\x05 \x03(\tB_\xbaH\\\x92\x01Y\x10 \"UrS2Q^(localhost|[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9A-Fa-f:.]{2,45}\\]):[1-9][0-9]{0,4}$R\fnetworkAllowJ\x04\b\x02\x10\x03R\n" +
+	"no_network\"\x8b\x02\n" +
 	"\fAutoRollback\x12?\n" +
 	"\x0emax_error_rate\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\fmaxErrorRate\x12G\n" +
 	"\x12max_latency_factor\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x10maxLatencyFactor\x12,\n" +
@@ -2317,7 +2402,12 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\x16QUEUE_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11QUEUE_MODE_DIRECT\x10\x01\x12\x16\n" +
 	"\x12QUEUE_MODE_CENTRAL\x10\x02\x12\x13\n" +
-	"\x0fQUEUE_MODE_AUTO\x10\x03*\x82\x01\n" +
+	"\x0fQUEUE_MODE_AUTO\x10\x03*~\n" +
+	"\rNetworkAccess\x12\x1e\n" +
+	"\x1aNETWORK_ACCESS_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17NETWORK_ACCESS_OUTBOUND\x10\x01\x12\x17\n" +
+	"\x13NETWORK_ACCESS_NONE\x10\x02\x12\x17\n" +
+	"\x13NETWORK_ACCESS_HOST\x10\x03*\x82\x01\n" +
 	"\x0eIsolationLevel\x12\x1f\n" +
 	"\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ISOLATION_LEVEL_NONE\x10\x01\x12\x18\n" +
@@ -2346,7 +2436,7 @@ func file_penstock_v1_function_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_function_proto_rawDescData
 }
 
-var file_penstock_v1_function_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_penstock_v1_function_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
 var file_penstock_v1_function_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_penstock_v1_function_proto_goTypes = []any{
 	(LambdaRuntime)(0),                 // 0: penstock.v1.LambdaRuntime
@@ -2355,71 +2445,73 @@ var file_penstock_v1_function_proto_goTypes = []any{
 	(FunctionsFrameworkRuntime)(0),     // 3: penstock.v1.FunctionsFrameworkRuntime
 	(FunctionSignature)(0),             // 4: penstock.v1.FunctionSignature
 	(QueueMode)(0),                     // 5: penstock.v1.QueueMode
-	(IsolationLevel)(0),                // 6: penstock.v1.IsolationLevel
-	(DependencyMode)(0),                // 7: penstock.v1.DependencyMode
-	(InstanceState)(0),                 // 8: penstock.v1.InstanceState
-	(*Function)(nil),                   // 9: penstock.v1.Function
-	(*SecretKey)(nil),                  // 10: penstock.v1.SecretKey
-	(*LambdaContract)(nil),             // 11: penstock.v1.LambdaContract
-	(*ServerContract)(nil),             // 12: penstock.v1.ServerContract
-	(*FunctionsFrameworkContract)(nil), // 13: penstock.v1.FunctionsFrameworkContract
-	(*AzureContract)(nil),              // 14: penstock.v1.AzureContract
-	(*Scale)(nil),                      // 15: penstock.v1.Scale
-	(*Traffic)(nil),                    // 16: penstock.v1.Traffic
-	(*Resources)(nil),                  // 17: penstock.v1.Resources
-	(*Isolation)(nil),                  // 18: penstock.v1.Isolation
-	(*AutoRollback)(nil),               // 19: penstock.v1.AutoRollback
-	(*FunctionVersion)(nil),            // 20: penstock.v1.FunctionVersion
-	(*Instance)(nil),                   // 21: penstock.v1.Instance
-	(*FunctionState)(nil),              // 22: penstock.v1.FunctionState
-	(*FunctionStats)(nil),              // 23: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),              // 24: penstock.v1.ScaleDecision
-	nil,                                // 25: penstock.v1.Function.EnvEntry
-	nil,                                // 26: penstock.v1.Function.EnvSecretsEntry
-	(*Metadata)(nil),                   // 27: penstock.v1.Metadata
-	(*durationpb.Duration)(nil),        // 28: google.protobuf.Duration
-	(*Status)(nil),                     // 29: penstock.v1.Status
-	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
+	(NetworkAccess)(0),                 // 6: penstock.v1.NetworkAccess
+	(IsolationLevel)(0),                // 7: penstock.v1.IsolationLevel
+	(DependencyMode)(0),                // 8: penstock.v1.DependencyMode
+	(InstanceState)(0),                 // 9: penstock.v1.InstanceState
+	(*Function)(nil),                   // 10: penstock.v1.Function
+	(*SecretKey)(nil),                  // 11: penstock.v1.SecretKey
+	(*LambdaContract)(nil),             // 12: penstock.v1.LambdaContract
+	(*ServerContract)(nil),             // 13: penstock.v1.ServerContract
+	(*FunctionsFrameworkContract)(nil), // 14: penstock.v1.FunctionsFrameworkContract
+	(*AzureContract)(nil),              // 15: penstock.v1.AzureContract
+	(*Scale)(nil),                      // 16: penstock.v1.Scale
+	(*Traffic)(nil),                    // 17: penstock.v1.Traffic
+	(*Resources)(nil),                  // 18: penstock.v1.Resources
+	(*Isolation)(nil),                  // 19: penstock.v1.Isolation
+	(*AutoRollback)(nil),               // 20: penstock.v1.AutoRollback
+	(*FunctionVersion)(nil),            // 21: penstock.v1.FunctionVersion
+	(*Instance)(nil),                   // 22: penstock.v1.Instance
+	(*FunctionState)(nil),              // 23: penstock.v1.FunctionState
+	(*FunctionStats)(nil),              // 24: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),              // 25: penstock.v1.ScaleDecision
+	nil,                                // 26: penstock.v1.Function.EnvEntry
+	nil,                                // 27: penstock.v1.Function.EnvSecretsEntry
+	(*Metadata)(nil),                   // 28: penstock.v1.Metadata
+	(*durationpb.Duration)(nil),        // 29: google.protobuf.Duration
+	(*Status)(nil),                     // 30: penstock.v1.Status
+	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
 }
 var file_penstock_v1_function_proto_depIdxs = []int32{
-	27, // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
-	11, // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
-	12, // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
-	13, // 3: penstock.v1.Function.functions_framework:type_name -> penstock.v1.FunctionsFrameworkContract
-	14, // 4: penstock.v1.Function.azure:type_name -> penstock.v1.AzureContract
-	25, // 5: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
-	28, // 6: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
-	28, // 7: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
-	15, // 8: penstock.v1.Function.scale:type_name -> penstock.v1.Scale
-	16, // 9: penstock.v1.Function.traffic:type_name -> penstock.v1.Traffic
-	17, // 10: penstock.v1.Function.resources:type_name -> penstock.v1.Resources
-	18, // 11: penstock.v1.Function.isolation:type_name -> penstock.v1.Isolation
-	19, // 12: penstock.v1.Function.auto_rollback:type_name -> penstock.v1.AutoRollback
-	7,  // 13: penstock.v1.Function.dependencies:type_name -> penstock.v1.DependencyMode
-	26, // 14: penstock.v1.Function.env_secrets:type_name -> penstock.v1.Function.EnvSecretsEntry
-	29, // 15: penstock.v1.Function.status:type_name -> penstock.v1.Status
+	28, // 0: penstock.v1.Function.metadata:type_name -> penstock.v1.Metadata
+	12, // 1: penstock.v1.Function.lambda:type_name -> penstock.v1.LambdaContract
+	13, // 2: penstock.v1.Function.server:type_name -> penstock.v1.ServerContract
+	14, // 3: penstock.v1.Function.functions_framework:type_name -> penstock.v1.FunctionsFrameworkContract
+	15, // 4: penstock.v1.Function.azure:type_name -> penstock.v1.AzureContract
+	26, // 5: penstock.v1.Function.env:type_name -> penstock.v1.Function.EnvEntry
+	29, // 6: penstock.v1.Function.timeout:type_name -> google.protobuf.Duration
+	29, // 7: penstock.v1.Function.start_timeout:type_name -> google.protobuf.Duration
+	16, // 8: penstock.v1.Function.scale:type_name -> penstock.v1.Scale
+	17, // 9: penstock.v1.Function.traffic:type_name -> penstock.v1.Traffic
+	18, // 10: penstock.v1.Function.resources:type_name -> penstock.v1.Resources
+	19, // 11: penstock.v1.Function.isolation:type_name -> penstock.v1.Isolation
+	20, // 12: penstock.v1.Function.auto_rollback:type_name -> penstock.v1.AutoRollback
+	8,  // 13: penstock.v1.Function.dependencies:type_name -> penstock.v1.DependencyMode
+	27, // 14: penstock.v1.Function.env_secrets:type_name -> penstock.v1.Function.EnvSecretsEntry
+	30, // 15: penstock.v1.Function.status:type_name -> penstock.v1.Status
 	0,  // 16: penstock.v1.LambdaContract.runtime:type_name -> penstock.v1.LambdaRuntime
 	1,  // 17: penstock.v1.LambdaContract.event:type_name -> penstock.v1.LambdaEvent
 	2,  // 18: penstock.v1.ServerContract.protocol:type_name -> penstock.v1.ServerProtocol
 	3,  // 19: penstock.v1.FunctionsFrameworkContract.runtime:type_name -> penstock.v1.FunctionsFrameworkRuntime
 	4,  // 20: penstock.v1.FunctionsFrameworkContract.signature:type_name -> penstock.v1.FunctionSignature
-	28, // 21: penstock.v1.Scale.window:type_name -> google.protobuf.Duration
-	28, // 22: penstock.v1.Scale.idle_timeout:type_name -> google.protobuf.Duration
+	29, // 21: penstock.v1.Scale.window:type_name -> google.protobuf.Duration
+	29, // 22: penstock.v1.Scale.idle_timeout:type_name -> google.protobuf.Duration
 	5,  // 23: penstock.v1.Scale.queue:type_name -> penstock.v1.QueueMode
-	28, // 24: penstock.v1.Scale.max_wait:type_name -> google.protobuf.Duration
-	6,  // 25: penstock.v1.Isolation.level:type_name -> penstock.v1.IsolationLevel
-	28, // 26: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
-	27, // 27: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
-	9,  // 28: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
-	8,  // 29: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
-	30, // 30: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
-	30, // 31: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
-	10, // 32: penstock.v1.Function.EnvSecretsEntry.value:type_name -> penstock.v1.SecretKey
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	29, // 24: penstock.v1.Scale.max_wait:type_name -> google.protobuf.Duration
+	7,  // 25: penstock.v1.Isolation.level:type_name -> penstock.v1.IsolationLevel
+	6,  // 26: penstock.v1.Isolation.network:type_name -> penstock.v1.NetworkAccess
+	29, // 27: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
+	28, // 28: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
+	10, // 29: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
+	9,  // 30: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
+	31, // 31: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
+	31, // 32: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
+	11, // 33: penstock.v1.Function.EnvSecretsEntry.value:type_name -> penstock.v1.SecretKey
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_proto_init() }
@@ -2439,7 +2531,7 @@ func file_penstock_v1_function_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_function_proto_rawDesc), len(file_penstock_v1_function_proto_rawDesc)),
-			NumEnums:      9,
+			NumEnums:      10,
 			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
