@@ -132,7 +132,7 @@ func TestServer(t *testing.T) {
 	web := r.ready("web", 1)[0]
 	t.Run("passes on as it came", func(t *testing.T) {
 		const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-		a := mustSend(t, web, "PUT", "/a%2Fb//c;d?x=%zz&y=1;2", "body", "traceparent", "00-"+trace+"-"+parent+"-01",
+		a := mustSend(t, web, "PUT", "/a%2Fb//c;d?x=%zz&y=1;2", "body", "traceparent", "00-"+trace+"-"+parent+"-03", "tracestate", "foo@@bar=1",
 			"x-forwarded-for", "10.1.2.3", "x-request-id", "rid-1", "x-two", "1", "x-two", "2")
 		var got struct{ Head, Body string }
 		if err := json.Unmarshal([]byte(a.body), &got); err != nil {
@@ -140,7 +140,7 @@ func TestServer(t *testing.T) {
 		}
 		for _, want := range []string{
 			"PUT /a%2Fb//c;d?x=%zz&y=1;2 HTTP/1.1\r\n", "Host: shop.example.com\r\n", "X-Forwarded-For: 10.1.2.3\r\n",
-			"X-Request-Id: rid-1\r\n", "X-Two: 1\r\nX-Two: 2\r\n", "Traceparent: 00-" + trace + "-",
+			"X-Request-Id: rid-1\r\n", "X-Two: 1\r\nX-Two: 2\r\n", "Traceparent: 00-" + trace + "-", "-03\r\n", "Tracestate: foo@@bar=1\r\n",
 		} {
 			if !strings.Contains(got.Head, want) {
 				t.Errorf("the server does not see %q in\n%s", want, got.Head)

@@ -84,28 +84,13 @@ var clientHeaders = []string{
 	"x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
 }
 
-// traceparentHeader carries the checked trace context through the mutation.
-const traceparentHeader = "x-penstock-traceparent"
-
-// traceparent is a well-formed trace context of version 00 (W3C Trace Context,
-// section 3.2), or nothing. Envoy switches tracing off for a malformed one. CEL's
-// regular expressions are bounded in size, so the lengths are tested by any bytes
-// (\C), the digits without their number.
-const traceparent = `%CEL('traceparent' in request.headers && ` +
-	`request.headers['traceparent'].matches(r'^00-\C{32}-\C{16}-\C{2}$') && ` +
-	`request.headers['traceparent'].matches('^00-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]+$') ` +
-	`? request.headers['traceparent'] : '')%`
-
 // earlyMutation runs before the route is chosen.
-func earlyMutation(lay layout, listener string) *earlyv3.HeaderMutation {
+func earlyMutation(lay layout, listener string, traced bool) *earlyv3.HeaderMutation {
 	m := []*mutationv3.HeaderMutation{removePrefix("x-penstock-"), removePrefix("x-envoy-")}
 	for _, name := range clientHeaders {
 		m = append(m, remove(name))
 	}
-	m = append(m,
-		set(traceparentHeader, traceparent), remove("traceparent"),
-		set("traceparent", "%REQ("+traceparentHeader+")%"), remove(traceparentHeader),
-	)
+	m = append(m, traceMutations(traced)...)
 	if lay.kind == LayoutScopes {
 		m = append(m, set(scopeHeader, lay.scopeValue(listener)))
 	}

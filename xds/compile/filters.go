@@ -29,12 +29,17 @@ import (
 // route opts out of each natively; the guard stands before the router. A later
 // filter that depends on an external service (ext_authz) has its place between jwt
 // and rbac, enabled, as soon as there is such a service.
-func filters(p *packer, project string, l layout, listener string) []*hcmv3.HttpFilter {
+func filters(p *packer, project string, l layout, listener string, traced bool) []*hcmv3.HttpFilter {
 	static := func(name string, m validated, disabled bool) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(m)}}
 	}
-	return []*hcmv3.HttpFilter{
-		static(filterTrace, traceHeader(), false),
+	router := &routerv3.Router{SuppressEnvoyHeaders: true}
+	chain := []*hcmv3.HttpFilter{static(filterTrace, traceHeader(), false)}
+	if traced {
+		chain = append(chain, static(filterTraceFlags, traceFlags(), false))
+		router.UpstreamHttpFilters = upstreamFilters(p)
+	}
+	return append(chain,
 		static(filterEdge, edge(), false),
 		// Only the mixed-case scope switches it on; it is before every filter whose
 		// configuration depends on the route, for it changes the route.
@@ -50,8 +55,8 @@ func filters(p *packer, project string, l layout, listener string) []*hcmv3.Http
 		static(filterLimitOpen, ratelimit.Filter(limiterCluster, false), true),
 		static(filterLimitClosed, ratelimit.Filter(limiterCluster, true), true),
 		static(filterGuard, denyAll("guard"), false),
-		static(filterRouter, &routerv3.Router{SuppressEnvoyHeaders: true}, false),
-	}
+		static(filterRouter, router, false),
+	)
 }
 
 // discovered is a filter that comes by ECDS. With a default the listener serves

@@ -103,9 +103,9 @@ func serverTLS(certificates []string) *tlsv3.DownstreamTlsContext {
 func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay layout) *hcmv3.HttpConnectionManager {
 	m := edgeProfile(l)
 	m.StatPrefix = statPrefix(name)
-	m.HttpFilters = filters(p, v.in.View.Project, lay, name)
+	m.HttpFilters = filters(p, v.in.View.Project, lay, name, v.settings.tracing())
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
-		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name)),
+		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name, v.settings.tracing())),
 	}}
 	m.LocalReplyConfig = localReplies(p)
 	m.Tracing = v.tracing(p)

@@ -18,6 +18,7 @@ const (
 const (
 	chainVersion      = "v1"
 	filterTrace       = "penstock." + chainVersion + ".trace"
+	filterTraceFlags  = "penstock." + chainVersion + ".trace-flags"
 	filterEdge        = "penstock." + chainVersion + ".edge"
 	filterOnDemand    = "penstock." + chainVersion + ".on-demand"
 	filterHostCase    = "penstock." + chainVersion + ".host-case"
