@@ -144,16 +144,43 @@ func SchemePort(scheme string) uint32 {
 	return 80
 }
 
-// RedirectPort is the port that a redirect of a listener has to name; 0: none.
-// Envoy keeps the port of the request. A redirect to another scheme without a port
-// means the port of that scheme, so it names it where requests come with a port:
-// on listeners of other ports than 80 and 443.
-func RedirectPort(r *pb.Redirect, l *pb.Listener) uint32 {
-	own := l.GetPort() == SchemePort("http") || l.GetPort() == SchemePort("https")
-	if r.GetPort() == 0 && r.GetScheme() != "" && r.GetHost() == "" && !own {
-		return SchemePort(r.GetScheme())
+// RedirectAuthority is what a redirect says of host and port.
+type RedirectAuthority struct {
+	// Host is the host of the target; "" for that of the request.
+	Host string
+	// Port is the port of the target. 0: none with a Host, else that of the request.
+	Port uint32
+	// DropPort tells that the target has the host of the request without its port,
+	// because it is the default of the target's scheme. Port is then that default.
+	DropPort bool
+}
+
+// RedirectTo returns where a redirect of a listener leads, for requests of a hostname,
+// which is "" or a wildcard when they have different hosts. A URL never names the
+// default port of its scheme (RFC 9110, section 4.2.3), whether the redirect names it or
+// means it by naming a scheme alone.
+func RedirectTo(r *pb.Redirect, l *pb.Listener, hostname string) RedirectAuthority {
+	scheme := r.GetScheme()
+	if scheme == "" && l.GetTrustedHops() == 0 { // else a proxy before us says what it is
+		scheme = "http"
+		if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+			scheme = "https"
+		}
 	}
-	return r.GetPort()
+	port := r.GetPort()
+	if port == 0 && r.GetHost() == "" && r.GetScheme() != "" {
+		port = SchemePort(r.GetScheme())
+	}
+	byDefault := port != 0 && scheme != "" && port == SchemePort(scheme)
+	switch {
+	case !byDefault:
+		return RedirectAuthority{Host: r.GetHost(), Port: port}
+	case r.GetHost() != "":
+		return RedirectAuthority{Host: r.GetHost()}
+	case hostname != "" && !strings.HasPrefix(hostname, "*"):
+		return RedirectAuthority{Host: hostname}
+	}
+	return RedirectAuthority{Port: port, DropPort: true}
 }
 
 func queryMismatch(q *pb.QueryMatch, r *Request) string {

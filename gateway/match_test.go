@@ -205,22 +205,35 @@ func TestHostRegex(t *testing.T) {
 	}
 }
 
-func TestRedirectPort(t *testing.T) {
+func TestRedirectTo(t *testing.T) {
+	plain := &pb.Listener{Port: 8080}
+	secure := &pb.Listener{Port: 8443, Protocol: pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS}
+	behind := &pb.Listener{Port: 8080, TrustedHops: 1}
 	for _, c := range []struct {
 		redirect *pb.Redirect
-		listener uint32
-		want     uint32
+		listener *pb.Listener
+		hostname string
+		want     RedirectAuthority
 	}{
-		{&pb.Redirect{Path: "/z"}, 8080, 0},
-		{&pb.Redirect{Scheme: "https"}, 8080, 443},
-		{&pb.Redirect{Scheme: "http"}, 8443, 80},
-		{&pb.Redirect{Scheme: "https"}, 80, 0},
-		{&pb.Redirect{Scheme: "http"}, 443, 0},
-		{&pb.Redirect{Scheme: "https", Host: "a.test"}, 8080, 0},
-		{&pb.Redirect{Scheme: "https", Port: 8443}, 8080, 8443},
+		{&pb.Redirect{Path: "/z"}, plain, "a.test", RedirectAuthority{}},
+		{&pb.Redirect{Scheme: "https"}, plain, "a.test", RedirectAuthority{Host: "a.test"}},
+		{&pb.Redirect{Scheme: "https"}, plain, "*", RedirectAuthority{Port: 443, DropPort: true}},
+		{&pb.Redirect{Scheme: "https"}, plain, "*.a.test", RedirectAuthority{Port: 443, DropPort: true}},
+		{&pb.Redirect{Scheme: "http"}, secure, "", RedirectAuthority{Port: 80, DropPort: true}},
+		{&pb.Redirect{Scheme: "http", Port: 443}, secure, "", RedirectAuthority{Port: 443}},
+		{&pb.Redirect{Scheme: "https", Port: 80}, plain, "a.test", RedirectAuthority{Port: 80}},
+		{&pb.Redirect{Scheme: "https", Port: 443}, plain, "a.test", RedirectAuthority{Host: "a.test"}},
+		{&pb.Redirect{Scheme: "https", Host: "b.test"}, plain, "a.test", RedirectAuthority{Host: "b.test"}},
+		{&pb.Redirect{Scheme: "https", Host: "b.test", Port: 443}, plain, "a.test", RedirectAuthority{Host: "b.test"}},
+		{&pb.Redirect{Scheme: "https", Host: "b.test", Port: 8443}, plain, "a.test", RedirectAuthority{Host: "b.test", Port: 8443}},
+		{&pb.Redirect{Host: "b.test", Port: 80}, plain, "a.test", RedirectAuthority{Host: "b.test"}},
+		{&pb.Redirect{Port: 80}, plain, "a.test", RedirectAuthority{Host: "a.test"}},
+		{&pb.Redirect{Port: 443}, secure, "a.test", RedirectAuthority{Host: "a.test"}},
+		{&pb.Redirect{Port: 443}, plain, "a.test", RedirectAuthority{Port: 443}},
+		{&pb.Redirect{Port: 80}, behind, "a.test", RedirectAuthority{Port: 80}},
 	} {
-		if got := RedirectPort(c.redirect, &pb.Listener{Port: c.listener}); got != c.want {
-			t.Errorf("%v on %d: %d, want %d", c.redirect, c.listener, got, c.want)
+		if got := RedirectTo(c.redirect, c.listener, c.hostname); got != c.want {
+			t.Errorf("%v on %v for %q: %+v, want %+v", c.redirect, c.listener, c.hostname, got, c.want)
 		}
 	}
 }

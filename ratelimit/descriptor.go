@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
@@ -19,6 +20,10 @@ const Domain = "penstock"
 // Keys of descriptor entries. EntryLimit is there always; EntryIssuer and
 // EntrySubject when the request has a verified token; one of the addresses when it
 // has a client address. Envoy's actions choose the names of the last two.
+//
+// The keys and the limit come from the configuration. All other values come from the
+// caller: whatever they are, the request is counted, because an error would leave
+// it to the failure policy, and a caller who can cause one has no limit at all.
 const (
 	EntryLimit         = "limit"                 // the text of a Spec
 	EntryIssuer        = "iss"                   // who vouches for the consumer
@@ -32,8 +37,6 @@ const (
 	// maxDescriptors bounds the limits of one request: 8 on each of gateway, route
 	// and rule are 24.
 	maxDescriptors = 64
-	// maxEntry bounds the bytes of an entry's value besides the limit.
-	maxEntry = 4096
 )
 
 // Reasons of refused descriptors, for the metric.
@@ -42,7 +45,6 @@ const (
 	reasonCount      = "count"
 	reasonEntry      = "entry"
 	reasonLimit      = "limit"
-	reasonKey        = "key"
 	reasonUnsupports = "unsupported"
 )
 
@@ -135,20 +137,18 @@ func (p *parser) request(d *commonratelimitv3.RateLimitDescriptor, i int) (Reque
 	if err != nil {
 		return Request{}, badDescriptor(reasonLimit, i, err)
 	}
-	key, err := counterKey(s, e)
-	if err != nil {
-		return Request{}, badDescriptor(reasonKey, i, err)
-	}
-	return Request{Key: key, Spec: s}, nil
+	return Request{Key: counterKey(s, e), Spec: s}, nil
 }
 
+// readEntries fails only for what the configuration of the proxy makes.
 func readEntries(d *commonratelimitv3.RateLimitDescriptor) (e entries, err error) {
+	var seen [4]*string
+	n := 0
 	for _, entry := range d.GetEntries() {
 		var to *string
-		most := maxEntry
 		switch entry.GetKey() {
 		case EntryLimit:
-			to, most = &e.limit, maxSpecText
+			to = &e.limit
 		case EntryIssuer:
 			to = &e.issuer
 		case EntrySubject:
@@ -158,41 +158,42 @@ func readEntries(d *commonratelimitv3.RateLimitDescriptor) (e entries, err error
 		default:
 			return e, fmt.Errorf("entry %q is unknown, expected limit, iss, sub, address, remote_address, masked_remote_address", cut(entry.GetKey()))
 		}
-		switch v := entry.GetValue(); {
-		case v == "":
-			return e, fmt.Errorf("entry %q is empty", entry.GetKey())
-		case *to != "":
-			return e, fmt.Errorf("entry %q is there twice", entry.GetKey())
-		case len(v) > most:
-			return e, fmt.Errorf("entry %q has %d bytes, at most %d are allowed", entry.GetKey(), len(v), most)
-		default:
-			*to = v
+		if slices.Contains(seen[:n], to) {
+			return e, fmt.Errorf("duplicate entry %q", entry.GetKey())
 		}
+		seen[n] = to
+		n++
+		*to = entry.GetValue()
 	}
 	if e.limit == "" {
-		return e, errors.New("the entry \"limit\" is missing")
+		return e, errors.New("the entry \"limit\" is missing or empty")
 	}
 	return e, nil
 }
 
-// counterKey names the counter: the limit's ID and whose it is.
-func counterKey(s Spec, e entries) (string, error) {
+// unknownAddress stands for the address of all requests that come without one.
+const unknownAddress = "?"
+
+// counterKey names the counter: the limit's ID and whose it is. A consumer without
+// an issuer or a subject counts by its address, and whoever has neither shares one
+// counter with all of that kind.
+func counterKey(s Spec, e entries) string {
 	switch {
 	case s.Key == Shared:
-		return s.ID + "|s", nil
+		return s.ID + "|s"
 	case s.Key == ConsumerOrAddress && e.issuer != "" && e.subject != "":
-		return s.ID + "|c" + consumerHash(e.issuer, e.subject), nil
-	case e.address != "":
-		return s.ID + "|a" + addressKey(e.address), nil
-	case s.Key == Address:
-		return "", fmt.Errorf("limit %s counts per address: the entry \"address\" is missing", s.ID)
+		return s.ID + "|c" + consumerHash(e.issuer, e.subject)
+	case e.address == "":
+		return s.ID + "|a" + unknownAddress
 	default:
-		return "", fmt.Errorf("limit %s counts per consumer or address: neither \"iss\" and \"sub\" nor \"address\" is there", s.ID)
+		return s.ID + "|a" + addressKey(e.address)
 	}
 }
 
-// consumerHash hides who the consumer is: keys are seen in Redis and in dumps.
-// The length of the issuer comes first, so that no other pair has the same bytes.
+// consumerHash hides who the consumer is, for keys are seen in Redis and in dumps, and
+// makes every key short. The length of the issuer comes first, so that no other pair
+// has the same bytes. Half of SHA-256 is enough: to take another consumer's counter
+// somebody would have to find a given hash, 2^128 tries.
 func consumerHash(issuer, subject string) string {
 	b := make([]byte, 0, 8+len(issuer)+len(subject))
 	b = binary.BigEndian.AppendUint64(b, uint64(len(issuer)))

@@ -16,14 +16,17 @@ import (
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 )
 
-// maxCall bounds a call: 64 descriptors of an escaped limit and long claims.
-const maxCall = 1 << 20
+// maxCall bounds a call. Each descriptor repeats what the caller says of himself,
+// which the 60 KiB of headers that a listener accepts bound, beside the limit: a call
+// that is too long would be an error, and an error lets the request pass.
+const maxCall = maxDescriptors * (64<<10 + maxSpecText)
 
 // NewServer returns a gRPC server with the service and the standard health
 // service. With a tracer provider each decision is a span that joins the caller's trace.
 func NewServer(s *Service, tracer trace.TracerProvider, propagator propagation.TextMapPropagator) (*grpc.Server, *health.Server) {
 	o := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxCall),
+		grpc.ForceServerCodecV2(newTolerantCodec()),
 		// Proxies keep one connection per worker for their whole life: find dead ones,
 		// and let proxies do the same.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -22,6 +24,25 @@ type slogCore struct{ l *slog.Logger }
 // listeners.
 var hushed = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
+}
+
+// newDatabase is what etcd says in its error, as a warning and an error, when it
+// looks for the schema version of a database that nothing was written to yet. It
+// looks again, and writes the version then.
+const newDatabase = "missing term information"
+
+// schemaMessages are those complaints. With another error they are shown.
+var schemaMessages = map[string]bool{
+	"Failed to detect schema version":  true,
+	"failed to update storage version": true,
+}
+
+// harmless reports whether a record is about a new database.
+func harmless(e zapcore.Entry, fields []zapcore.Field) bool {
+	return schemaMessages[e.Message] && slices.ContainsFunc(fields, func(f zapcore.Field) bool {
+		err, ok := f.Interface.(error)
+		return f.Type == zapcore.ErrorType && ok && strings.Contains(err.Error(), newDatabase)
+	})
 }
 
 // level maps zap's levels to slog's.
@@ -56,7 +77,11 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 
 // Write implements zapcore.Core.
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.l.Log(context.Background(), level(e.Level), e.Message, attrs(fields)...)
+	l := level(e.Level)
+	if harmless(e, fields) {
+		l = slog.LevelDebug
+	}
+	c.l.Log(context.Background(), l, e.Message, attrs(fields)...)
 	return nil
 }
 

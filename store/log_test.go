@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -16,11 +17,15 @@ func TestLog(t *testing.T) {
 	for text := range hushed {
 		l.Warn(text)
 	}
+	l.Warn("Failed to detect schema version", zap.Error(errors.New("missing term information")))
+	l.Error("failed to update storage version", zap.String("cluster-version", "3.7.0"), zap.Error(errors.New("cannot detect storage schema version: missing term information")))
 	if out.Len() > 0 {
 		t.Errorf("logged: %s", out.String())
 	}
 	l.Warn("slow disk", zap.Int("ms", 7))
 	l.Error("no disk")
+	l.Error("failed to update storage version", zap.Error(errors.New("the disk is full")))
+	l.Error("something else", zap.Error(errors.New("missing term information")))
 	func() {
 		defer func() {
 			if recover() == nil {
@@ -29,7 +34,8 @@ func TestLog(t *testing.T) {
 		}()
 		l.Fatal("gone")
 	}()
-	for _, want := range []string{`level=WARN msg="slow disk" member=m ms=7`, `level=ERROR msg="no disk" member=m`, `level=ERROR msg=gone`} {
+	for _, want := range []string{`level=WARN msg="slow disk" member=m ms=7`, `level=ERROR msg="no disk" member=m`, `level=ERROR msg="failed to update storage version" member=m error="the disk is full"`,
+		`level=ERROR msg="something else"`, `level=ERROR msg=gone`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}

@@ -43,7 +43,7 @@ func NewLogger(w io.Writer, level, service string) *slog.Logger {
 		if format != "" {
 			problems = append(problems, LogFormatEnv+"="+format+" is unknown: it must be json or text")
 		}
-		if isTerminal(w) {
+		if IsTerminal(w) {
 			h = slog.NewTextHandler(w, o)
 		} else {
 			h = slog.NewJSONHandler(w, o)
@@ -59,7 +59,8 @@ func NewLogger(w io.Writer, level, service string) *slog.Logger {
 	return log
 }
 
-func isTerminal(w io.Writer) bool {
+// IsTerminal reports whether w is a terminal.
+func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

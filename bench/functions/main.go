@@ -30,6 +30,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -84,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 			err = errors.Join(err, fmt.Errorf("down: %w\n%s", downErr, out))
 		}
 	}()
-	if b.conn, err = grpc.NewClient("passthrough:///"+b.api, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	if b.conn, err = grpc.NewClient("passthrough:///"+b.api, grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(filepath.Join(b.dir, "data")),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20))); err != nil {
 		return err
 	}

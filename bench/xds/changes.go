@@ -14,6 +14,7 @@ import (
 	"github.com/penstock-gateway/penstock/bench/proc"
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // series is what one contestant showed at one size.
@@ -317,7 +318,7 @@ func (b *bench) reconnect(ctx context.Context, o *ours, n int) error {
 func (b *bench) profileChanges(ctx context.Context, o *ours, n int) error {
 	done := make(chan error, 1)
 	file := fmt.Sprintf("%s-%d.pprof", b.profile, n)
-	go func() { done <- download(ctx, "http://"+o.http+"/debug/pprof/profile?seconds=6", file) }()
+	go func() { done <- download(ctx, o.data(), "http://"+o.http+"/debug/pprof/profile?seconds=6", file) }()
 	for k := 0; ; k++ {
 		select {
 		case err := <-done:
@@ -325,7 +326,7 @@ func (b *bench) profileChanges(ctx context.Context, o *ours, n int) error {
 				return err
 			}
 			fmt.Fprintf(os.Stderr, "%s: %d changes\n", file, k)
-			return download(ctx, "http://"+o.http+"/debug/pprof/heap?gc=1", fmt.Sprintf("%s-%d-heap.pprof", b.profile, n))
+			return download(ctx, o.data(), "http://"+o.http+"/debug/pprof/heap?gc=1", fmt.Sprintf("%s-%d-heap.pprof", b.profile, n))
 		default:
 		}
 		if err := o.apply(ctx, route(0, fmt.Sprintf("p%d", k))); err != nil {
@@ -335,9 +336,12 @@ func (b *bench) profileChanges(ctx context.Context, o *ours, n int) error {
 	}
 }
 
-func download(ctx context.Context, url, file string) error {
+func download(ctx context.Context, dataDir, url, file string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
+		return err
+	}
+	if err := connect.AsOwner(r, dataDir); err != nil {
 		return err
 	}
 	resp, err := http.DefaultClient.Do(r)

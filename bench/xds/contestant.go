@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/pki"
 )
 
@@ -147,7 +148,7 @@ func (b *bench) ours(ctx context.Context, id string) (o *ours, err error) {
 			o.control.stop()
 		}
 	}()
-	if o.conn, err = grpc.NewClient("passthrough:///"+o.api, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	if o.conn, err = grpc.NewClient("passthrough:///"+o.api, grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(o.data()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20))); err != nil {
 		return nil, err
 	}
@@ -176,9 +177,11 @@ func (b *bench) ours(ctx context.Context, id string) (o *ours, err error) {
 	return o, err
 }
 
+func (o *ours) data() string { return o.b.dir + "/data-" + o.id }
+
 // start runs the control plane on the addresses that are chosen.
 func (o *ours) start(ctx context.Context) (err error) {
-	o.control, err = start(o.b.dir, "control-"+o.id, exec.Command(o.b.bin, "control", "--data-dir", o.b.dir+"/data-"+o.id,
+	o.control, err = start(o.b.dir, "control-"+o.id, exec.Command(o.b.bin, "control", "--data-dir", o.data(),
 		"--pki-dir", o.b.ca0, "--api-listen", o.api, "--http-listen", o.http, "--xds-listen", o.xds, "--log-level", "warn",
 		"--eager-hosts", strconv.Itoa(o.b.eagerHosts)))
 	if err != nil {

@@ -1,12 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/user"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -24,44 +22,51 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // clientFlags are the flags of every verb that talks to the control plane.
 type clientFlags struct {
-	server  string
+	connect.Where
 	project string
 	output  string
+	source  string // what calls, for the origin of objects; "" is "cli"
 }
 
 func (f *clientFlags) add(c *cobra.Command) {
-	server := os.Getenv("PENSTOCK_SERVER")
-	if server == "" {
-		server = "127.0.0.1:7400"
-	}
-	c.Flags().StringVar(&f.server, "server", server, "address of the configuration API (environment PENSTOCK_SERVER)")
+	f.addWhere(c)
 	c.Flags().StringVar(&f.project, "project", "default", "project of short names")
 	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
 }
 
-// dial connects to the configuration API; calls carry who and what this is, for
-// the history.
+// addWhere adds the flags that say which control plane is meant.
+func (f *clientFlags) addWhere(c *cobra.Command) {
+	c.Flags().StringVar(&f.Server, "server", "", "address of the configuration API, HOST:PORT, with TLS unless it is on this machine (environment PENSTOCK_SERVER)")
+	c.Flags().StringVar(&f.Context, "context", "", "context to use, see \"penstock context\" (environment PENSTOCK_CONTEXT)")
+	c.Flags().StringVar(&f.DataDir, "data-dir", "", "data folder of the control plane on this machine (environment PENSTOCK_DATA_DIR; default: the one that runs)")
+	c.MarkFlagsMutuallyExclusive("server", "context")
+}
+
+// dial connects to the configuration API. The server knows the caller by the
+// credential; what calls is a label for the history.
 func (f *clientFlags) dial(ctx context.Context) (context.Context, *grpc.ClientConn, error) {
 	switch f.output {
 	case "text", "json", "yaml":
 	default:
 		return nil, nil, fmt.Errorf("--output %q is none of text, json, yaml", f.output)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+f.server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
+	target, err := connect.Find(f.Where)
 	if err != nil {
 		return nil, nil, err
 	}
-	who := "cli"
-	if u, err := user.Current(); err == nil && u.Username != "" {
-		who = u.Username
+	if target.DataDir != "" {
+		f.DataDir = target.DataDir // whose processes and keys are meant, then
 	}
-	return metadata.AppendToOutgoingContext(ctx, "x-penstock-source", "cli", "x-penstock-caller", who), conn, nil
+	conn, err := target.Dial(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
+	if err != nil {
+		return nil, nil, err
+	}
+	return metadata.AppendToOutgoingContext(ctx, "x-penstock-source", cmp.Or(f.source, "cli")), conn, nil
 }
 
 // writeFlags are the flags of every verb that writes.
@@ -197,8 +202,11 @@ func describeError(err error) string {
 	if !ok || st.Code() == codes.OK || st.Code() == codes.Unknown {
 		return err.Error()
 	}
-	if st.Code() == codes.Unavailable && strings.Contains(st.Message(), "connection refused") {
-		return "the control plane does not answer (" + st.Message() + "): is `penstock up` running, and is --server right?"
+	if st.Code() == codes.Unavailable && (strings.Contains(st.Message(), "connection refused") || strings.Contains(st.Message(), "no such file")) {
+		return "the control plane does not answer (" + st.Message() + "): is `penstock up` running by this user, or is --server or --context needed?"
+	}
+	if st.Code() == codes.Unauthenticated {
+		return "the control plane does not know who you are: " + st.Message()
 	}
 	if st.Code() == codes.InvalidArgument {
 		return st.Message()

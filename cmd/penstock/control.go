@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
@@ -37,6 +38,9 @@ type controlFlags struct {
 	packagesDir               string
 	eagerHosts                int
 	shadow                    shadowFlags
+	apiHosts                  []string
+	apiCert, apiKey           string
+	apiTLS                    bool
 }
 
 func newControlCommand() *cobra.Command {
@@ -52,8 +56,12 @@ func newControlCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of the embedded store and keys")
 	fl.StringVar(&f.pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
-	fl.StringVar(&f.api, "api-listen", "127.0.0.1:7400", "configuration API over gRPC (loopback)")
-	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug (loopback)")
+	fl.StringVar(&f.api, "api-listen", connect.DefaultAddress, "configuration API over gRPC; with TLS beyond loopback")
+	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug; with TLS beyond loopback")
+	fl.BoolVar(&f.apiTLS, "api-tls", false, "TLS for --api-listen and --http-listen on loopback, too")
+	fl.StringSliceVar(&f.apiHosts, "api-host", nil, "names or addresses that clients reach the API by, for its certificate (repeatable)")
+	fl.StringVar(&f.apiCert, "api-cert", "", "certificate of the API (default: one of the installation's own authority)")
+	fl.StringVar(&f.apiKey, "api-key", "", "key of --api-cert")
 	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
 	fl.StringSliceVar(&f.limiters, "limiter", nil, "host:port of a limiter (repeatable)")
@@ -98,6 +106,10 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if err != nil {
 		return err
 	}
+	apiTLS, apiHosts, err := f.apiServerTLS(ctx, ca, log)
+	if err != nil {
+		return err
+	}
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "penstock-control", Version: version(), OTLP: f.otlp, Logger: log})
 	if err != nil {
 		return err
@@ -118,10 +130,17 @@ func runControl(ctx context.Context, f controlFlags) error {
 	}
 	defer core.Close()
 	tel.Registry.MustRegister(core.Collector())
+	guard, err := f.openAccess(ctx, ca, core, log)
+	if err != nil {
+		return err
+	}
+	withdraw := func() {}
+	defer func() { withdraw() }()
 	return core.Serve(ctx, control.ServeOptions{
-		API: f.api, HTTP: f.http, XDS: f.xds, TLS: tlsConfig, Logger: log,
+		Access: guard, API: f.api, HTTP: f.http, APITLS: apiTLS, APIHosts: apiHosts, XDS: f.xds, TLS: tlsConfig, Logger: log,
 		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider,
 		Ready: func(a control.Addresses) {
+			withdraw = f.announce(a, apiTLS != nil, log)
 			log.Info("control plane is ready", "api", a.API.String(), "http", a.HTTP.String(), "xds", a.XDS.String(), "revision", core.Snapshot().Revision())
 		},
 	})
@@ -227,19 +246,7 @@ func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Co
 		SPIFFE: "spiffe://" + pki.TrustDomain + "/control",
 		DNS:    []string{"localhost", "penstock-control"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
-	hosts := f.xdsHosts
-	if host, _, err := net.SplitHostPort(f.xds); err == nil {
-		hosts = append(hosts, host)
-	}
-	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			if !ip.IsUnspecified() {
-				r.IPs = append(r.IPs, ip)
-			}
-		} else if h != "" {
-			r.DNS = append(r.DNS, h)
-		}
-	}
+	addNames(&r, f.xdsHosts, f.xds)
 	cert, key, err := ca.EnsureFiles(f.pkiDir, "control", r)
 	if err != nil {
 		return nil, nil, err

@@ -135,7 +135,7 @@ func exampleEnv(t *testing.T) (in *installation, run func(command string) (strin
 		command = strings.ReplaceAll(command, "127.0.0.1:8080", in.flags.gateway)
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "PENSTOCK_SERVER="+in.flags.api)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "PENSTOCK_SERVER="+in.flags.api, "PENSTOCK_TEST_MAIN=1")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
@@ -164,11 +164,38 @@ func TestExamples(t *testing.T) {
 		return out
 	}
 	up := examples(newUpCommand())
-	if out := must(up[0]); !strings.Contains(out, "3 of 3 ready") {
+	out := must(up[0])
+	if !strings.Contains(out, "3 of 3 ready") {
 		t.Errorf("%s: its functions do not serve:\n%s", up[0], out)
+	}
+	_, hints, _ := strings.Cut(out, "What to try next:")
+	tried := 0
+	for line := range strings.Lines(hints) {
+		command, _, ok := strings.Cut(line, "  # ")
+		if !ok {
+			continue
+		}
+		tried++
+		command = strings.Replace(command, " FILE", " examples/support-desk/config", 1)
+		if strings.Contains(command, " trace ID") {
+			command = "id=$(curl -si http://127.0.0.1:8080/catalog | tr -d '\\r' | sed -n 's/^x-trace-id: //p') && " + strings.Replace(command, " ID", " $id", 1)
+		}
+		must(command)
+	}
+	if tried < 7 {
+		t.Errorf("only %d hints:\n%s", tried, out)
 	}
 	must("curl -sSf -X POST -d '{\"question\":\"where\"}' http://127.0.0.1:8080/support")
 	must("curl -sSf http://127.0.0.1:8080/catalog")
+	await(t, func() error {
+		if j := in.state(t).Jaeger; j != "running" {
+			return fmt.Errorf("Jaeger is %s", j)
+		}
+		return nil
+	})
+	if out := must("curl -sSf http://" + in.flags.jaeger); !strings.Contains(out, "Penstock traces") {
+		t.Errorf("Jaeger's address shows %s", out)
+	}
 	for _, example := range append(examples(newStatusCommand()), examples(newVersionCommand())...) {
 		must(example)
 	}

@@ -62,7 +62,6 @@ func ago(t *timestamppb.Timestamp) string {
 
 func newStatusCommand() *cobra.Command {
 	var cf clientFlags
-	var dataDir string
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the revision, who serves it, functions, problems, processes and addresses",
@@ -77,19 +76,18 @@ func newStatusCommand() *cobra.Command {
 			defer conn.Close()
 			resp, err := pb.NewProxyServiceClient(conn).GetStatus(ctx, &pb.GetStatusRequest{})
 			if err != nil {
-				printProcesses(w, dataDir)
+				printProcesses(w, cf.DataDir)
 				return err
 			}
 			if cf.output != "text" {
 				return printMessage(w, cf.output, resp)
 			}
 			printStatus(w, resp)
-			printProcesses(w, dataDir)
+			printProcesses(w, cf.DataDir)
 			return nil
 		},
 	}
 	cf.add(c)
-	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of penstock up, to show its processes")
 	return c
 }
 
@@ -332,7 +330,8 @@ func short(name string) string { return strings.TrimPrefix(name, "projects/defau
 
 func newDebugCommand() *cobra.Command {
 	c := &cobra.Command{Use: "debug", Short: "Look inside the control plane"}
-	var server, stage, view string
+	var hf httpFlags
+	var stage, view string
 	stages := []string{"model", "xds", "proxies", "instances"}
 	dump := &cobra.Command{
 		Use:   "dump --stage STAGE",
@@ -342,25 +341,16 @@ func newDebugCommand() *cobra.Command {
 			if !slices.Contains(stages, stage) {
 				return fmt.Errorf("--stage %q is none of %s", stage, strings.Join(stages, ", "))
 			}
-			u := "http://" + server + "/debug/dump?" + url.Values{"stage": {stage}, "view": {view}}.Encode()
-			r, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, u, nil)
-			if err != nil {
-				return err
-			}
-			resp, err := http.DefaultClient.Do(r)
+			resp, err := hf.call(cmd.Context(), http.MethodGet, "/debug/dump?"+url.Values{"stage": {stage}, "view": {view}}.Encode())
 			if err != nil {
 				return err
 			}
 			defer resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-				return errors.New(strings.TrimSpace(string(b)))
-			}
 			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
 			return err
 		},
 	}
-	dump.Flags().StringVar(&server, "http", "127.0.0.1:7480", "address of the control plane's HTTP server")
+	hf.add(dump)
 	dump.Flags().StringVar(&stage, "stage", "model", strings.Join(stages, ", "))
 	dump.Flags().StringVar(&view, "view", "default/-", "for xds: project/gateway")
 	c.AddCommand(dump)

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/accesstest"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -34,6 +36,7 @@ type proxyPlane struct {
 	addr control.Addresses
 	log  *syncBuffer
 	port int // of the gateway
+	dir  string
 }
 
 func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
@@ -41,6 +44,7 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 	p := &proxyPlane{t: t, log: &syncBuffer{}, port: envoytest.FreePort(t)}
 	log := slog.New(slog.NewTextHandler(p.log, nil))
 	dir := t.TempDir()
+	p.dir = dir
 	st, err := store.Open(t.Context(), store.Options{DataDir: filepath.Join(dir, "etcd"), SealKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +66,13 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 	served, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		served <- p.core.Serve(ctx, control.ServeOptions{
-			API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
+			Access: accesstest.Open(t, dir), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(),
-			Ready:          func(a control.Addresses) { p.addr = a; close(ready) },
+			Ready: func(a control.Addresses) {
+				p.addr = a
+				t.Cleanup((&controlFlags{dataDir: dir}).announce(a, false, log))
+				close(ready)
+			},
 		})
 	}()
 	select {
@@ -86,7 +94,7 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 // answer makes the route answer with body.
 func (p *proxyPlane) answer(body string) {
 	p.t.Helper()
-	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(p.dir))
 	if err != nil {
 		p.t.Fatal(err)
 	}

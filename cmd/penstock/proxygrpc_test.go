@@ -19,12 +19,13 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // applyGRPC makes svc.example a host with a gRPC server behind it.
 func (p *proxyPlane) applyGRPC(server net.Addr, policies *pb.Policies) error {
 	p.t.Helper()
-	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(p.dir))
 	if err != nil {
 		p.t.Fatal(err)
 	}

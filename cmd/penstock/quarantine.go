@@ -17,18 +17,18 @@ import (
 
 // newQuarantineCommand shows what proxies refused, and has it tried again.
 func newQuarantineCommand() *cobra.Command {
-	var server, output string
+	var hf httpFlags
+	var output string
 	var all bool
 	c := &cobra.Command{
 		Use:   "quarantine",
 		Short: "See what proxies refused and what serves in its place, and have it tried again",
 	}
-	c.PersistentFlags().StringVar(&server, "http", "127.0.0.1:7480", "address of the control plane's HTTP server")
 	c.PersistentFlags().StringVarP(&output, "output", "o", "text", "text or json")
 	list := &cobra.Command{
 		Use: "list", Short: "List the resources in quarantine", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, http.MethodGet, "http://"+server+"/debug/quarantine")
+			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, &hf, http.MethodGet, "/debug/quarantine")
 		},
 	}
 	retry := &cobra.Command{
@@ -43,10 +43,12 @@ func newQuarantineCommand() *cobra.Command {
 			if !all {
 				form = url.Values{"name": args}
 			}
-			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, http.MethodPost, "http://"+server+"/debug/quarantine/retry?"+form.Encode())
+			return quarantineCall(cmd.Context(), cmd.OutOrStdout(), output, &hf, http.MethodPost, "/debug/quarantine/retry?"+form.Encode())
 		},
 	}
 	retry.Flags().BoolVar(&all, "all", false, "everything that is in quarantine")
+	hf.add(list)
+	hf.add(retry)
 	c.AddCommand(list, retry)
 	return c
 }
@@ -60,23 +62,15 @@ type quarantined struct {
 	Refused                              []struct{ Version, Reason, Proxy, Envoy string }
 }
 
-func quarantineCall(ctx context.Context, w io.Writer, output, method, u string) error {
+func quarantineCall(ctx context.Context, w io.Writer, output string, hf *httpFlags, method, path string) error {
 	if output != "text" && output != "json" {
 		return fmt.Errorf("--output %q is none of text, json", output)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, u, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := hf.call(ctx, method, path)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return errors.New(strings.TrimSpace(string(b)))
-	}
 	if output == "json" {
 		_, err := io.Copy(w, resp.Body)
 		return err

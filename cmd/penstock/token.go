@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
@@ -148,13 +149,25 @@ func newTokenCommand() *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "data folder of penstock up")
+	fl.StringVar(&f.dataDir, "data-dir", "", "data folder of \"penstock up\" (environment PENSTOCK_DATA_DIR; default: the one that runs)")
 	fl.StringVar(&f.subject, "subject", devSubject, "the sub claim: who this is")
 	fl.StringSliceVar(&f.audiences, "audience", []string{devAudience}, "the aud claim: what the token is for (repeatable)")
 	fl.StringArrayVar(&f.claims, "claim", nil, "another claim, NAME=TEXT or NAME:=JSON (repeatable)")
 	fl.StringVar(&f.issuer, "issuer", devIssuerURL, "the iss claim")
 	fl.DurationVar(&f.expires, "expires", time.Hour, "time until the token expires; negative: it has expired")
 	return c
+}
+
+// runningDataDir is PENSTOCK_DATA_DIR, or the data folder of the control plane that
+// this user runs on this machine, or the usual one.
+func runningDataDir() string {
+	if dir := os.Getenv("PENSTOCK_DATA_DIR"); dir != "" {
+		return dir
+	}
+	if dir := connect.LocalDataDir(); dir != "" {
+		return dir
+	}
+	return "./.penstock"
 }
 
 func makeToken(f tokenFlags, now time.Time) (string, error) {
@@ -164,6 +177,9 @@ func makeToken(f tokenFlags, now time.Time) (string, error) {
 	}
 	if f.subject == "" {
 		return "", errors.New("--subject must not be empty")
+	}
+	if f.dataDir == "" {
+		f.dataDir = runningDataDir()
 	}
 	// A token of a key that no gateway knows would only puzzle.
 	if info, err := os.Stat(f.dataDir); err != nil || !info.IsDir() {

@@ -14,7 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/supervise"
+	"github.com/penstock-gateway/penstock/telemetry"
 )
 
 // upFlags are the flags of `penstock up`.
@@ -27,6 +29,7 @@ type upFlags struct {
 	redisURL                     string
 	limiters                     int
 	noJaeger, detach, shadow     bool
+	otlpTo, logFormat            string
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
 }
@@ -52,14 +55,16 @@ func newUpCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&f.settings, "settings", settingsFile, "YAML file with values for these flags, which win over it; may be absent")
 	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of everything that is kept")
-	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of installed tools (default .tools of the clone; environment PENSTOCK_TOOLS_DIR)")
+	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of installed tools (default: .tools of the clone, else penstock/tools in the user's cache folder; environment PENSTOCK_TOOLS_DIR)")
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.StringSliceVar(&f.config, "config", nil, "file or folder of resources, applied at the first start and whenever it changed (repeatable)")
 	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config, or a folder \"functions\" in it or beside it, where all sources are)")
 	fl.StringArrayVar(&f.run, "run", nil, "another process to run beside, NAME=COMMAND (repeatable)")
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")
 	fl.IntVar(&f.limiters, "limiters", 1, "number of limiter processes; more than one needs --redis-url")
-	fl.BoolVar(&f.noJaeger, "no-jaeger", false, "do without traces")
+	fl.BoolVar(&f.noJaeger, "no-jaeger", false, "do without traces, unless --otlp-to says where they go")
+	fl.StringVar(&f.otlpTo, "otlp-to", "", "host:port of a collector of your own that traces go to (OTLP over gRPC), in place of Jaeger")
+	fl.StringVar(&f.logFormat, "log-format", os.Getenv(telemetry.LogFormatEnv), "text, json or auto: text at a terminal, else one JSON object per line (environment "+telemetry.LogFormatEnv+")")
 	fl.BoolVar(&f.shadow, "shadow", false, "try each change on an Envoy of its own before the gateway gets it")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
 	fl.StringVar(&f.gateway, "gateway-listen", "127.0.0.1:8080", "what the gateway listens on")
@@ -68,7 +73,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.limiter, "limiter-listen", "127.0.0.1:7402", "the limiter; further ones take the next ports")
 	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug (loopback)")
 	fl.StringVar(&f.jaeger, "jaeger-listen", "127.0.0.1:16686", "Jaeger's page and query API")
-	fl.StringVar(&f.otlp, "otlp-listen", "127.0.0.1:4317", "traces (OTLP over gRPC), relayed to Jaeger")
+	fl.StringVar(&f.otlp, "otlp-listen", "127.0.0.1:4317", "traces (OTLP over gRPC), relayed to Jaeger or --otlp-to")
 	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", "127.0.0.1:14317", "where Jaeger takes the relayed traces")
 	return c
 }
@@ -87,6 +92,14 @@ func (f *upFlags) check() error {
 	for _, a := range []struct{ flag, value string }{{"api-listen", f.api}, {"http-listen", f.http}} {
 		if host, _, err := net.SplitHostPort(a.value); err == nil && !net.ParseIP(host).IsLoopback() {
 			errs = append(errs, fmt.Errorf("--%s %s: whoever reaches it may change the gateway, so it must be a loopback address", a.flag, a.value))
+		}
+	}
+	if _, err := console.ParseFormat(f.logFormat); err != nil {
+		errs = append(errs, fmt.Errorf("--log-format: %w", err))
+	}
+	if f.otlpTo != "" {
+		if err := telemetry.CheckAddress(f.otlpTo); err != nil {
+			errs = append(errs, fmt.Errorf("--otlp-to %q: %w", f.otlpTo, err))
 		}
 	}
 	switch {
@@ -120,6 +133,19 @@ func (f *upFlags) check() error {
 	return errors.Join(errs...)
 }
 
+// traces reports whether there are traces, ownJaeger whether they go to a Jaeger
+// that `up` runs.
+func (f *upFlags) traces() bool    { return !f.noJaeger || f.otlpTo != "" }
+func (f *upFlags) ownJaeger() bool { return !f.noJaeger && f.otlpTo == "" }
+
+// collector is where the relay sends traces.
+func (f *upFlags) collector() string {
+	if f.otlpTo != "" {
+		return f.otlpTo
+	}
+	return loopback(f.jaegerOTLP)
+}
+
 type flagAddress struct {
 	flag  string
 	value *string
@@ -130,8 +156,11 @@ func (f *upFlags) addresses() []flagAddress {
 		{"gateway-listen", &f.gateway}, {"api-listen", &f.api}, {"xds-listen", &f.xds},
 		{"limiter-listen", &f.limiter}, {"http-listen", &f.http},
 	}
-	if !f.noJaeger {
-		a = append(a, flagAddress{"jaeger-listen", &f.jaeger}, flagAddress{"otlp-listen", &f.otlp}, flagAddress{"jaeger-otlp-listen", &f.jaegerOTLP})
+	if f.traces() {
+		a = append(a, flagAddress{"otlp-listen", &f.otlp})
+	}
+	if f.ownJaeger() {
+		a = append(a, flagAddress{"jaeger-listen", &f.jaeger}, flagAddress{"jaeger-otlp-listen", &f.jaegerOTLP})
 	}
 	return a
 }

@@ -25,7 +25,25 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
+}
+
+// runTests keeps the tests apart from the control planes and contexts of the user
+// who runs them.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "penstock-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	for key, value := range map[string]string{"XDG_RUNTIME_DIR": dir, "PENSTOCK_CONTEXTS_FILE": filepath.Join(dir, "contexts.yaml")} {
+		if err := os.Setenv(key, value); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
 }
 
 // penstock is a command line of the test binary as penstock.

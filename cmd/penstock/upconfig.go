@@ -18,6 +18,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // upPruneSet names what --config applied, so that what is no longer in the files
@@ -106,7 +107,7 @@ func functionsRoot(f upFlags, resources []*pb.Resource) (string, error) {
 // configure applies what `up` itself gives (the gateway's listener, the keys of
 // the development issuer) and the files of --config.
 func (u *up) configure(ctx context.Context, issuer *devIssuer) error {
-	cf := clientFlags{server: loopback(u.f.api), project: "default", output: "text"}
+	cf := clientFlags{Where: connect.Where{DataDir: u.f.dataDir}, project: "default", output: "text", source: "up"}
 	ctx, conn, err := cf.dial(ctx)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/console"
 )
 
 // maxDetachLog bounds what an error shows of the log of a background start.
@@ -100,22 +104,41 @@ func tailOf(file string) string {
 		_, _ = f.Seek(max(0, end-maxDetachLog), io.SeekStart)
 	}
 	b, _ := io.ReadAll(f)
-	return strings.TrimSpace(string(b))
+	var out bytes.Buffer
+	w := console.New(&out, console.Text, false)
+	for line := range strings.Lines(string(b)) {
+		w.Line("", strings.TrimRight(line, "\n"))
+	}
+	return strings.TrimRight(out.String(), "\n")
+}
+
+// jaegerAddress is the name of Jaeger's address.
+const jaegerAddress = "traces (Jaeger)"
+
+// jaegerState is the state of Jaeger before it is started.
+func (f *upFlags) jaegerState() string {
+	if f.otlpTo != "" {
+		return "not run: traces go to " + f.otlpTo
+	}
+	return "off"
 }
 
 // table is what listens where.
 func (f *upFlags) table() []upAddress {
 	t := []upAddress{
 		{"gateway", "http://" + loopback(f.gateway), ""},
-		{"configuration API", loopback(f.api), "gRPC; `penstock` commands use it"},
-		{"REST, health, metrics", "http://" + loopback(f.http), "/v1/…, /readyz, /livez, /metrics, /debug"},
+		{"configuration API", loopback(f.api), "gRPC, needs a credential; `penstock` commands use the socket in " + connect.Dir(f.dataDir)},
+		{"REST, health, metrics", "http://" + loopback(f.http), "/readyz and /livez; with a credential /v1/…, /metrics, /debug"},
 		{"xDS, runners", loopback(f.xds), "mutual TLS, certificates in " + filepath.Join(f.dataDir, "pki")},
 	}
 	for i := range f.limiters {
 		t = append(t, upAddress{"limiter", loopback(f.limiterAddress(i)), ""})
 	}
-	if !f.noJaeger {
-		t = append(t, upAddress{"traces (Jaeger)", "http://" + loopback(f.jaeger), ""}, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to Jaeger"})
+	if f.ownJaeger() {
+		t = append(t, upAddress{jaegerAddress, "http://" + loopback(f.jaeger), "the newest traces; Jaeger's query API is below /api"})
+	}
+	if f.traces() {
+		t = append(t, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to " + f.collector()})
 	}
 	return t
 }
@@ -125,22 +148,9 @@ func (u *up) welcome() string {
 	s := u.state.snapshot()
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nPenstock is up.\n\n")
-	for _, a := range s.Addresses {
-		note := a.Note
-		if a.Name == "traces (Jaeger)" && s.Jaeger != "running" {
-			note = "is being built; it joins when it is ready, and spans wait for it"
-			if s.Jaeger != "building" {
-				note = s.Jaeger
-			}
-		}
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-22s  %-24s  %s", a.Name, a.Address, note), " ") + "\n")
-	}
+	b.WriteString(s.addresses())
 	if s.Functions != "" {
 		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)
-	}
-	server := ""
-	if u.f.api != "127.0.0.1:7400" {
-		server = " --server " + loopback(u.f.api)
 	}
 	jaeger := ""
 	if u.f.jaeger != "127.0.0.1:16686" {
@@ -149,11 +159,11 @@ func (u *up) welcome() string {
 	fmt.Fprintf(&b, "\nWhat to try next:\n\n")
 	p := programName()
 	lines := [][2]string{
-		{p + " status" + server + u.dataDirFlag(), "what is served by whom, functions, processes"},
-		{p + " list routes" + server, "what the gateway routes"},
+		{p + " status" + u.dataDirFlag(), "what is served by whom, functions, processes"},
+		{p + " list routes" + u.dataDirFlag(), "what the gateway routes"},
 		{"curl -i http://" + loopback(u.f.gateway) + u.config.path(), "a request; its trace id is in the header x-trace-id"},
-		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + server, "which route answers, with which policies"},
-		{p + " apply -f FILE" + server, "change it; returns when the change is served"},
+		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + u.dataDirFlag(), "which route answers, with which policies"},
+		{p + " apply -f FILE" + u.dataDirFlag(), "change it; returns when the change is served"},
 		{p + " token --subject alice" + u.dataDirFlag(), "a token for routes that ask for one"},
 		{p + " trace ID" + jaeger, "the way of one request"},
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // functionsWait is how long `up` holds back its summary for functions that are
@@ -49,7 +50,7 @@ func (r *readiness) String() string {
 // awaitFunctions waits until every function can be called, or is known to fail,
 // and says how that stands.
 func (u *up) awaitFunctions(ctx context.Context) string {
-	cf := clientFlags{server: loopback(u.f.api), project: "default", output: "text"}
+	cf := clientFlags{Where: connect.Where{DataDir: u.f.dataDir}, project: "default", output: "text", source: "up"}
 	callCtx, conn, err := cf.dial(ctx)
 	if err != nil {
 		return err.Error()

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/penstock-gateway/penstock/telemetry"
 )
 
 // readyPoll is the pause between two looks at a child that is starting.
@@ -80,12 +82,7 @@ func firstLine(s string) string {
 	return line
 }
 
-// isTerminal tells whether colours make sense. https://no-color.org
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+// colorful reports whether colours make sense. https://no-color.org
+func colorful(w io.Writer) bool {
+	return telemetry.IsTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

@@ -17,10 +17,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
+	"github.com/penstock-gateway/penstock/telemetry"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 )
 
@@ -39,6 +41,8 @@ type up struct {
 	f           upFlags
 	self        string // this program
 	out, errOut io.Writer
+	format      console.Format
+	console     *console.Writer // where lines of all processes go
 	log         *slog.Logger
 	state       *stateWriter
 	sup         *supervise.Supervisor
@@ -58,7 +62,14 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	}
 	logFile := filepath.Join(f.dataDir, "up.log")
 	u := &up{f: f, self: self, out: cmd.OutOrStdout(), errOut: boundLog(cmd.ErrOrStderr(), logFile, maxUpLog)}
-	u.log = slog.New(slog.NewTextHandler(u.errOut, &slog.HandlerOptions{ReplaceAttr: dropTime})).With("part", "up")
+	if u.format, err = console.ParseFormat(f.logFormat); err != nil {
+		return err
+	}
+	if f.detach && u.format == console.Auto {
+		u.format = console.Text // this part of it is for who typed it, and no log
+	}
+	u.console = console.New(u.errOut, u.format, colorful(u.errOut))
+	u.log = u.console.Logger("up")
 	// Files with errors are told before anything is started or installed.
 	if u.config, err = loadConfig(f.config); err != nil {
 		return err
@@ -87,15 +98,8 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	return u.run(ctx)
 }
 
-func dropTime(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == slog.TimeKey {
-		return slog.Attr{}
-	}
-	return a
-}
-
 func (u *up) tools() toolbox.Options {
-	return toolbox.Options{Dir: u.f.toolsDir, Progress: u.errOut}
+	return toolbox.Options{Dir: u.f.toolsDir, Progress: u.console.Progress("up")}
 }
 
 // install gets what the gateway cannot serve without.
@@ -119,10 +123,10 @@ func (u *up) run(ctx context.Context) (err error) {
 	}
 	u.state = &stateWriter{dataDir: u.f.dataDir, log: func(err error) { u.log.Warn(err.Error()) }}
 	u.state.update(func(s *upState) {
-		*s = upState{ID: me, Version: version(), StartedAt: time.Now(), Jaeger: "off", Addresses: u.f.table()}
+		*s = upState{ID: me, Version: version(), StartedAt: time.Now(), Jaeger: u.f.jaegerState(), Addresses: u.f.table()}
 	})
 	u.sup = supervise.New(supervise.Options{
-		Output: u.errOut, Color: isTerminal(u.errOut), Logger: u.log, OnChange: u.state.processes,
+		Line: u.line, Logger: u.log, OnChange: u.state.processes,
 	})
 	var background sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -132,10 +136,10 @@ func (u *up) run(ctx context.Context) (err error) {
 		background.Wait()
 		err = errors.Join(err, os.Remove(stateFile(u.f.dataDir)))
 		if err == nil {
-			fmt.Fprintln(u.out, "stopped: all processes are gone")
+			u.tell("stopped: all processes are gone\n")
 		}
 	}()
-	if !u.f.noJaeger {
+	if u.f.ownJaeger() {
 		background.Go(func() { u.startJaeger(ctx) })
 	}
 	if err := u.start(ctx); err != nil {
@@ -150,10 +154,28 @@ func (u *up) run(ctx context.Context) (err error) {
 		return nil
 	}
 	u.state.update(func(s *upState) { s.Ready, s.Functions = true, functions })
-	fmt.Fprint(u.out, u.welcome())
+	u.tell(u.welcome(), "addresses", u.f.table(), "functions", functions)
 	<-ctx.Done()
-	fmt.Fprintln(u.out, "stopping")
+	u.tell("stopping\n")
 	return nil
+}
+
+// line passes on what a process logs.
+func (u *up) line(process, line string) {
+	if process == "jaeger" && strings.Contains(line, jaegerMissesPage) {
+		return
+	}
+	u.console.Line(process, line)
+}
+
+// tell says something to who started `up`: text for a person; for a machine, a
+// record of its first line with attributes.
+func (u *up) tell(text string, attrs ...any) {
+	if u.format.For(u.out) == console.Text {
+		fmt.Fprint(u.out, text)
+		return
+	}
+	u.log.Info(firstLine(strings.TrimSpace(text)), attrs...)
 }
 
 // start brings up all that serves, in the order in which one needs the other.
@@ -221,11 +243,14 @@ func (u *up) renewCertificates(ctx context.Context) {
 
 // otlp is the flag that sends a child's traces to the relay.
 func (u *up) otlp() []string {
-	if u.f.noJaeger {
+	if !u.f.traces() {
 		return nil
 	}
 	return []string{"--otlp", loopback(u.f.otlp)}
 }
+
+// ownEnv has our own processes write records, which the console makes readable.
+var ownEnv = []string{telemetry.LogFormatEnv + "=json"}
 
 func (u *up) control() supervise.Process {
 	args := []string{
@@ -239,7 +264,7 @@ func (u *up) control() supervise.Process {
 		args = append(args, "--shadow-envoy="+u.envoy)
 	}
 	return supervise.Process{
-		Name: "control", Command: u.self, Args: append(args, u.otlp()...),
+		Name: "control", Command: u.self, Args: append(args, u.otlp()...), Env: ownEnv,
 		Ready: httpReady(nil, "http://"+u.f.http+"/readyz"),
 	}
 }
@@ -247,9 +272,9 @@ func (u *up) control() supervise.Process {
 // helpers are the relay, the limiters, the runner and what --run names.
 func (u *up) helpers() []supervise.Process {
 	var out []supervise.Process
-	if !u.f.noJaeger {
+	if u.f.traces() {
 		out = append(out, supervise.Process{
-			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", loopback(u.f.jaegerOTLP)},
+			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", u.f.collector()}, Env: ownEnv,
 			Ready: tcpReady(loopback(u.f.otlp)),
 		})
 	}
@@ -263,7 +288,7 @@ func (u *up) helpers() []supervise.Process {
 		if u.f.redisURL != "" {
 			args = append(args, "--redis-url", u.f.redisURL)
 		}
-		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Ready: tcpReady(loopback(address))})
+		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: ownEnv, Ready: tcpReady(loopback(address))})
 	}
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
@@ -271,7 +296,7 @@ func (u *up) helpers() []supervise.Process {
 		"--tools-dir", u.f.toolsDir,
 	}
 	out = append(out, supervise.Process{
-		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), StopTimeout: 20 * time.Second,
+		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), Env: ownEnv, StopTimeout: 20 * time.Second,
 	})
 	return append(out, u.f.beside...)
 }
@@ -343,20 +368,24 @@ func (u *up) startJaeger(ctx context.Context) {
 	set("building")
 	path, err := toolbox.Jaeger(ctx, u.tools())
 	if err == nil {
-		err = u.sup.Start(ctx, jaegerProcess(path, u.f.jaeger, u.f.jaegerOTLP))
+		err = writeJaegerPage(jaegerPageDir(u.f.dataDir))
+	}
+	if err == nil {
+		err = u.sup.Start(ctx, jaegerProcess(path, jaegerPageDir(u.f.dataDir), u.f.jaeger, u.f.jaegerOTLP))
 	}
 	switch {
 	case err == nil:
 		set("running")
-		u.log.Info("Jaeger has joined: traces are at http://" + loopback(u.f.jaeger))
+		u.log.Info("Jaeger has joined: the newest traces are at http://" + loopback(u.f.jaeger))
 	case ctx.Err() == nil:
 		set("failed: " + err.Error())
 		u.log.Error("there will be no traces, all else works", "error", err)
 	}
 }
 
-func jaegerProcess(path, query, otlp string) supervise.Process {
+func jaegerProcess(path, page, query, otlp string) supervise.Process {
 	args := []string{
+		"--query.static-files=" + page,
 		"--query.http-server.host-port=" + query, "--collector.otlp.grpc.host-port=" + otlp,
 		"--memory.max-traces=20000", "--log-level=warn",
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -165,18 +166,38 @@ func reapLeftovers(dataDir string) {
 	launch.WaitGone(ids, 5*time.Second)
 }
 
+// addresses is the table of what listens where.
+func (s *upState) addresses() string {
+	var b strings.Builder
+	for _, a := range s.Addresses {
+		note := a.Note
+		switch {
+		case a.Name != jaegerAddress || s.Jaeger == "running":
+		case s.Jaeger == "building":
+			note = "is being built; it joins when it is ready, and spans wait for it"
+		default:
+			note = firstLine(s.Jaeger)
+		}
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-22s  %-24s  %s", a.Name, a.Address, note), " ") + "\n")
+	}
+	return b.String()
+}
+
 // printProcesses shows the processes of the `up` of a data directory.
 func printProcesses(w io.Writer, dataDir string) {
+	if dataDir == "" {
+		return // a control plane elsewhere
+	}
 	s, err := readState(dataDir)
 	switch {
 	case err != nil:
 		fmt.Fprintf(w, "\nprocesses: %v\n", err)
 		return
 	case s == nil || !s.ID.Alive():
-		fmt.Fprintf(w, "\nprocesses: no `penstock up` runs on %s\n", dataDir)
+		fmt.Fprintf(w, "\nprocesses: no `penstock up` runs on %s; the control plane was started by itself\n", dataDir)
 		return
 	}
-	fmt.Fprintf(w, "\nprocesses of `penstock up` (pid %d, since %s), traces: Jaeger is %s\n", s.ID.PID, s.StartedAt.Local().Format(time.DateTime), s.Jaeger)
+	fmt.Fprintf(w, "\nprocesses of `penstock up` (pid %d, since %s), traces: Jaeger is %s\n", s.ID.PID, s.StartedAt.Local().Format(time.DateTime), firstLine(s.Jaeger))
 	table(w, "PROCESS STATE PID RESTARTS SINCE LAST-END", func(row func(...any)) {
 		for _, p := range s.Processes {
 			pid := ""
@@ -186,4 +207,5 @@ func printProcesses(w io.Writer, dataDir string) {
 			row(p.Name, p.State, pid, p.Restarts, time.Since(p.Since).Round(time.Second).String(), firstLine(p.Detail))
 		}
 	})
+	fmt.Fprintf(w, "\naddresses:\n%s", s.addresses())
 }

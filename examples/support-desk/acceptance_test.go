@@ -138,6 +138,16 @@ func (d *desk) command(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
+// credential is the owner's, for the loopback addresses.
+func (d *desk) credential(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.dir, "data", "access", "credential"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
 func (d *desk) up(t *testing.T) {
 	t.Helper()
 	out, err := d.command(t.Context(), d.args...).CombinedOutput()
@@ -287,7 +297,8 @@ func configure(t *testing.T, d *desk) {
 		t.Errorf("route create: %d", a.status)
 	}
 	rest, err := send(t.Context(), "POST", "http://"+d.http+"/v1/projects/default/routes?route_id=rest",
-		`{"rules":[{"matches":[{"path":{"prefix":"/rest"}}],"direct_response":{"status":200,"body":"rest"}}]}`)
+		`{"rules":[{"matches":[{"path":{"prefix":"/rest"}}],"direct_response":{"status":200,"body":"rest"}}]}`,
+		"Content-Type", "application/json", "Authorization", "Bearer "+d.credential(t))
 	if err != nil || rest.status != 200 || !strings.Contains(rest.body, `"revision"`) {
 		t.Fatalf("REST create: %v %d %s", err, rest.status, rest.body)
 	}

@@ -35,9 +35,13 @@ func (x *explainer) action(e *gateway.Entry) {
 // location is the target of a redirect. A client names the port in the Host when
 // the scheme has another.
 func (x *explainer) location(d *pb.Redirect) string {
-	host := cmp.Or(d.GetHost(), x.request.Host)
-	port := gateway.RedirectPort(d, &pb.Listener{Port: x.port})
-	if port == 0 && d.GetHost() == "" && x.port != gateway.SchemePort(x.scheme) {
+	protocol := pb.ListenerProtocol_LISTENER_PROTOCOL_HTTP
+	if x.scheme == "https" {
+		protocol = pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS
+	}
+	to := gateway.RedirectTo(d, &pb.Listener{Port: x.port, Protocol: protocol}, x.request.Host)
+	host, port := cmp.Or(to.Host, x.request.Host), to.Port
+	if port == 0 && to.Host == "" && x.port != gateway.SchemePort(x.scheme) {
 		port = x.port
 	}
 	if port != 0 {

@@ -217,7 +217,7 @@ func TestEdgeForms(t *testing.T) {
 		{"GET", "http://x.test:8080/move", "302 http://x.test:8080/z"},
 		{"GET", "http://[::1]:8080/move", "302 http://[::1]:8080/z"},
 		{"GET", "http://x.test/secure", "302 https://x.test/secure"},
-		{"GET", "http://x.test:8080/secure", "302 https://x.test:443/secure"},
+		{"GET", "http://x.test:8080/secure", "302 https://x.test/secure"},
 		{"GET", "http://x.test:8080/away", "302 http://other.test/away"},
 		{"GET", "http://x.test:8080/port", "302 http://x.test:81/port"},
 		{"delete", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "delete"; methods are written in capital letters`},

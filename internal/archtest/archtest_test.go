@@ -55,6 +55,8 @@ var rules = []rule{
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
 	{tree: "internal/cow", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
+	{tree: "internal/console", may: []string{"telemetry"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "the console knows lines, not who writes them"},
 	{tree: "telemetry", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
 }
 

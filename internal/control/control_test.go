@@ -22,6 +22,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/accesstest"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -33,6 +35,8 @@ type plane struct {
 	addr Addresses
 	conn *grpc.ClientConn
 	stop func()
+	// owner is the data folder with the owner's credential.
+	owner string
 }
 
 func start(t *testing.T, dir string) *plane {
@@ -87,12 +91,12 @@ func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plane{core: core}
+	p := &plane{core: core, owner: t.TempDir()}
 	ctx, cancel := context.WithCancel(t.Context())
 	served, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		served <- core.Serve(ctx, ServeOptions{
-			API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
+			Access: accesstest.Open(t, p.owner), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(),
 			Ready:          func(a Addresses) { p.addr = a; close(ready) },
 		})
@@ -110,7 +114,7 @@ func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) 
 		core.Close()
 	})
 	t.Cleanup(p.stop)
-	if p.conn, err = grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	if p.conn, err = grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(p.owner),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))); err != nil {
 		t.Fatal(err)
 	}
@@ -430,18 +434,15 @@ func TestSecretsAreHidden(t *testing.T) {
 	}
 }
 
+func httpPost(t *testing.T, p *plane, path string) (code int, body string) {
+	t.Helper()
+	return accesstest.Do(t, p.owner, http.MethodPost, "http://"+p.addr.HTTP.String()+path, nil)
+}
+
 func httpGet(t *testing.T, p *plane, path string) string {
 	t.Helper()
-	resp, err := http.Get("http://" + p.addr.HTTP.String() + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	_, body := accesstest.Do(t, p.owner, http.MethodGet, "http://"+p.addr.HTTP.String()+path, nil)
+	return body
 }
 
 func TestREST(t *testing.T) {
@@ -451,6 +452,12 @@ func TestREST(t *testing.T) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
 		if err != nil {
+			t.Fatal(err)
+		}
+		if body != "" {
+			r.Header.Set("Content-Type", "application/json")
+		}
+		if err := connect.AsOwner(r, p.owner); err != nil {
 			t.Fatal(err)
 		}
 		for i := 0; i < len(headers); i += 2 {
@@ -507,12 +514,13 @@ func TestREST(t *testing.T) {
 
 func TestServeRefusesAddresses(t *testing.T) {
 	p := start(t, t.TempDir())
+	guard := accesstest.Open(t, t.TempDir())
 	for what, c := range map[string]struct {
 		o    ServeOptions
 		want string
 	}{
-		"not loopback": {ServeOptions{API: "0.0.0.0:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0"}, "--api-listen"},
-		"in use":       {ServeOptions{API: p.addr.API.String(), HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0"}, p.addr.API.String()},
+		"not loopback": {ServeOptions{Access: guard, API: "0.0.0.0:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0"}, "--api-listen"},
+		"in use":       {ServeOptions{Access: guard, API: p.addr.API.String(), HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0"}, p.addr.API.String()},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if err := p.core.Serve(ctx, c.o); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -3,8 +3,6 @@ package control
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -87,11 +85,7 @@ rules: [{direct_response: {status: 200, body: good part}}]
 		t.Errorf("the status says of the backend: %v", q)
 	}
 	// Tried again, refused again: the proxies do not get it in between.
-	resp, err := http.Post("http://"+p.addr.HTTP.String()+"/debug/quarantine/retry?name=backends/b", "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
+	httpPost(t, p, "/debug/quarantine/retry?name=backends/b")
 	if problem(t, p, "projects/default/backends/b") == nil {
 		t.Error("the backend is in no quarantine after another try, which failed")
 	}
@@ -120,17 +114,9 @@ rules: [{direct_response: {status: 200, body: good part}}]
 
 func checkShadowPage(t *testing.T, p *plane) {
 	t.Helper()
-	resp, err := http.Get("http://" + p.addr.HTTP.String() + "/debug/shadow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := httpGet(t, p, "/debug/shadow")
 	var all map[string]shadow.State
-	if err := json.Unmarshal(b, &all); err != nil || !all["default/-"].Running || all["default/-"].Sandbox == "" {
+	if err := json.Unmarshal([]byte(b), &all); err != nil || !all["default/-"].Running || all["default/-"].Sandbox == "" {
 		t.Errorf("%s: %v", b, err)
 	}
 	t.Logf("%s", b)

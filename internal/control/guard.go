@@ -92,6 +92,14 @@ func (g *guard) check(ctx context.Context, method string) (id, serial string, er
 	return id, serial, nil
 }
 
+// CertificateRevoked reports whether a certificate, or the whole identity, was
+// revoked.
+func (c *Core) CertificateRevoked(id, serial string) bool {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	return c.guard.isRevoked(id, serial)
+}
+
 // isRevoked is called with mu held.
 func (g *guard) isRevoked(id, serial string) bool {
 	return g.revoked[identitySubject(id)] != nil || g.revoked[serialSubject(serial)] != nil

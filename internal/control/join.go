@@ -15,11 +15,11 @@ import (
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
 )
@@ -295,16 +295,6 @@ func (j *joins) sweep(ctx context.Context) (left int, err error) {
 	return left, nil
 }
 
-// callerOf is what the caller calls itself, for the audit log: a label, never a
-// ground for a decision (see gateway/source/api).
-func callerOf(ctx context.Context) string {
-	md, _ := metadata.FromIncomingContext(ctx)
-	if v := md.Get("x-penstock-caller"); len(v) > 0 && v[0] != "" && len(v[0]) <= 256 {
-		return v[0]
-	}
-	return "unknown"
-}
-
 func hashHex(b []byte) string {
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
@@ -344,7 +334,7 @@ func (a admission) CreateJoinToken(ctx context.Context, r *pb.CreateJoinTokenReq
 	if r.GetTtl() != nil {
 		ttl = r.GetTtl().AsDuration()
 	}
-	who := callerOf(ctx)
+	who := api.CallerName(ctx)
 	token := a.ca.NewJoinToken()
 	t := joinToken{Identity: id, Expires: a.now().Add(ttl).UTC(), Author: who}
 	value, err := json.Marshal(t)
@@ -382,7 +372,7 @@ func (a admission) RevokeProxy(ctx context.Context, r *pb.RevokeProxyRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	who := callerOf(ctx)
+	who := api.CallerName(ctx)
 	out := &pb.Revocation{Reason: r.GetReason(), Author: who, RevokeTime: timestamppb.New(a.now())}
 	if serial, ok := strings.CutPrefix(subject, "serial/"); ok {
 		out.Subject = &pb.Revocation_Serial{Serial: serial}
@@ -422,7 +412,7 @@ func (a admission) AllowProxy(ctx context.Context, r *pb.AllowProxyRequest) (*pb
 		return nil, storeError(err)
 	}
 	if was {
-		a.audit("allowed again", "subject", subject, "by", callerOf(ctx))
+		a.audit("allowed again", "subject", subject, "by", api.CallerName(ctx))
 	}
 	return &pb.AllowProxyResponse{WasRevoked: was}, nil
 }

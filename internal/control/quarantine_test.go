@@ -222,13 +222,8 @@ rules: [{direct_response: {status: 200, body: other}}]
 	checkLater(t, p, dir, "three", port)
 
 	// Tried again, and refused again.
-	resp, err := http.Post("http://"+p.addr.HTTP.String()+"/debug/quarantine/retry?name=backends/b", "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Fatal(resp.Status)
+	if code, body := httpPost(t, p, "/debug/quarantine/retry?name=backends/b"); code != http.StatusOK {
+		t.Fatal(code, body)
 	}
 	until(t, "the backend to be refused again", func() bool {
 		q := problem(t, p, "projects/default/backends/b")

@@ -126,15 +126,9 @@ func TestQuarantinePages(t *testing.T) {
 	for query, want := range map[string]string{
 		"": "say which", "?name=a&all=true": "say which", "?name=backends/b": "nothing of", "?all=true": "",
 	} {
-		resp, err := http.Post("http://"+p.addr.HTTP.String()+"/debug/quarantine/retry"+query, "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var b bytes.Buffer
-		_, _ = b.ReadFrom(resp.Body)
-		resp.Body.Close()
-		if (resp.StatusCode == http.StatusOK) != (want == "") || !strings.Contains(b.String(), want) {
-			t.Errorf("%q: %s %s", query, resp.Status, b.String())
+		code, body := httpPost(t, p, "/debug/quarantine/retry"+query)
+		if (code == http.StatusOK) != (want == "") || !strings.Contains(body, want) {
+			t.Errorf("%q: %d %s", query, code, body)
 		}
 	}
 }

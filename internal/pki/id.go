@@ -40,6 +40,22 @@ func ParseProxyID(spiffe string) (project, gateway, name string, err error) {
 	return parts[2], parts[3], parts[4], nil
 }
 
+// UserID is the SPIFFE id of a person. ParseUserID is its inverse.
+func UserID(name string) string { return "spiffe://" + TrustDomain + "/user/" + name }
+
+// ParseUserID takes spiffe://penstock.local/user/{name} apart.
+func ParseUserID(spiffe string) (name string, err error) {
+	id, err := parseSPIFFE(spiffe)
+	if err != nil {
+		return "", err
+	}
+	parts := strings.Split(id.Path, "/")
+	if len(parts) != 3 || parts[1] != "user" {
+		return "", fmt.Errorf("%q is not the id of a person: want spiffe://%s/user/{name}", spiffe, TrustDomain)
+	}
+	return parts[2], nil
+}
+
 // parseSPIFFE checks an id of our trust domain.
 func parseSPIFFE(spiffe string) (*url.URL, error) {
 	path, ok := strings.CutPrefix(spiffe, "spiffe://"+TrustDomain+"/")
@@ -72,11 +88,21 @@ func PeerCertificate(ctx context.Context) (spiffe string, cert *x509.Certificate
 	if !ok {
 		return "", nil, status.Error(codes.Unauthenticated, "the connection is not TLS")
 	}
-	id, err := spiffeOf(info.State)
+	id, cert, err := StateSPIFFE(info.State)
 	if err != nil {
 		return "", nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	return id, info.State.VerifiedChains[0][0], nil
+	return id, cert, nil
+}
+
+// StateSPIFFE is the identity of the peer of a TLS connection with its verified
+// certificate.
+func StateSPIFFE(s tls.ConnectionState) (spiffe string, cert *x509.Certificate, err error) {
+	id, err := spiffeOf(s)
+	if err != nil {
+		return "", nil, err
+	}
+	return id, s.VerifiedChains[0][0], nil
 }
 
 func spiffeOf(s tls.ConnectionState) (string, error) {

@@ -32,35 +32,44 @@ const joinPrefix = "psj1_"
 
 // NewJoinToken makes a token for proxies of this CA.
 func (ca *CA) NewJoinToken() JoinToken {
-	t := JoinToken{CA: sha256.Sum256(ca.cert.Raw)}
+	t := JoinToken{CA: ca.Hash()}
 	rand.Read(t.Secret[:]) // never fails: crypto/rand ends the process first
 	return t
 }
 
-// String is the text of the token: "psj1_" and, in base64url, the secret, the
+// String is the text of the token, with the prefix "psj1_".
+func (t JoinToken) String() string { return FormatToken(joinPrefix, t) }
+
+// FormatToken is the text of a token: the prefix and, in base64url, the secret, the
 // hash of the CA and four bytes of a checksum.
-func (t JoinToken) String() string {
+func FormatToken(prefix string, t JoinToken) string {
 	b := append(append([]byte{}, t.Secret[:]...), t.CA[:]...)
 	sum := sha256.Sum256(b)
-	return joinPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
+	return prefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
 }
 
-// ParseJoinToken is the inverse of JoinToken.String. It finds every token that
-// was cut or mistyped; its errors do not repeat the text, which may be a secret.
+// ParseJoinToken is the inverse of JoinToken.String.
 func ParseJoinToken(text string) (JoinToken, error) {
+	return ParseToken(joinPrefix, "join token", "`penstock proxy token`", text)
+}
+
+// ParseToken is the inverse of FormatToken. It finds every token that was cut or
+// mistyped; its errors say what it is and who prints one, and do not repeat the
+// text, which may be a secret.
+func ParseToken(prefix, what, printer, text string) (JoinToken, error) {
 	var t JoinToken
-	body, ok := strings.CutPrefix(strings.TrimSpace(text), joinPrefix)
+	body, ok := strings.CutPrefix(strings.TrimSpace(text), prefix)
 	if !ok {
-		return t, fmt.Errorf("this is not a join token: they begin with %s and are printed by `penstock proxy token`", joinPrefix)
+		return t, fmt.Errorf("this is not a %s: they begin with %s and are printed by %s", what, prefix, printer)
 	}
 	// Strict: there is one text for each token.
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	n := len(t.Secret) + len(t.CA)
 	if err != nil || len(b) != n+4 {
-		return t, errors.New("the join token is damaged: copy it whole, on one line")
+		return t, fmt.Errorf("the %s is damaged: copy it whole, on one line", what)
 	}
 	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:4], b[n:]) {
-		return t, errors.New("the join token is damaged (its checksum does not fit): copy it whole, on one line")
+		return t, fmt.Errorf("the %s is damaged (its checksum does not fit): copy it whole, on one line", what)
 	}
 	copy(t.Secret[:], b)
 	copy(t.CA[:], b[len(t.Secret):])
@@ -145,7 +154,7 @@ func JoinTLS(t JoinToken, spiffe string) *tls.Config {
 				if sha256.Sum256(c.Raw) == t.CA {
 					roots := x509.NewCertPool()
 					roots.AddCert(c)
-					return verifyServer(s, roots, spiffe)
+					return VerifyServer(s, roots, spiffe)
 				}
 			}
 			seen := "none"
@@ -168,12 +177,12 @@ func ProxyTLS(certFile, keyFile, caFile, spiffe string) (*tls.Config, error) {
 	}
 	roots := c.RootCAs
 	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(s tls.ConnectionState) error { return verifyServer(s, roots, spiffe) }
+	c.VerifyConnection = func(s tls.ConnectionState) error { return VerifyServer(s, roots, spiffe) }
 	return c, nil
 }
 
-// verifyServer checks the chain of a server and its identity.
-func verifyServer(s tls.ConnectionState, roots *x509.CertPool, spiffe string) error {
+// VerifyServer checks the chain of a server and its identity.
+func VerifyServer(s tls.ConnectionState, roots *x509.CertPool, spiffe string) error {
 	if len(s.PeerCertificates) == 0 {
 		return errors.New("the server shows no certificate")
 	}

@@ -8,6 +8,7 @@
 //	spiffe://penstock.local/proxy/{project}/{gateway or -}/{name}
 //	spiffe://penstock.local/runner/{name}
 //	spiffe://penstock.local/limiter/{name}
+//	spiffe://penstock.local/user/{name}
 //
 // Keys are ECDSA P-256, in files of mode 0600 in a directory of mode 0700. Files
 // are replaced atomically, so a reader never sees half of one.
@@ -19,6 +20,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -117,6 +119,9 @@ func (ca *CA) CertFile() string { return filepath.Join(ca.dir, caCertFile) }
 func (ca *CA) CertPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemTypeCert, Bytes: ca.cert.Raw})
 }
+
+// Hash is the SHA-256 of the CA's certificate in DER, by which tokens pin it.
+func (ca *CA) Hash() [sha256.Size]byte { return sha256.Sum256(ca.cert.Raw) }
 
 // Issue makes a new key and a certificate for it.
 func (ca *CA) Issue(r Request) (certPEM, keyPEM []byte, err error) {

@@ -27,6 +27,19 @@ func JoinServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
 	return serverTLS(certFile, keyFile, caFile, tls.VerifyClientCertIfGiven)
 }
 
+// APIServerTLS is the configuration of the server of the configuration API, which
+// speaks HTTP/1.1, too. Clients may show a certificate of the CA, which is part of the
+// chain that the server shows, for clients that know it by its hash only.
+func APIServerTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
+	c, err := serverTLS(certFile, keyFile, caFile, tls.VerifyClientCertIfGiven)
+	if err != nil {
+		return nil, err
+	}
+	c.MinVersion = tls.VersionTLS13
+	c.NextProtos = []string{"h2", "http/1.1"}
+	return c, nil
+}
+
 func serverTLS(certFile, keyFile, caFile string, auth tls.ClientAuthType) (*tls.Config, error) {
 	f := &files{cert: certFile, key: keyFile, ca: caFile, showCA: auth == tls.VerifyClientCertIfGiven}
 	if _, _, err := f.load(); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -156,7 +157,7 @@ func newCluster(t *testing.T) *cluster {
 	for _, name := range []string{"a", "b", "c"} {
 		r := &replica{name: name, wire: newWire(t, c.etcd.address), api: address(t), xds: address(t)}
 		c.copyCA(t, filepath.Join(c.dir, name, "pki"))
-		conn, err := grpc.NewClient(r.api, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient(r.api, grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(filepath.Join(c.dir, name)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,8 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/accesstest"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -146,7 +148,7 @@ func (p *plane) up(t *testing.T) {
 	ready := make(chan control.Addresses, 1)
 	go func() {
 		p.served <- p.core.Serve(ctx, control.ServeOptions{
-			API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: p.xds, TLS: tlsConfig, Logger: log,
+			Access: accesstest.Open(t, p.dir), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: p.xds, TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(), Ready: func(a control.Addresses) { ready <- a },
 		})
 	}()
@@ -157,7 +159,7 @@ func (p *plane) up(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.xds = at.XDS.String()
-	if p.conn, err = grpc.NewClient(at.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+	if p.conn, err = grpc.NewClient(at.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(p.dir)); err != nil {
 		t.Fatal(err)
 	}
 	p.config = pb.NewConfigServiceClient(p.conn)

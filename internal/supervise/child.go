@@ -18,7 +18,7 @@ var errStopped = errors.New("stopped")
 type child struct {
 	s      *Supervisor
 	p      Process
-	log    *prefixWriter
+	log    *lines
 	ctx    context.Context // ends when the child is to stop
 	cancel context.CancelCauseFunc
 	ready  chan error    // the outcome of the first start

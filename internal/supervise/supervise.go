@@ -1,4 +1,4 @@
-// Package supervise runs child processes: it starts them in order, prefixes
+// Package supervise runs child processes: it starts them in order, takes
 // their logs, restarts with exponential back-off what dies, and stops all in
 // reverse order so that nothing stays behind.
 package supervise
@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -25,7 +24,7 @@ const (
 
 // Process is a child to run.
 type Process struct {
-	// Name is unique and short; it prefixes the log lines.
+	// Name is unique and short; it stands with its log lines.
 	Name    string
 	Command string
 	Args    []string
@@ -72,10 +71,9 @@ type Status struct {
 
 // Options of a Supervisor. The zero value works.
 type Options struct {
-	// Output receives the log lines of all processes; nil: nowhere.
-	Output io.Writer
-	// Color puts colours on the prefixes: for a terminal.
-	Color bool
+	// Line receives each line that a process writes, without control characters
+	// other than tabs; it is called by several goroutines. nil: they are dropped.
+	Line func(process, line string)
 	// Logger tells of deaths and restarts; nil: nothing.
 	Logger *slog.Logger
 	// OnChange is called with a snapshot after each change, one call at a time.
@@ -88,8 +86,7 @@ type Options struct {
 
 // Supervisor runs processes. Make it with New; it is safe for concurrent use.
 type Supervisor struct {
-	o    Options
-	logs *logs
+	o Options
 
 	mu       sync.Mutex
 	children []*child
@@ -99,8 +96,8 @@ type Supervisor struct {
 
 // New returns a Supervisor without processes.
 func New(o Options) *Supervisor {
-	if o.Output == nil {
-		o.Output = io.Discard
+	if o.Line == nil {
+		o.Line = func(string, string) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -111,7 +108,7 @@ func New(o Options) *Supervisor {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Supervisor{o: o, logs: &logs{w: o.Output, color: o.Color}}
+	return &Supervisor{o: o}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -138,7 +135,7 @@ func (s *Supervisor) Start(ctx context.Context, p Process) error {
 	}
 	c := &child{s: s, p: p, done: make(chan struct{}), ready: make(chan error, 1)}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	c.log = s.logs.add(p.Name)
+	c.log = &lines{name: p.Name, out: s.o.Line}
 	c.status = Status{Name: p.Name, State: Starting, Since: s.o.Now()}
 	s.mu.Lock()
 	switch {

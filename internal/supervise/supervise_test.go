@@ -58,7 +58,7 @@ func newRig(t *testing.T) *rig {
 		change: make(chan struct{}, 1), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 	r.Supervisor = supervise.New(supervise.Options{
-		Output: r.out,
+		Line:   func(process, line string) { fmt.Fprintf(r.out, "%s | %s\n", process, line) },
 		Logger: slog.New(slog.NewTextHandler(r.events, nil)),
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			select {
@@ -428,7 +428,7 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := r.out.String()
-	for _, want := range []string{"short    | one\n", "short    | two[31mred\n", "short    | end\n"} {
+	for _, want := range []string{"short | one\n", "short | two[31mred\n", "short | end\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("log lacks %q:\n%.300s", want, got)
 		}
@@ -437,33 +437,8 @@ func TestLogs(t *testing.T) {
 		t.Errorf("%d bytes of the long line arrived, want 40000", n)
 	}
 	for line := range strings.Lines(got) {
-		if !strings.HasPrefix(line, "short    | ") || strings.ContainsAny(line, "\x1b\x07\r") {
+		if !strings.HasPrefix(line, "short | ") || strings.ContainsAny(line, "\x1b\x07\r") {
 			t.Errorf("line %.80q", line)
 		}
-	}
-}
-
-func TestColors(t *testing.T) {
-	out := &buffer{}
-	s := supervise.New(supervise.Options{Output: out, Color: true})
-	defer s.Stop()
-	done := make(chan struct{})
-	p := shell("one", "echo hello; exec sleep 600")
-	p.Ready = func(ctx context.Context) error {
-		defer close(done)
-		for !strings.Contains(out.String(), "hello") {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			time.Sleep(time.Millisecond)
-		}
-		return nil
-	}
-	if err := s.Start(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	<-done
-	if got, want := out.String(), "\x1b[36mone      |\x1b[0m hello\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }

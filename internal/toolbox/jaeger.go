@@ -1,8 +1,10 @@
 package toolbox
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	_ "embed" // of what Jaeger is built from
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,40 +14,51 @@ import (
 	"syscall"
 	"time"
 
-	"bytes"
-
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
-// jaegerVersion is for messages; tools/jaeger/go.mod pins it.
+// jaegerVersion is for messages; jaeger.mod pins it.
 const jaegerVersion = "1.62.0"
 
 const jaegerPackage = "github.com/jaegertracing/jaeger/cmd/all-in-one"
 
-// Jaeger returns the path of Jaeger all-in-one, built with the Go on PATH from the
-// module tools/jaeger. The first build takes minutes (about 320 s of CPU, 2 GB of
-// memory), at low priority; ending ctx stops it.
+// What Jaeger is built from: copies of go.mod and go.sum of the module tools/jaeger,
+// whose files cannot be embedded from outside it. A test compares them, and its
+// -update copies them.
+var (
+	//go:embed jaeger.mod
+	jaegerMod []byte
+	//go:embed jaeger.sum
+	jaegerSum []byte
+)
+
+// Jaeger returns the path of Jaeger all-in-one, built with the Go on PATH from
+// modules that are pinned by hash. The first build takes minutes (about 320 s of
+// CPU, 2 GB of memory), at low priority; ending ctx stops it.
 func Jaeger(ctx context.Context, o Options) (string, error) {
-	root, err := RepoRoot()
-	if err != nil {
-		return "", fmt.Errorf("jaeger is built from tools/jaeger: %w", err)
-	}
-	dir := filepath.Join(root, "tools", "jaeger")
-	sum, err := os.ReadFile(filepath.Join(dir, "go.sum"))
-	if err != nil {
-		return "", fmt.Errorf("jaeger is built from tools/jaeger: %w", err)
-	}
-	key := sha256.Sum256(sum)
+	key := sha256.Sum256(jaegerSum)
 	name := "jaeger-" + jaegerVersion + "-" + hex.EncodeToString(key[:4])
 	return o.install(ctx, name, "jaeger", func(ctx context.Context, tmp string) error {
-		return buildJaeger(ctx, o, name, dir, filepath.Join(tmp, "jaeger"))
+		module := filepath.Join(tmp, "module")
+		if err := os.Mkdir(module, 0o755); err != nil {
+			return err
+		}
+		for file, content := range map[string][]byte{"go.mod": jaegerMod, "go.sum": jaegerSum} {
+			if err := os.WriteFile(filepath.Join(module, file), content, 0o644); err != nil {
+				return err
+			}
+		}
+		if err := buildJaeger(ctx, o, name, module, filepath.Join(tmp, "jaeger")); err != nil {
+			return err
+		}
+		return os.RemoveAll(module)
 	})
 }
 
 func buildJaeger(ctx context.Context, o Options, name, dir, to string) error {
 	goTool, err := exec.LookPath("go")
 	if err != nil {
-		return errors.New("go is not on PATH: Jaeger is built from source; install Go, or run without traces (penstock up --no-jaeger)")
+		return errors.New("go is not on PATH: Jaeger is built from source; install Go, send traces to a collector of your own (penstock up --otlp-to HOST:PORT), or do without them (--no-jaeger)")
 	}
 	o.say("%s: building from source, a few minutes the first time", name)
 	cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", to, jaegerPackage)
@@ -68,7 +81,7 @@ func buildJaeger(ctx context.Context, o Options, name, dir, to string) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("go build in %s failed (%w); it needs a Go module proxy or a filled module cache, and about 2 GB of memory:\n%s", dir, err, lastLines(out.Bytes(), 8))
+		return fmt.Errorf("go build failed (%w); it needs a Go module proxy or a filled module cache, and about 2 GB of memory:\n%s", err, lastLines(out.Bytes(), 8))
 	}
 	return nil
 }

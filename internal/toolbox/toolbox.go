@@ -33,8 +33,9 @@ const (
 
 // Options says where tools are installed.
 type Options struct {
-	// Dir is the tools directory. Empty: $PENSTOCK_TOOLS_DIR, else .tools beside
-	// the go.mod of Penstock, else .tools in the working directory.
+	// Dir is the tools directory. Empty: $PENSTOCK_TOOLS_DIR; else .tools of the
+	// clone that the working directory or this program is in; else penstock/tools
+	// in the user's cache directory ($XDG_CACHE_HOME, else ~/.cache).
 	Dir string
 	// Progress receives one line per step of an installation; nil: none. A tool
 	// that is installed already writes nothing.
@@ -52,13 +53,22 @@ func RepoRoot() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for dir := wd; ; dir = filepath.Dir(dir) {
+	if root := cloneAbove(wd); root != "" {
+		return root, nil
+	}
+	return "", fmt.Errorf("no go.mod of %s in %s or above it: run this inside a clone of Penstock", modulePath, wd)
+}
+
+// cloneAbove returns the directory of Penstock's go.mod that is dir or above it; ""
+// when there is none.
+func cloneAbove(dir string) string {
+	for ; ; dir = filepath.Dir(dir) {
 		b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if err == nil && isModule(b) {
-			return dir, nil
+			return dir
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("no go.mod of %s in %s or above it: run this inside a clone of Penstock", modulePath, wd)
+			return ""
 		}
 	}
 }
@@ -75,11 +85,10 @@ func (o Options) directory() (string, error) {
 		dir = os.Getenv(EnvDir)
 	}
 	if dir == "" {
-		root, err := RepoRoot()
-		if err != nil {
-			root = "."
+		var err error
+		if dir, err = defaultDirectory(); err != nil {
+			return "", err
 		}
-		dir = filepath.Join(root, ".tools")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -89,6 +98,26 @@ func (o Options) directory() (string, error) {
 		return "", fmt.Errorf("tools directory: %w (choose another with --tools-dir or %s)", err, EnvDir)
 	}
 	return dir, nil
+}
+
+// defaultDirectory is .tools of the clone that a person is in, or that this program
+// was built in; else a folder of the user's cache.
+func defaultDirectory() (string, error) {
+	if root, err := RepoRoot(); err == nil {
+		return filepath.Join(root, ".tools"), nil
+	}
+	if self, err := os.Executable(); err == nil {
+		if self, err = filepath.EvalSymlinks(self); err == nil {
+			if root := cloneAbove(filepath.Dir(self)); root != "" {
+				return filepath.Join(root, ".tools"), nil
+			}
+		}
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("tools directory: %w: name one with --tools-dir or %s", err, EnvDir)
+	}
+	return filepath.Join(cache, "penstock", "tools"), nil
 }
 
 func (o Options) say(format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -309,7 +310,7 @@ func TestJaeger(t *testing.T) {
 		t.Setenv("GOPROXY", "off")
 		dir := t.TempDir()
 		_, err := Jaeger(t.Context(), Options{Dir: dir})
-		wantError(t, err, "go build in", "module proxy", "module lookup disabled by GOPROXY=off")
+		wantError(t, err, "go build failed", "module proxy", "module lookup disabled by GOPROXY=off")
 		noLeftovers(t, dir)
 	})
 	t.Run("cancelled", func(t *testing.T) {
@@ -320,11 +321,28 @@ func TestJaeger(t *testing.T) {
 		wantError(t, err, "context canceled")
 		noLeftovers(t, dir)
 	})
-	t.Run("outside a clone", func(t *testing.T) {
-		t.Chdir(t.TempDir())
-		_, err := Jaeger(t.Context(), Options{})
-		wantError(t, err, "tools/jaeger", "inside a clone")
-	})
+}
+
+var update = flag.Bool("update", false, "rewrite the copies of tools/jaeger")
+
+// TestJaegerPinned: what is embedded is what tools/jaeger pins.
+func TestJaegerPinned(t *testing.T) {
+	for file, embedded := range map[string][]byte{"mod": jaegerMod, "sum": jaegerSum} {
+		want, err := os.ReadFile("../../tools/jaeger/go." + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(embedded, want) {
+			continue
+		}
+		if !*update {
+			t.Errorf("jaeger.%s differs from tools/jaeger/go.%s: run go test ./internal/toolbox -run JaegerPinned -update", file, file)
+			continue
+		}
+		if err := os.WriteFile("jaeger."+file, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // watcher calls then when it is told say.
@@ -380,6 +398,17 @@ func TestDirectory(t *testing.T) {
 	if got, err := (Options{}).directory(); err != nil || got != filepath.Join(root, ".tools") {
 		t.Errorf("default: %q, %v", got, err)
 	}
+	// Outside a clone nothing is left where somebody happens to be.
+	t.Chdir(t.TempDir())
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	if got, err := (Options{}).directory(); err != nil || got != filepath.Join(cache, "penstock", "tools") {
+		t.Errorf("outside a clone: %q, %v", got, err)
+	}
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("HOME", "")
+	_, err = Options{}.directory()
+	wantError(t, err, "--tools-dir", EnvDir)
 	if _, err := os.Stat(filepath.Join(root, "internal", "toolbox", "toolbox.go")); err != nil {
 		t.Errorf("RepoRoot %s: %v", root, err)
 	}

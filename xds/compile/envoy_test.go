@@ -32,6 +32,7 @@ func TestEnvoy(t *testing.T) {
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
+		{"Callers", testCallers},
 		{"Scopes", testScopes},
 		{"Churn", testChurn},
 		{"Retries", testRetries},
@@ -395,6 +396,10 @@ rules:
 - {name: secure, matches: [{path: {exact: /secure}}], redirect: {scheme: https}}
 - {name: away, matches: [{path: {exact: /away}}], redirect: {host: other.test}}
 - {name: port, matches: [{path: {exact: /port}}], redirect: {port: 81}}
+- {name: plain, matches: [{path: {exact: /plain}}], redirect: {port: 80, path: /z}}
+- {name: named, matches: [{path: {exact: /named}}], redirect: {scheme: https, port: 443}}
+- {name: other, matches: [{path: {exact: /other}}], redirect: {scheme: https, port: 8443}}
+- {name: away-named, matches: [{path: {exact: /away-named}}], redirect: {scheme: https, host: other.test, port: 443}}
 - {name: exact, matches: [{path: {exact: /exact}, headers: [{name: host, value: {exact: a.x.test}}]}], direct_response: {status: 200}}
 - {name: suffix, matches: [{path: {exact: /suffix}, headers: [{name: host, value: {suffix: .test}}]}], direct_response: {status: 200}}
 - {name: regex, matches: [{path: {exact: /regex}, headers: [{name: host, value: {regex: "a[.]x|A[.]X[.]TEST|a[.]x[.]test"}}]}], direct_response: {status: 200}}
@@ -409,7 +414,9 @@ rules:
 			}
 			name, _, _ := strings.Cut(host, ":")
 			for path, want := range map[string]string{
-				"/move": "http://" + host + "/z", "/secure": "https://" + name + ":443/secure", "/away": "http://other.test/away", "/port": "http://" + name + ":81/port",
+				"/move": "http://" + host + "/z", "/secure": "https://" + name + "/secure", "/away": "http://other.test/away", "/port": "http://" + name + ":81/port",
+				"/plain": "http://" + name + "/z", "/named": "https://" + name + "/named", "/named?u=http://a:80/": "https://" + name + "/named?u=http://a:80/",
+				"/other": "https://" + name + ":8443/other", "/away-named": "https://other.test/away-named",
 			} {
 				if a := r.do(t, port, "GET", host+path); a.status != 302 || a.header.Get("location") != want {
 					t.Errorf("%s: Host %s %s: %d %s, want %s", layout, host, path, a.status, a.header.Get("location"), want)
@@ -419,6 +426,9 @@ rules:
 		for _, host := range []string{"A.X.TEST:8080", "a.x.test.:8080", "A.x.test."} {
 			if a := r.do(t, port, "GET", host+"/up"); a.status != 200 {
 				t.Errorf("%s: Host %s: %d", layout, host, a.status)
+			}
+			if a := r.do(t, port, "GET", host+"/secure"); !strings.EqualFold(a.header.Get("location"), "https://a.x.test/secure") {
+				t.Errorf("%s: Host %s: Location %s", layout, host, a.header.Get("location"))
 			}
 		}
 		for _, host := range []string{"a.x.test", "a.x.test:8080"} {

@@ -41,8 +41,8 @@ func filters(p *packer, project string, l layout, listener string, traced bool) 
 	}
 	return append(chain,
 		static(filterEdge, edge(), false),
-		// Only the mixed-case scope switches it on; it is before every filter whose
-		// configuration depends on the route, for it changes the route.
+		// Only the mixed-case scope and redirects switch it on; it is before every filter
+		// whose configuration depends on the route, for it may change the route.
 		static(filterHostCase, hostCase(l, listener), true),
 		// It waits for the routes of an on-demand scope. After host-case, so that it
 		// sees the scope that a host in capital letters ends at; before everything that
@@ -98,12 +98,12 @@ func denyAll(prefix string) *rbacv3.RBAC {
 }
 
 func hostCase(l layout, listener string) *luav3.Lua {
-	return &luav3.Lua{
-		StatPrefix: "host_case",
-		SourceCodes: map[string]*corev3.DataSource{hostCaseSource: {
-			Specifier: &corev3.DataSource_InlineString{InlineString: l.hostCaseScript(listener)},
-		}},
+	inline := func(script string) *corev3.DataSource {
+		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: script}}
 	}
+	return &luav3.Lua{StatPrefix: "host_case", SourceCodes: map[string]*corev3.DataSource{
+		hostCaseSource: inline(l.hostCaseScript(listener)), dropPortSource: inline(dropPortScript),
+	}}
 }
 
 // stripClaims is the configuration of the claims filter: headers that some policy

@@ -10,6 +10,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -186,6 +187,7 @@ type part struct {
 	requirement jwt.Requirement
 	targets     []gateway.Target
 	limits      bool
+	dropPort    bool     // from Location
 	refused     []string // clusters of targets
 	consumers   []string // that were looked up
 }
@@ -200,6 +202,9 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 	routes, err := c.actions(p, e)
 	if err != nil {
 		return nil, nil, err
+	}
+	if p.dropPort {
+		entries[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
@@ -337,7 +342,10 @@ func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, err
 	}
 	switch a := e.Rule.GetAction().(type) {
 	case *pb.RouteRule_Redirect:
-		r, err := redirect(a.Redirect, c.host.Listener)
+		r, drop, err := redirect(a.Redirect, c.host)
+		if drop {
+			p.dropPort = true
+		}
 		return simple(e, r), err
 	case *pb.RouteRule_DirectResponse:
 		return simple(e, directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
@@ -372,19 +380,22 @@ var redirectCodes = map[uint32]routev3.RedirectAction_RedirectResponseCode{
 	308: routev3.RedirectAction_PERMANENT_REDIRECT,
 }
 
-func redirect(r *pb.Redirect, l *pb.Listener) (*routev3.Route_Redirect, error) {
+// redirect compiles a redirect. drop tells that the port has to go from its Location,
+// which Envoy cannot do by itself: it keeps the port of the request or names another.
+func redirect(r *pb.Redirect, h *gateway.Host) (action *routev3.Route_Redirect, drop bool, err error) {
 	code, ok := redirectCodes[cmp.Or(r.GetStatus(), gateway.DefaultRedirectStatus)]
 	if !ok {
-		return nil, fmt.Errorf("redirect.status %d is none of 301, 302, 303, 307, 308", r.GetStatus())
+		return nil, false, fmt.Errorf("redirect.status %d is none of 301, 302, 303, 307, 308", r.GetStatus())
 	}
-	a := &routev3.RedirectAction{HostRedirect: r.GetHost(), PortRedirect: gateway.RedirectPort(r, l), ResponseCode: code}
+	to := gateway.RedirectTo(r, h.Listener, h.Hostname)
+	a := &routev3.RedirectAction{HostRedirect: to.Host, PortRedirect: to.Port, ResponseCode: code}
 	if s := r.GetScheme(); s != "" {
 		a.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: s}
 	}
 	if path := r.GetPath(); path != "" {
 		a.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: path}
 	}
-	return &routev3.Route_Redirect{Redirect: a}, nil
+	return &routev3.Route_Redirect{Redirect: a}, to.DropPort, nil
 }
 
 // forward is one Envoy route for each class of methods whose retries differ by more

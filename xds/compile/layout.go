@@ -162,6 +162,19 @@ end
 `
 }
 
+// dropPortSource is the name of the second script in the host-case filter, and
+// dropPortScript takes the port from the Location of a redirect. Only routes whose
+// redirect has the default port of its scheme switch it on.
+const (
+	dropPortSource = "drop-port"
+	dropPortScript = `function envoy_on_response(handle)
+  local headers = handle:headers()
+  local location = headers:get("location")
+  if location then headers:replace("location", (location:gsub("^(https?://[^/]*):%d+", "%1", 1))) end
+end
+`
+)
+
 // DefaultEagerHosts is how many hosts of a listener are eager unless Settings say
 // otherwise: an eager host with ten plain routes takes about 35 kB in an Envoy, and what
 // it once took it does not give back (docs/decisions/0005).

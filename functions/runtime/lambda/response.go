@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,7 +26,7 @@ type Response struct {
 type replyDocument struct {
 	StatusCode      json.RawMessage            `json:"statusCode"`
 	Headers         map[string]json.RawMessage `json:"headers"`
-	Cookies         []string                   `json:"cookies"`
+	Cookies         []json.RawMessage          `json:"cookies"`
 	Body            json.RawMessage            `json:"body"`
 	IsBase64Encoded bool                       `json:"isBase64Encoded"`
 }
@@ -102,31 +104,35 @@ func parseHead(b []byte) (*Response, *replyDocument, error) {
 func (d *replyDocument) head() (*Response, error) {
 	r := &Response{Status: http.StatusOK, Header: http.Header{}}
 	if len(d.StatusCode) > 0 {
-		n, err := strconv.Atoi(strings.Trim(string(d.StatusCode), `"`))
-		if err != nil || n < 200 || n > 599 {
+		n, err := strconv.ParseFloat(strings.Trim(string(d.StatusCode), `"`), 64)
+		if err != nil || n < 200 || n > 599 || n != float64(int(n)) {
 			return nil, fmt.Errorf("the handler's answer: statusCode is %.40s, it must be a number from 200 to 599", d.StatusCode)
 		}
-		r.Status = n
+		r.Status = int(n)
 	}
-	for name, raw := range d.Headers {
-		if err := r.addHeader(name, raw); err != nil {
+	// In a fixed order: names that differ in case only are values of one header.
+	for _, name := range slices.Sorted(maps.Keys(d.Headers)) {
+		if err := r.addHeader(name, d.Headers[name]); err != nil {
 			return nil, err
 		}
 	}
-	for _, c := range d.Cookies {
-		if !httpguts.ValidHeaderFieldValue(c) {
-			return nil, errors.New("the handler's answer: a cookie has characters that HTTP does not allow")
+	for _, raw := range d.Cookies {
+		if err := r.addHeader("Set-Cookie", raw); err != nil {
+			return nil, err
 		}
-		r.Header.Add("Set-Cookie", c)
 	}
 	return r, nil
 }
 
-// addHeader adds one value, unless it is of the connection.
+// addHeader adds one value, unless it is null or the header is of the connection.
+// AWS leaves a null header out, too.
 func (r *Response) addHeader(name string, raw json.RawMessage) error {
-	value, err := scalar(raw)
-	if err != nil {
-		return fmt.Errorf("the handler's answer: header %.100q: %w", name, err)
+	if string(raw) == "null" {
+		return nil
+	}
+	value, ok := scalar(raw)
+	if !ok {
+		return fmt.Errorf("the handler's answer: header %.100q must be text, a number, a boolean or null, not %.40s", name, raw)
 	}
 	if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
 		return fmt.Errorf("the handler's answer: header %.100q: the name or the value has characters that HTTP does not allow", name)
@@ -137,38 +143,35 @@ func (r *Response) addHeader(name string, raw json.RawMessage) error {
 	return nil
 }
 
-// scalar is a header's value; numbers and booleans are written as JSON has them.
-func scalar(raw json.RawMessage) (string, error) {
-	var v any
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
-		return "", err
+// scalar is the text of a JSON string, or of a number or boolean as it is written.
+// It reports whether the value is one of these.
+func scalar(raw json.RawMessage) (string, bool) {
+	var s string
+	switch raw[0] {
+	case '"':
+		err := json.Unmarshal(raw, &s)
+		return s, err == nil
+	case '{', '[', 'n':
+		return "", false
 	}
-	switch v := v.(type) {
-	case string:
-		return v, nil
-	case json.Number:
-		return v.String(), nil
-	case bool:
-		return strconv.FormatBool(v), nil
-	}
-	return "", errors.New("it is no string")
+	return string(raw), true
 }
 
+// parseBody reads the body. AWS documents text; numbers were seen to be taken as they
+// are written, and so are booleans, objects and lists here.
 func (r *Response) parseBody(d *replyDocument) error {
 	if len(d.Body) == 0 || string(d.Body) == "null" {
 		return nil
 	}
-	var s string
-	if err := json.Unmarshal(d.Body, &s); err != nil {
-		return errors.New("the handler's answer: body is no string; a handler that returns an object turns it into JSON text first")
+	text, ok := scalar(d.Body)
+	if !ok {
+		text = string(d.Body)
 	}
-	r.Body = []byte(s)
+	r.Body = []byte(text)
 	if !d.IsBase64Encoded {
 		return nil
 	}
-	b, err := base64.StdEncoding.DecodeString(s)
+	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		return fmt.Errorf("the handler's answer: isBase64Encoded is true, but body is not base64: %w", err)
 	}

@@ -65,13 +65,16 @@ func TestParseResponseRefuses(t *testing.T) {
 		`{"statusCode": null}`:              "statusCode is null",
 		`{"statusCode": {}}`:                "statusCode is {}",
 		`{"statusCode": 200, "headers": 1}`: "headers is a JSON number",
-		`{"statusCode": 200, "headers": {"a": ["b"]}}`:                    `header "a": it is no string`,
-		`{"statusCode": 200, "headers": {"a": null}}`:                     `header "a": it is no string`,
+		`{"statusCode": 200, "headers": {"a": ["b"]}}`:                    `header "a" must be text, a number, a boolean or null, not ["b"]`,
+		`{"statusCode": 200, "headers": {"a": {}}}`:                       `header "a" must be text`,
+		`{"statusCode": 200, "cookies": [{}]}`:                            `header "Set-Cookie" must be text`,
+		`{"statusCode": 1e9}`:                                             "statusCode is 1e9",
+		`{"statusCode": "NaN"}`:                                           "statusCode is",
 		`{"statusCode": 200, "headers": {"a b": "c"}}`:                    `header "a b"`,
 		`{"statusCode": 200, "headers": {"a": "b\r\nc: d"}}`:              `header "a"`,
-		`{"statusCode": 200, "cookies": ["a\n"]}`:                         "a cookie",
+		`{"statusCode": 200, "cookies": ["a\n"]}`:                         `header "Set-Cookie"`,
 		`{"statusCode": 200, "cookies": "a=b"}`:                           "cookies is a JSON string",
-		`{"statusCode": 200, "body": {}}`:                                 "body is no string",
+		`{"statusCode": 200, "body": 42, "isBase64Encoded": true}`:        "not base64",
 		`{"statusCode": 200, "body": "%%%", "isBase64Encoded": true}`:     "not base64",
 		`{"statusCode": 200, "body": "eA==", "isBase64Encoded": "maybe"}`: "isBase64Encoded is a JSON string",
 	} {
@@ -79,6 +82,54 @@ func TestParseResponseRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v; want an error with %q", in, r, err, want)
 		}
+	}
+}
+
+// TestAnswersThatAWSTakes: what handlers were seen to answer on AWS, in every event.
+func TestAnswersThatAWSTakes(t *testing.T) {
+	for name, c := range map[string]struct {
+		in     string
+		status int
+		body   string
+		header map[string]string // absent: ""
+	}{
+		"null header":              {`{"statusCode": 200, "headers": {"content-type": null, "x-a": "1"}, "body": "x"}`, 200, "x", map[string]string{"X-A": "1"}},
+		"null headers":             {`{"statusCode": 200, "headers": null, "multiValueHeaders": null, "cookies": null, "body": "x"}`, 200, "x", nil},
+		"number as body":           {`{"statusCode": 200, "body": 42}`, 200, "42", nil},
+		"number with a fraction":   {`{"statusCode": 200, "body": 1.50}`, 200, "1.50", nil},
+		"great number":             {`{"statusCode": 200, "body": 12345678901234567890}`, 200, "12345678901234567890", nil},
+		"true as body":             {`{"statusCode": 200, "body": true}`, 200, "true", nil},
+		"false as body":            {`{"statusCode": 200, "body": false}`, 200, "false", nil},
+		"object as body":           {`{"statusCode": 200, "body": {"a": [1, "<é>"]}}`, 200, `{"a": [1, "<é>"]}`, nil},
+		"list as body":             {`{"statusCode": 200, "body": [1,2]}`, 200, `[1,2]`, nil},
+		"null as body":             {`{"statusCode": 200, "body": null}`, 200, "", nil},
+		"status as text":           {`{"statusCode": "201", "body": "x"}`, 201, "x", nil},
+		"status with a fraction":   {`{"statusCode": 200.0, "body": "x"}`, 200, "x", nil},
+		"number and true in heads": {`{"statusCode": 200, "headers": {"x-n": 5, "x-t": true, "x-f": 0.10}, "body": "x"}`, 200, "x", map[string]string{"X-N": "5", "X-T": "true", "X-F": "0.10"}},
+		"null isBase64Encoded":     {`{"statusCode": 200, "body": "x", "isBase64Encoded": null}`, 200, "x", nil},
+		"unknown members":          {`{"statusCode": 200, "body": "x", "more": {"a": 1}}`, 200, "x", nil},
+		"wrong length":             {`{"statusCode": 200, "headers": {"content-length": 999}, "body": "x"}`, 200, "x", nil},
+		"one header in two cases":  {`{"statusCode": 200, "headers": {"X-A": "1", "x-a": "2"}, "body": "x"}`, 200, "x", map[string]string{"X-A": "1,2"}},
+	} {
+		for _, shape := range []Shape{HTTPAPIV2, RESTAPIV1, FunctionURL, ALB} {
+			r, err := shape.parse([]byte(c.in))
+			if err != nil {
+				t.Errorf("%s, shape %d: %v", name, shape, err)
+				continue
+			}
+			if r.Status != c.status || string(r.Body) != c.body {
+				t.Errorf("%s, shape %d: %d %q", name, shape, r.Status, r.Body)
+			}
+			for k, want := range c.header {
+				if got := strings.Join(r.Header.Values(k), ","); got != want {
+					t.Errorf("%s, shape %d: %s is %q, want %q", name, shape, k, got, want)
+				}
+			}
+		}
+	}
+	r, err := RESTAPIV1.parse([]byte(`{"statusCode": 200, "headers": {"x-a": "1", "x-b": "2"}, "multiValueHeaders": {"x-a": null, "x-b": ["3", null, 4]}}`))
+	if err != nil || r.Header.Get("x-a") != "1" || strings.Join(r.Header.Values("x-b"), ",") != "3,4" {
+		t.Errorf("nulls among the values of multiValueHeaders: %v, %v", r, err)
 	}
 }
 

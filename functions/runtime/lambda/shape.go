@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -325,7 +326,11 @@ func parseStrict(payload []byte, rest bool) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, values := range d.MultiValueHeaders {
+	for _, name := range slices.Sorted(maps.Keys(d.MultiValueHeaders)) {
+		values := d.MultiValueHeaders[name]
+		if values == nil {
+			continue // null: the single value, where there is one, stays
+		}
 		r.Header.Del(name)
 		for _, v := range values {
 			if err := r.addHeader(name, v); err != nil {

@@ -166,9 +166,9 @@ func TestStrict(t *testing.T) {
 		{RESTAPIV1, `{"body": "x"}`, 0, "", "", "has no statusCode"},
 		{ALB, `{"statusCode": null}`, 0, "", "", "has no statusCode"},
 		{ALB, `{"statusCode": 99}`, 0, "", "", "from 200 to 599"},
-		{RESTAPIV1, `{"statusCode": 200, "body": {}}`, 0, "", "", "body is no string"},
+		{RESTAPIV1, `{"statusCode": 200, "body": "%", "isBase64Encoded": true}`, 0, "", "", "not base64"},
 		{RESTAPIV1, `{"statusCode": 200, "multiValueHeaders": {"a": "b"}}`, 0, "", "", "multiValueHeaders"},
-		{RESTAPIV1, `{"statusCode": 200, "multiValueHeaders": {"a": [{}]}}`, 0, "", "", "it is no string"},
+		{RESTAPIV1, `{"statusCode": 200, "multiValueHeaders": {"a": [{}]}}`, 0, "", "", "must be text, a number, a boolean or null, not {}"},
 		{Raw, `[1, 2]`, 200, "[1, 2]", "Content-Type: application/json", ""},
 		{Raw, `x`, 0, "", "", "is not JSON"},
 	} {

@@ -273,7 +273,7 @@ func (k *kind) write(ctx context.Context, mu Mutation, in, out protoreflect.Mess
 	}
 	options, _ := in.Get(field(in, "options")).Message().Interface().(*pb.WriteOptions)
 	result, err := k.core.Write(ctx, &Write{
-		Mutations: []Mutation{mu}, Options: options, Caller: caller(ctx), Source: source(ctx),
+		Mutations: []Mutation{mu}, Options: options, Caller: CallerName(ctx), Source: source(ctx),
 	})
 	if err != nil {
 		return err

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -23,22 +21,22 @@ import (
 )
 
 // REST returns the REST form of the services. conn leads to the gRPC server, so
-// that its interceptors run for REST calls too.
-func REST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
+// that its interceptors run for REST calls too; who is the metadata that says whose
+// call it is.
+func REST(ctx context.Context, conn *grpc.ClientConn, who func(context.Context, *http.Request) metadata.MD) (http.Handler, error) {
 	mux := runtime.NewServeMux(
+		// No header of a client becomes metadata: what is said there is said by us.
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithErrorHandler(restError),
 		runtime.SetQueryParameterParser(strictQuery{}),
 		// Strict as the YAML format is: a misspelt field is an error, not a no-op.
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
 		}),
-		runtime.WithMetadata(func(_ context.Context, r *http.Request) metadata.MD {
-			host, _, err := net.SplitHostPort(r.RemoteAddr)
-			if err != nil {
-				host = r.RemoteAddr
-			}
-			return metadata.Pairs(sourceHeader, "rest", callerHeader, host)
-		}),
+		runtime.WithMetadata(who),
+		runtime.WithMetadata(func(context.Context, *http.Request) metadata.MD { return metadata.Pairs(sourceHeader, "rest") }),
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pb.RegisterConfigServiceHandler, pb.RegisterProxyServiceHandler, pb.RegisterExplainServiceHandler,
@@ -79,33 +77,4 @@ func hasField(d protoreflect.MessageDescriptor, path string) bool {
 		return f != nil
 	}
 	return f.Message() != nil && hasField(f.Message(), rest)
-}
-
-// LocalOnly refuses requests that a web page in the user's browser could have
-// made: a Host that is no address and not localhost (DNS rebinding), or an Origin
-// other than the server's own (cross-site request).
-func LocalOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-			http.Error(w, "the Host header must be an IP address or localhost: "+
-				"a name could be pointed here by somebody else's DNS", http.StatusForbidden)
-			return
-		}
-		// Browsers say where a request comes from even where they send no Origin.
-		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
-			http.Error(w, "requests from pages of another site are refused", http.StatusForbidden)
-			return
-		}
-		if o := r.Header.Get("Origin"); o != "" {
-			if u, err := url.Parse(o); err != nil || u.Host != r.Host {
-				http.Error(w, "requests from pages of another origin are refused", http.StatusForbidden)
-				return
-			}
-		}
-		next.ServeHTTP(w, r)
-	})
 }

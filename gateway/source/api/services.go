@@ -2,13 +2,12 @@ package api
 
 import (
 	"context"
-	"net"
+	"slices"
 	"strconv"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -25,7 +24,7 @@ type configService struct {
 func writeOf(ctx context.Context, r *pb.ApplyRequest) (*Write, error) {
 	w := &Write{
 		PruneSet: r.GetPruneSet(), ExpectedRevision: r.GetExpectedRevision(),
-		Options: r.GetOptions(), Caller: caller(ctx), Source: source(ctx),
+		Options: r.GetOptions(), Caller: CallerName(ctx), Source: source(ctx),
 	}
 	for i, res := range r.GetResources() {
 		o := gateway.FromResource(res)
@@ -95,7 +94,7 @@ func (s *configService) Rollback(ctx context.Context, r *pb.RollbackRequest) (*p
 	if r.GetRevision() < 1 {
 		return nil, status.Error(codes.InvalidArgument, "revision: must be one of the history (see ListRevisions)")
 	}
-	out, err := s.core.Rollback(ctx, r, caller(ctx))
+	out, err := s.core.Rollback(ctx, r, CallerName(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -138,38 +137,18 @@ func (s *explainService) Explain(_ context.Context, r *pb.ExplainRequest) (*pb.E
 	return e, nil
 }
 
-// callerHeader and sourceHeader let our own clients say who and what they are.
-// The API is open to whoever reaches its address, so this is a label for the
-// history, never a ground for a decision.
-const (
-	callerHeader = "x-penstock-caller"
-	sourceHeader = "x-penstock-source"
-)
+// sourceHeader lets our own clients say what they are: a label for the history,
+// never a ground for a decision.
+const sourceHeader = "x-penstock-source"
 
-func caller(ctx context.Context) string {
-	if v := first(ctx, callerHeader); v != "" {
-		return v
-	}
-	if p, ok := peer.FromContext(ctx); ok {
-		if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
-			return host
-		}
-		return p.Addr.String()
-	}
-	return "unknown"
-}
+// sources are what a client may call itself. Others, "rollback" among them, are of
+// the control plane, which treats its own writes otherwise.
+var sources = []string{"cli", "rest", "up"}
 
 func source(ctx context.Context) string {
-	if v := first(ctx, sourceHeader); v != "" {
-		return v
-	}
-	return "api"
-}
-
-func first(ctx context.Context, key string) string {
 	md, _ := metadata.FromIncomingContext(ctx)
-	if v := md.Get(key); len(v) > 0 && len(v[0]) <= 256 {
+	if v := md.Get(sourceHeader); len(v) > 0 && slices.Contains(sources, v[0]) {
 		return v[0]
 	}
-	return ""
+	return "api"
 }

@@ -29,7 +29,8 @@ type RateLimitKey int32
 const (
 	// CONSUMER_OR_ADDRESS.
 	RateLimitKey_RATE_LIMIT_KEY_UNSPECIFIED RateLimitKey = 0
-	// One counter per authenticated consumer; per client address without one.
+	// One counter per authenticated consumer (the iss and sub of the token); per client
+	// address without one, or without a sub that is text.
 	RateLimitKey_RATE_LIMIT_KEY_CONSUMER_OR_ADDRESS RateLimitKey = 1
 	// One counter per client address.
 	RateLimitKey_RATE_LIMIT_KEY_ADDRESS RateLimitKey = 2
@@ -250,7 +251,8 @@ type RateLimit struct {
 	Key RateLimitKey `protobuf:"varint,5,opt,name=key,proto3,enum=penstock.v1.RateLimitKey" json:"key,omitempty"`
 	// How it is counted.
 	Algorithm RateLimitAlgorithm `protobuf:"varint,6,opt,name=algorithm,proto3,enum=penstock.v1.RateLimitAlgorithm" json:"algorithm,omitempty"`
-	// What happens when the counter cannot be reached.
+	// What happens when the counter cannot be reached. Nothing that a caller sends is
+	// a reason for that.
 	OnFailure RateLimitFailure `protobuf:"varint,7,opt,name=on_failure,json=onFailure,proto3,enum=penstock.v1.RateLimitFailure" json:"on_failure,omitempty"`
 	// Count and report, but let pass.
 	Shadow        bool `protobuf:"varint,8,opt,name=shadow,proto3" json:"shadow,omitempty"`

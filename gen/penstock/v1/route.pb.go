@@ -921,6 +921,7 @@ type Redirect struct {
 	// Path of the target. Default: as the request.
 	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	// Port of the target. Default: as the request, or as the scheme when that is set.
+	// The default port of the scheme (80, 443) is never named in the Location.
 	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	// 301, 302, 303, 307 or 308. Default 302.
 	Status        uint32 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`

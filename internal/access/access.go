@@ -1,0 +1,97 @@
+// Package access is the guard of the configuration API: it tells who calls, from
+// the credential alone, and what that caller may do.
+//
+// A caller is known by one of
+//
+//   - the Unix socket in the data folder: the kernel names the peer's user
+//     (SO_PEERCRED, unix(7)), and only the owner of the control plane and root pass;
+//   - a bearer token (RFC 6750): that of the credential file, which is the owner's,
+//     one that was issued, or an OpenID Connect token of a declared issuer;
+//   - a client certificate of the installation's own authority, made for a person.
+//
+// Nothing but health is served to anybody else. What a caller may do is said by
+// roles; without one, nothing.
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/penstock-gateway/penstock/internal/keyfile"
+)
+
+// Options configure a Service.
+type Options struct {
+	// Dir is the private folder of the credential file and the sockets; made when it
+	// is not there.
+	Dir    string
+	Logger *slog.Logger
+	// Revoked reports whether a certificate was revoked; nil: none is.
+	Revoked func(spiffe, serial string) bool
+	// AuthorityHash is the SHA-256 of the certificate authority that clients know the
+	// server by; it is part of each token.
+	AuthorityHash [32]byte
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// Service decides who may call the configuration API.
+type Service struct {
+	log     *slog.Logger
+	dir     string
+	now     func() time.Time
+	revoked func(spiffe, serial string) bool
+	owner   ownerCredential
+	tries   *tries
+	// inner proves that a call comes from the REST front of this process.
+	inner string
+}
+
+// Open makes the private folder and the owner's credential file, if they are not
+// there.
+func Open(_ context.Context, o Options) (*Service, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Revoked == nil {
+		o.Revoked = func(string, string) bool { return false }
+	}
+	if err := PrivateDir(o.Dir); err != nil {
+		return nil, err
+	}
+	s := &Service{log: o.Logger, dir: o.Dir, now: o.Now, revoked: o.Revoked, tries: newTries(o.Now), inner: randomText()}
+	var err error
+	if s.owner, err = openOwner(filepath.Join(o.Dir, CredentialFile), o.AuthorityHash); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// PrivateDir makes a folder that only its owner can enter, or checks that it is one.
+func PrivateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := keyfile.Check(dir); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a folder", dir)
+	}
+	if uid, known := ownerOf(info); known && uid != os.Geteuid() {
+		return fmt.Errorf("%s belongs to another user (uid %d): choose a folder of your own", dir, uid)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return errors.Join(os.Chmod(dir, 0o700))
+	}
+	return nil
+}

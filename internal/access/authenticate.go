@@ -1,0 +1,105 @@
+package access
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"os"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/internal/pki"
+)
+
+// presented is what a caller shows of itself.
+type presented struct {
+	// uid is the user at the other end of a Unix socket; -1: it is none.
+	uid int
+	// authorization is the header of that name.
+	authorization []string
+	// tls is set for a TLS connection.
+	tls *tls.ConnectionState
+	// from is the address.
+	from string
+}
+
+// errNobody is for a caller without a credential.
+const nobody = "this needs a credential: `penstock` finds that of the user who started the control plane by itself; " +
+	"everybody else needs a token (`penstock access token create`, made by an administrator) in PENSTOCK_TOKEN or by `penstock login`, " +
+	"as the header \"authorization: Bearer TOKEN\""
+
+// authenticate tells who a caller is. Errors are gRPC statuses: UNAUTHENTICATED, or
+// RESOURCE_EXHAUSTED for a source that fails too often.
+func (s *Service) authenticate(ctx context.Context, p presented) (*Identity, error) {
+	id, err := s.known(ctx, p)
+	if err != nil {
+		if !s.tries.allowed(source(p)) {
+			return nil, status.Error(codes.ResourceExhausted, "too many failed attempts from here: wait a second")
+		}
+		s.log.Warn("audit: refused a caller", "from", source(p), "error", status.Convert(err).Message())
+		return nil, err
+	}
+	return id, nil
+}
+
+func source(p presented) string {
+	if p.uid >= 0 {
+		return localName(p.uid)
+	}
+	if host, _, err := net.SplitHostPort(p.from); err == nil {
+		return host
+	}
+	return p.from
+}
+
+func (s *Service) known(ctx context.Context, p presented) (*Identity, error) {
+	switch {
+	case len(p.authorization) > 1:
+		return nil, status.Error(codes.Unauthenticated, "authorization: given twice")
+	case len(p.authorization) == 1:
+		return s.bearer(ctx, p)
+	case p.uid >= 0:
+		if p.uid != 0 && p.uid != os.Geteuid() {
+			return nil, status.Errorf(codes.Unauthenticated, "the socket is for the user who started the control plane, not for %s: %s", localName(p.uid), nobody)
+		}
+		return &Identity{Name: localName(p.uid), Via: "socket", From: "this machine", Owner: true}, nil
+	case p.tls != nil && len(p.tls.PeerCertificates) > 0:
+		return s.certificate(p)
+	}
+	return nil, status.Error(codes.Unauthenticated, nobody)
+}
+
+// bearer knows a caller by a token (RFC 6750, 2.1).
+func (s *Service) bearer(_ context.Context, p presented) (*Identity, error) {
+	scheme, text, _ := strings.Cut(p.authorization[0], " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return nil, status.Error(codes.Unauthenticated, "authorization: want \"Bearer TOKEN\"")
+	}
+	t, err := ParseToken(text)
+	if err != nil {
+		return nil, status.Errorf(codes.Unauthenticated, "authorization: %v", err)
+	}
+	if s.owner.is(t) {
+		return &Identity{Name: s.owner.name, Via: "credential file", From: p.from, Owner: true}, nil
+	}
+	return nil, status.Error(codes.Unauthenticated, "the token is not known here: it was revoked, has expired, or is of another control plane; an administrator makes one with `penstock access token create`")
+}
+
+// certificate knows a person by a client certificate; those of proxies and runners
+// are for other ports.
+func (s *Service) certificate(p presented) (*Identity, error) {
+	spiffe, cert, err := pki.StateSPIFFE(*p.tls)
+	if err != nil {
+		return nil, status.Errorf(codes.Unauthenticated, "client certificate: %v", err)
+	}
+	name, err := pki.ParseUserID(spiffe)
+	if err != nil {
+		return nil, status.Errorf(codes.Unauthenticated, "client certificate: %v; the configuration API takes certificates of people only", err)
+	}
+	if s.revoked(spiffe, pki.Serial(cert)) {
+		return nil, status.Error(codes.Unauthenticated, "the client certificate was revoked")
+	}
+	return &Identity{Name: "user:" + name, Via: "client certificate", From: p.from, Expires: cert.NotAfter}, nil
+}

@@ -1,0 +1,289 @@
+package connect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/penstock-gateway/penstock/internal/keyfile"
+)
+
+// DefaultAddress is where `penstock up` and `penstock control` serve the API.
+const DefaultAddress = "127.0.0.1:7400"
+
+// Target is a control plane and how to call it.
+type Target struct {
+	// Name is for messages: "the context prod".
+	Name string
+	// DataDir is its data folder, when it runs on this machine.
+	DataDir string
+	// Socket and RESTSocket are used before the addresses.
+	Socket, RESTSocket string
+	// Address is host:port of gRPC, HTTP that of REST ("" when it is not known).
+	Address, HTTP string
+	// Token is sent with each call; "" for a socket.
+	Token string
+	// TLS is how the addresses are called; nil: without.
+	TLS *tls.Config
+	// Project is the project of short names; "" when it is not said.
+	Project string
+}
+
+// Where says which control plane is meant, and by which credential.
+type Where struct {
+	// DataDir is the folder of one on this machine (--data-dir).
+	DataDir string
+	// Server is an address, host:port or https://host:port (--server).
+	Server string
+	// Context is the name of a context (--context).
+	Context string
+}
+
+// Find returns the control plane that is meant: what Where says or else the
+// environment (PENSTOCK_DATA_DIR, PENSTOCK_CONTEXT, PENSTOCK_SERVER), else the
+// context that is in use, else the one that runs on this machine.
+func Find(w Where) (*Target, error) {
+	if w == (Where{}) {
+		w = Where{DataDir: os.Getenv("PENSTOCK_DATA_DIR"), Server: os.Getenv("PENSTOCK_SERVER"), Context: os.Getenv("PENSTOCK_CONTEXT")}
+	}
+	switch {
+	case w.DataDir != "" && w.Server == "":
+		return ofDataDir(w.DataDir)
+	case w.Server != "":
+		if e, err := Read(w.DataDir); w.DataDir != "" && err == nil && e != nil && e.API == w.Server {
+			return e.target(), nil
+		}
+		return ofServer(w.Server)
+	case w.Context != "":
+		c, err := LoadContexts()
+		if err != nil {
+			return nil, err
+		}
+		return c.target(w.Context)
+	}
+	if c, err := LoadContexts(); err != nil {
+		return nil, err
+	} else if c.Current != "" {
+		return c.target(c.Current)
+	}
+	return ofMachine()
+}
+
+// ofDataDir is the control plane of a data folder.
+func ofDataDir(dir string) (*Target, error) {
+	e, err := Read(dir)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%s belongs to another user: ask the owner for a token (`penstock access token create`), and use it with `penstock login`", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
+		return nil, fmt.Errorf("no control plane runs on the data folder %s: is `penstock up` running, and is that its --data-dir?", dir)
+	}
+	return e.target(), nil
+}
+
+func (e *Endpoint) target() *Target {
+	return &Target{Name: "the control plane of " + e.DataDir, DataDir: e.DataDir, Socket: e.APISocket, RESTSocket: e.RESTSocket, Address: e.API, HTTP: e.HTTP}
+}
+
+// ofMachine is the control plane that this user runs on this machine: that of the
+// working folder, the only one, or the one at the usual address.
+func ofMachine() (*Target, error) {
+	if dir, err := filepath.Abs(".penstock"); err == nil && own(Dir(dir)) {
+		if e, err := Read(dir); err == nil && e != nil {
+			return e.target(), nil
+		}
+	}
+	all := Running()
+	if len(all) == 1 {
+		return all[0].target(), nil
+	}
+	var folders []string
+	var usual []*Endpoint
+	for _, e := range all {
+		folders = append(folders, e.DataDir)
+		if e.API == DefaultAddress {
+			usual = append(usual, e)
+		}
+	}
+	if len(usual) == 1 {
+		return usual[0].target(), nil
+	}
+	if len(all) > 1 {
+		return nil, fmt.Errorf("several control planes run on this machine: say which one with --data-dir (or PENSTOCK_DATA_DIR): %s", strings.Join(folders, ", "))
+	}
+	return ofServer(DefaultAddress)
+}
+
+// LocalDataDir is the data folder of the control plane that this user runs on this
+// machine, found as Find does; "": there is none, or several.
+func LocalDataDir() string {
+	if t, err := ofMachine(); err == nil {
+		return t.DataDir
+	}
+	return ""
+}
+
+// ofServer is the control plane at an address, with the credential of the
+// environment. One of this machine that this user runs is called by its socket.
+func ofServer(server string) (*Target, error) {
+	token, err := tokenOfEnvironment()
+	if err != nil {
+		return nil, err
+	}
+	address, secure, err := parseServer(server)
+	if err != nil {
+		return nil, err
+	}
+	if token == "" && !secure {
+		for _, e := range Running() {
+			if e.API == address {
+				return e.target(), nil
+			}
+		}
+	}
+	t := &Target{Name: address, Address: address, Token: token}
+	if secure {
+		if t.TLS, err = clientTLS(token, os.Getenv("PENSTOCK_CA_FILE"), os.Getenv("PENSTOCK_CERT_FILE"), os.Getenv("PENSTOCK_KEY_FILE")); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// parseServer takes host:port, https://host:port or http://host:port apart. TLS is
+// left out for loopback addresses only, and there unless https is said.
+func parseServer(s string) (address string, secure bool, err error) {
+	address, https := strings.CutPrefix(s, "https://")
+	address, plain := strings.CutPrefix(address, "http://")
+	address = strings.TrimSuffix(address, "/")
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" {
+		return "", false, fmt.Errorf("the server %q is not HOST:PORT", s)
+	}
+	ip, err := netip.ParseAddr(host)
+	local := host == "localhost" || err == nil && ip.IsLoopback()
+	if plain && !local {
+		return "", false, fmt.Errorf("the server %q is not on this machine, and what is said to it without TLS can be read on the way: say https://", s)
+	}
+	return address, https || !local, nil
+}
+
+// tokenOfEnvironment is PENSTOCK_TOKEN, or the content of the file PENSTOCK_TOKEN_FILE.
+func tokenOfEnvironment() (string, error) {
+	if t := strings.TrimSpace(os.Getenv("PENSTOCK_TOKEN")); t != "" {
+		return t, nil
+	}
+	if file := os.Getenv("PENSTOCK_TOKEN_FILE"); file != "" {
+		t, err := ReadToken(file, nil)
+		if err != nil {
+			return "", fmt.Errorf("PENSTOCK_TOKEN_FILE: %w", err)
+		}
+		return t, nil
+	}
+	return "", nil
+}
+
+// maxToken bounds the text of a token; those of OpenID Connect may be long.
+const maxToken = 16 << 10
+
+// ReadToken reads a token from a file that only its owner can read, or from in when
+// the file is "-".
+func ReadToken(file string, in io.Reader) (string, error) {
+	if file != "-" {
+		if err := keyfile.Check(file); err != nil {
+			return "", err
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxToken))
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimSpace(string(b))
+	if text == "" {
+		return "", errors.New("it is empty")
+	}
+	return text, nil
+}
+
+// Dial makes a gRPC connection; it is dialled at the first call.
+func (t *Target) Dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	if t.Socket != "" {
+		return grpc.NewClient("unix:"+t.Socket, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))...)
+	}
+	creds := insecure.NewCredentials()
+	if t.TLS != nil {
+		creds = credentials.NewTLS(t.TLS)
+	}
+	opts = append(opts, grpc.WithTransportCredentials(creds))
+	if t.Token != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(Bearer(t.Token)))
+	}
+	return grpc.NewClient("passthrough:///"+t.Address, opts...)
+}
+
+// Bearer sends a token with each call. parseServer sees to it that it is never sent
+// over a network without TLS.
+type Bearer string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (b Bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (Bearer) RequireTransportSecurity() bool { return false }
+
+// Client is an HTTP client for REST and the debug pages, and the URL that paths are
+// below.
+func (t *Target) Client() (*http.Client, string, error) {
+	if t.RESTSocket != "" {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", t.RESTSocket)
+		}
+		return &http.Client{Transport: &http.Transport{DialContext: dial}}, "http://localhost", nil
+	}
+	if t.HTTP == "" {
+		return nil, "", fmt.Errorf("the HTTP address of %s is not known: say it with --http", t.Name)
+	}
+	tr := &http.Transport{}
+	base := "http://" + t.HTTP
+	if t.TLS != nil {
+		tr.TLSClientConfig, base = t.TLS.Clone(), "https://"+t.HTTP
+	}
+	return &http.Client{Transport: bearerTransport{t.Token, tr}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, base, nil
+}
+
+type bearerTransport struct {
+	token string
+	next  http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b bearerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return b.next.RoundTrip(r)
+}
