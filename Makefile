@@ -24,9 +24,12 @@ bin/penstock: FORCE
 
 FORCE:
 
-# Run everything on this machine with the example (penstock.yaml), until Ctrl-C.
-up: build
-	bin/penstock up $(ARGS)
+# Run everything on this machine with the example (penstock.yaml), until Ctrl-C. What
+# runs first is small: it checks the ports and builds the rest while Envoy is fetched.
+up:
+	@test -x bin/penstock || echo "Penstock: the first start compiles everything, two to five minutes on two cores; the next ones take seconds."
+	@$(GO) build -o bin/first-start ./internal/firststart
+	@exec bin/first-start $(ARGS)
 
 down: build
 	bin/penstock down

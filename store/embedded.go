@@ -16,6 +16,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
 )
 
 // embedded is an etcd inside this process. It listens nowhere: the client calls the
@@ -73,6 +75,13 @@ func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
 		}
 		if err := b.Close(); err != nil {
 			return nil, err
+		}
+	}
+	// What etcd has opened when it gives up on its log it never closes: it would go on
+	// writing to the directory. So the log is read before.
+	if log := filepath.Join(c.Dir, "member", "wal"); wal.Exist(log) {
+		if _, err := wal.ValidSnapshotEntries(zap.NewNop(), log); err != nil {
+			return nil, fmt.Errorf("%s: %w; %s", log, err, damagedFiles)
 		}
 	}
 	return embed.StartEtcd(c)

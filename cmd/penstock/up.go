@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/penstock-gateway/penstock/internal/console"
+	"github.com/penstock-gateway/penstock/internal/ports"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
@@ -67,14 +67,14 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.logFormat, "log-format", os.Getenv(telemetry.LogFormatEnv), "text, json or auto: text at a terminal, else one JSON object per line (environment "+telemetry.LogFormatEnv+")")
 	fl.BoolVar(&f.shadow, "shadow", false, "try each change on an Envoy of its own before the gateway gets it")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
-	fl.StringVar(&f.gateway, "gateway-listen", "127.0.0.1:8080", "what the gateway listens on")
-	fl.StringVar(&f.api, "api-listen", "127.0.0.1:7400", "configuration API over gRPC (loopback)")
-	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners (mutual TLS)")
-	fl.StringVar(&f.limiter, "limiter-listen", "127.0.0.1:7402", "the limiter; further ones take the next ports")
-	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug (loopback)")
-	fl.StringVar(&f.jaeger, "jaeger-listen", "127.0.0.1:16686", "Jaeger's page and query API")
-	fl.StringVar(&f.otlp, "otlp-listen", "127.0.0.1:4317", "traces (OTLP over gRPC), relayed to Jaeger or --otlp-to")
-	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", "127.0.0.1:14317", "where Jaeger takes the relayed traces")
+	fl.StringVar(&f.gateway, "gateway-listen", ports.Defaults["gateway-listen"], "what the gateway listens on")
+	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC (loopback)")
+	fl.StringVar(&f.xds, "xds-listen", ports.Defaults["xds-listen"], "xDS and runners (mutual TLS)")
+	fl.StringVar(&f.limiter, "limiter-listen", ports.Defaults["limiter-listen"], "the limiter; further ones take the next ports")
+	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug (loopback)")
+	fl.StringVar(&f.jaeger, "jaeger-listen", ports.Defaults["jaeger-listen"], "Jaeger's page and query API")
+	fl.StringVar(&f.otlp, "otlp-listen", ports.Defaults["otlp-listen"], "traces (OTLP over gRPC), relayed to Jaeger or --otlp-to")
+	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", ports.Defaults["jaeger-otlp-listen"], "where Jaeger takes the relayed traces")
 	return c
 }
 
@@ -194,47 +194,14 @@ func (f *upFlags) limiterAddress(i int) string {
 
 // checkPorts finds out whether every port can be had, all problems at once.
 func (f *upFlags) checkPorts(ctx context.Context) error {
-	type want struct{ flag, address string }
-	var wants []want
+	var wants []ports.Want
 	for _, a := range f.addresses() {
-		wants = append(wants, want{a.flag, *a.value})
+		wants = append(wants, ports.Want{Flag: a.flag, Address: *a.value})
 	}
 	for i := 1; i < f.limiters; i++ {
-		wants = append(wants, want{"limiter-listen", f.limiterAddress(i)})
+		wants = append(wants, ports.Want{Flag: "limiter-listen", Address: f.limiterAddress(i)})
 	}
-	var errs []error
-	taken := map[string]string{}
-	for _, w := range wants {
-		_, port, _ := net.SplitHostPort(w.address)
-		if other, ok := taken[port]; ok {
-			errs = append(errs, fmt.Errorf("--%s and --%s both want port %s", other, w.flag, port))
-			continue
-		}
-		taken[port] = w.flag
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", w.address)
-		if errors.Is(err, syscall.EADDRNOTAVAIL) {
-			errs = append(errs, fmt.Errorf("--%s %s: no interface of this machine has that address", w.flag, w.address))
-			continue
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("port %s is not free (%w): stop what uses it, or choose another with --%s", port, cause(err), w.flag))
-			continue
-		}
-		// Kept until all are checked, and closed before the children want them.
-		defer l.Close()
-	}
-	return errors.Join(errs...)
-}
-
-// cause is the innermost error: "address already in use" without its wrapping.
-func cause(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
+	return ports.Check(ctx, wants)
 }
 
 // loopback is the address by which this machine reaches a listener.

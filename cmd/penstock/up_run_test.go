@@ -70,9 +70,9 @@ func newInstallation(t *testing.T) *installation {
 	}
 	t.Cleanup(func() {
 		// Also after a failure nothing may stay behind.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		if out, err := penstock(ctx, "down", "--data-dir", in.dataDir, "--timeout", "5s").CombinedOutput(); err != nil {
+		if out, err := penstock(ctx, "down", "--data-dir", in.dataDir).CombinedOutput(); err != nil {
 			t.Errorf("down at the end: %v: %s", err, out)
 		}
 		if t.Failed() {

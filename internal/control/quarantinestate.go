@@ -172,6 +172,11 @@ func decodeRefused(plain []byte) (*refusedResource, error) {
 func (q *quarantine) saveOne(ctx context.Context, key string, e *refusedResource) error {
 	ctx, cancel := context.WithTimeout(ctx, remembering)
 	defer cancel()
+	return q.put(ctx, key, e)
+}
+
+// put is saveOne without its bound on time.
+func (q *quarantine) put(ctx context.Context, key string, e *refusedResource) error {
 	if e == nil {
 		return q.core.store.DeleteState(ctx, key)
 	}

@@ -54,7 +54,7 @@ func TestQuarantineStored(t *testing.T) {
 		if bytes.Contains(value, []byte("backends/c")) {
 			t.Errorf("%s: the value is not sealed", name)
 		}
-		if err := p.core.bad.saveOne(t.Context(), e.key(), e); err != nil {
+		if err := p.core.bad.put(t.Context(), e.key(), e); err != nil {
 			t.Fatal(name, err)
 		}
 		all, err := p.core.bad.stored(t.Context())
