@@ -116,8 +116,8 @@ func (c *checker) jwt(path string, j *pb.JwtAuthentication) {
 		case strings.HasPrefix(name, "x-forwarded-") || name == "x-request-id" || name == "x-trace-id" || name == "x-real-ip":
 			c.add(at+".header", "%q is set by the proxies for every request; choose another name", name)
 		}
-		if slices.Contains(strings.Split(h.GetClaim(), "."), "") && !c.has(at+".claim") {
-			c.add(at+".claim", "%q has an empty part; write a claim, or the claims that lead to it with dots between", h.GetClaim())
+		if !c.has(at + ".claim") {
+			c.claim(at+".claim", h.GetClaim())
 		}
 	}
 	c.duplicates("header", namesOf(j.GetClaimHeaders(), (*pb.ClaimHeader).GetHeader), elements(path+".claim_headers[%d].header"))
@@ -132,6 +132,20 @@ func (c *checker) jwt(path string, j *pb.JwtAuthentication) {
 	}
 	if d := j.GetMaxLifetime(); d.GetNanos() != 0 && !c.has(path+".max_lifetime") {
 		c.add(path+".max_lifetime", "%v is no whole number of seconds; round it", d.AsDuration())
+	}
+}
+
+// claim checks the name of a claim. One with dots is looked for by an expression, too,
+// as the name of a single claim.
+func (c *checker) claim(field, claim string) {
+	switch {
+	case strings.ContainsFunc(claim, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		c.add(field, "%q holds a control character", claim)
+	case !strings.Contains(claim, "."):
+	case strings.ContainsAny(claim, "'\\%()"):
+		c.add(field, "%q: the name of a claim with dots must not hold ', \\, %%, ( or )", claim)
+	case slices.Contains(strings.Split(claim, "."), "") && !strings.Contains(claim, ":"):
+		c.add(field, "%q has an empty part; write a claim, or the claims that lead to it with dots between", claim)
 	}
 }
 

@@ -83,6 +83,7 @@ func (p *Provider) config(keys func(secret string) string) *jwtv3.JwtProvider {
 		// second. The route removes it instead, see TokenHeader.
 		Forward:           true,
 		PayloadInMetadata: p.Name,
+		HeaderInMetadata:  p.headerName(),
 		JwtCacheConfig:    &jwtv3.JwtCacheConfig{JwtCacheSize: cacheSize, JwtMaxTokenSize: maxToken},
 	}
 	for _, h := range p.Policy.GetClaimHeaders() {
@@ -91,15 +92,11 @@ func (p *Provider) config(keys func(secret string) string) *jwtv3.JwtProvider {
 	return c
 }
 
-// bearer takes the token from "Authorization: Bearer" (RFC 6750). The scheme is
-// case-insensitive (RFC 9110, section 11.1), Envoy's prefix is not: so it is
-// given in the ways that clients write it.
+// bearer takes the token from "Authorization: Bearer" (RFC 6750): what follows the first
+// blank, whatever the scheme, because Envoy's prefix is case-sensitive and found
+// anywhere in the header. The guard compares the whole header.
 func bearer() []*jwtv3.JwtHeader {
-	var out []*jwtv3.JwtHeader
-	for _, scheme := range []string{"Bearer ", "bearer ", "BEARER "} {
-		out = append(out, &jwtv3.JwtHeader{Name: "Authorization", ValuePrefix: scheme})
-	}
-	return out
+	return []*jwtv3.JwtHeader{{Name: "Authorization", ValuePrefix: " "}}
 }
 
 func local(jwks string) *jwtv3.JwtProvider_LocalJwks {

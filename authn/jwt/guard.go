@@ -6,57 +6,117 @@ import (
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// Guard is the entry of a route for the guard: the proof that each provider has
-// to have left, or the native opt-out when there is nothing to prove. consumer
-// returns a consumer by its full name, nil when there is none.
+// The policies of a guard. Envoy tries them in the order of their names and names the
+// one that refuses in the details of its answer, by which the answer gets its status:
+// a token that is not good is 401, one of somebody else 403.
+const (
+	// BadToken also begins the names of those with a condition, each for a provider.
+	BadToken    = "bad-token"
+	issuedLater = BadToken + "-issued-later-"
+	fraction    = BadToken + "-fraction-"
+	notListed   = "not-listed"
+)
+
+// Guard is the entry of a route for the guard: what refuses a request, or the native
+// opt-out when there is nothing to prove. consumer returns a consumer by its full
+// name, nil when there is none.
+//
+// The verifier of Envoy looks for strings where it should compare them, so what a
+// request relies on is compared again here, exactly, with what the filter left in the
+// metadata: that each provider left its proof, the audience, the header that the
+// token came in, and each claim that becomes a header or a key. Whatever is missing is
+// a refusal.
 func Guard(providers []*Provider, consumer func(name string) *pb.Consumer) *rbacv3.RBACPerRoute {
-	var all []*rbacconfigv3.Permission
-	for _, p := range providers {
-		all = append(all, p.proof(consumer))
-	}
-	if len(all) == 0 {
+	if len(providers) == 0 {
 		return &rbacv3.RBACPerRoute{}
 	}
-	return &rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{
-		Action: rbacconfigv3.RBAC_ALLOW,
-		Policies: map[string]*rbacconfigv3.Policy{"proof": {
-			Permissions: []*rbacconfigv3.Permission{and(all...)},
-			Principals:  []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}},
-		}},
-	}}}
-}
-
-// maxExpiry is the year 2096 in seconds. Envoy's computation of the lifetime that a
-// token has left overflows at 2^63, and takes the token for a short-lived one.
-const maxExpiry = 4e9
-
-// proof is what must hold of a request that passed the provider.
-func (p *Provider) proof(consumer func(string) *pb.Consumer) *rbacconfigv3.Permission {
-	good := and(p.claim("iss", exact(p.Policy.GetIssuer())), p.claim("exp", below(maxExpiry)))
-	if len(p.Policy.GetConsumers()) > 0 {
-		subjects := p.subjects(consumer)
-		if subjects == nil {
-			// None of them can bring a token of this issuer.
-			good = not(&rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Any{Any: true}})
-		} else {
-			good = and(good, p.claim("sub", subjects))
+	var bad, foreign []*rbacconfigv3.Permission
+	policies := map[string]*rbacconfigv3.Policy{}
+	for _, p := range providers {
+		bad = append(bad, p.whenSent(p.bad()))
+		policies[issuedLater+p.Name] = &rbacconfigv3.Policy{
+			Permissions: []*rbacconfigv3.Permission{p.claim("iat", present())}, Principals: anybody(), Condition: p.issuedLater(),
+		}
+		if f := p.fraction(); f != nil {
+			policies[fraction+p.Name] = f
+		}
+		if len(p.Policy.GetConsumers()) > 0 {
+			foreign = append(foreign, p.whenSent(not(p.listed(consumer))))
 		}
 	}
-	if p.Policy.GetOptional() {
-		// Nobody may pass, somebody only with a good token, and when listed.
-		return or(not(p.claim("iss", present())), good)
+	policies[BadToken] = &rbacconfigv3.Policy{Permissions: bad, Principals: anybody()}
+	if len(foreign) > 0 {
+		policies[notListed] = &rbacconfigv3.Policy{Permissions: foreign, Principals: anybody()}
 	}
-	return good
+	return &rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_DENY, Policies: policies}}}
 }
 
-// subjects matches the subjects of the consumers that this issuer knows; nil when
+func anybody() []*rbacconfigv3.Principal {
+	return []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}
+}
+
+// whenSent bounds a refusal to requests that bring something, where none is needed.
+func (p *Provider) whenSent(refusal *rbacconfigv3.Permission) *rbacconfigv3.Permission {
+	if p.Policy.GetOptional() {
+		return and(header(TokenHeader, nil), refusal)
+	}
+	return refusal
+}
+
+const (
+	// maxTime is the year 2096 in seconds. Envoy's computation of the lifetime that a
+	// token has left overflows at 2^63, and takes the token for a short-lived one.
+	maxTime = 4e9
+	// credentials is the whole value of the header: one token in the compact form
+	// (RFC 6750, section 2.1; RFC 7515, section 7.1). The scheme is case-insensitive
+	// (RFC 9110, section 11.1). Envoy finds a token anywhere in the header.
+	credentials = `(?i:bearer) +[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+`
+	// unclean is a text that cannot be a header as it is: with control characters, which
+	// end the connection to the backend, or blanks around it, which the backend takes
+	// away, so that " root" would become "root" (RFC 9110, section 5.5).
+	unclean = `(?s:.*[\x00-\x1f\x7f].*| .*|.* )`
+)
+
+// bad matches a request whose token must not be believed, or that has none.
+func (p *Provider) bad() *rbacconfigv3.Permission {
+	good := []*rbacconfigv3.Permission{
+		p.claim("iss", exact(p.Policy.GetIssuer())),
+		p.claim("aud", p.audience()),
+		p.claim("exp", between(0, maxTime)),
+		header(TokenHeader, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: credentials}}}),
+		// The header of the token is there, and asks for nothing that a verifier has to
+		// understand (RFC 7515, section 4.1.11).
+		p.at(present(), p.headerName(), "alg"),
+		not(p.at(present(), p.headerName(), "crit")),
+	}
+	any := []*rbacconfigv3.Permission{not(and(good...))}
+	any = append(any, and(p.claim("iat", present()), not(p.claim("iat", between(0, maxTime)))))
+	any = append(any, p.claim("sub", matching(unclean)))
+	for _, c := range p.Policy.GetClaimHeaders() {
+		any = append(any, p.wrong(c.GetClaim())...)
+	}
+	return or(any...)
+}
+
+// audience matches the claim aud, a text or a list of texts (RFC 7519, section 4.1.3).
+func (p *Provider) audience() *matcherv3.ValueMatcher {
+	var one []*matcherv3.ValueMatcher
+	for _, a := range slices.Sorted(slices.Values(p.Policy.GetAudiences())) {
+		one = append(one, exact(a))
+	}
+	listed := &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_ListMatch{ListMatch: &matcherv3.ListMatcher{
+		MatchPattern: &matcherv3.ListMatcher_OneOf{OneOf: anyOf(one...)},
+	}}}
+	return anyOf(append(one, listed)...)
+}
+
+// listed matches the subjects of the consumers that this issuer knows; nothing when
 // there are none.
-func (p *Provider) subjects(consumer func(string) *pb.Consumer) *matcherv3.ValueMatcher {
+func (p *Provider) listed(consumer func(string) *pb.Consumer) *rbacconfigv3.Permission {
 	var subjects []string
 	for _, name := range p.Consumers {
 		if c := consumer(name); c != nil && c.GetJwt().GetIssuer() == p.Policy.GetIssuer() {
@@ -64,59 +124,12 @@ func (p *Provider) subjects(consumer func(string) *pb.Consumer) *matcherv3.Value
 		}
 	}
 	slices.Sort(subjects)
-	subjects = slices.Compact(subjects)
-	switch len(subjects) {
-	case 0:
-		return nil
-	case 1:
-		return exact(subjects[0])
+	var one []*matcherv3.ValueMatcher
+	for _, s := range slices.Compact(subjects) {
+		one = append(one, exact(s))
 	}
-	any := &matcherv3.OrMatcher{}
-	for _, s := range subjects {
-		any.ValueMatchers = append(any.ValueMatchers, exact(s))
+	if len(one) == 0 {
+		return not(&rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_Any{Any: true}})
 	}
-	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_OrMatch{OrMatch: any}}
-}
-
-// claim matches a top-level claim of the payload that the provider left.
-func (p *Provider) claim(name string, value *matcherv3.ValueMatcher) *rbacconfigv3.Permission {
-	var path []*matcherv3.MetadataMatcher_PathSegment
-	for _, key := range []string{p.Name, name} {
-		path = append(path, &matcherv3.MetadataMatcher_PathSegment{Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: key}})
-	}
-	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_SourcedMetadata{SourcedMetadata: &rbacconfigv3.SourcedMetadata{
-		MetadataSource:  rbacconfigv3.MetadataSource_DYNAMIC,
-		MetadataMatcher: &matcherv3.MetadataMatcher{Filter: MetadataNamespace, Path: path, Value: value},
-	}}}
-}
-
-func exact(s string) *matcherv3.ValueMatcher {
-	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{
-		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}},
-	}}
-}
-
-func below(limit float64) *matcherv3.ValueMatcher {
-	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_DoubleMatch{DoubleMatch: &matcherv3.DoubleMatcher{
-		MatchPattern: &matcherv3.DoubleMatcher_Range{Range: &typev3.DoubleRange{Start: 0, End: limit}},
-	}}}
-}
-
-func present() *matcherv3.ValueMatcher {
-	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}
-}
-
-func and(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Permission {
-	if len(rules) == 1 {
-		return rules[0]
-	}
-	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_AndRules{AndRules: &rbacconfigv3.Permission_Set{Rules: rules}}}
-}
-
-func or(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Permission {
-	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_OrRules{OrRules: &rbacconfigv3.Permission_Set{Rules: rules}}}
-}
-
-func not(rule *rbacconfigv3.Permission) *rbacconfigv3.Permission {
-	return &rbacconfigv3.Permission{Rule: &rbacconfigv3.Permission_NotRule{NotRule: rule}}
+	return p.claim("sub", anyOf(one...))
 }

@@ -6,7 +6,7 @@
 // requirement: the union of what gateway, route and rule ask for. The filter
 // leaves the payload of each token it verified in the dynamic metadata, and the
 // guard (an RBAC filter before the router, deny by default) passes a request only
-// when the issuer, and where consumers are listed the subject, stands there.
+// when what stands there is right: Guard says what it compares again.
 package jwt
 
 import (
@@ -75,10 +75,16 @@ func Providers(policies []gateway.Sourced[*pb.JwtAuthentication], project string
 	return out
 }
 
+// headerName is the key of the token's own header in the metadata.
+func (p *Provider) headerName() string { return p.Name + "-header" }
+
 // hash covers all that Config depends on, but the content of a Secret.
 func (p *Provider) hash() string {
 	var b strings.Builder
 	field := func(s string) { b.WriteString(strconv.Itoa(len(s)) + ":" + s) }
+	// With what the guard of a route relies on, the name changes, so that no route meets
+	// a provider that leaves less.
+	field("2")
 	field(p.Policy.GetIssuer())
 	for _, a := range slices.Sorted(slices.Values(p.Policy.GetAudiences())) {
 		field(a)

@@ -207,13 +207,14 @@ func TestGuard(t *testing.T) {
 		want     []string // texts in the rule, in order; nil: opted out
 	}{
 		"none":                 {nil, nil},
-		"optional":             {[]*pb.JwtAuthentication{listed(true)}, []string{"or_rules", "not_rule", `"iss"`, "present_match", `"https://issuer.test"`, `"exp"`}},
-		"required":             {[]*pb.JwtAuthentication{listed(false)}, []string{`"iss"`, `"https://issuer.test"`, `"exp"`, "double_match", "4000000000"}},
-		"both":                 {[]*pb.JwtAuthentication{listed(false), policy(func(p *pb.JwtAuthentication) { p.Issuer = "two" })}, []string{"and_rules", `"https://issuer.test"`, `"two"`}},
-		"listed":               {[]*pb.JwtAuthentication{listed(false, "alice")}, []string{"and_rules", `"iss"`, `"sub"`, `"alice"`}},
-		"several":              {[]*pb.JwtAuthentication{listed(false, "bob", "alice", "foreign", "gone")}, []string{`"sub"`, "or_match", `"alice"`, `"bob"`}},
-		"nobody of the issuer": {[]*pb.JwtAuthentication{listed(false, "foreign")}, []string{"not_rule", `"any"`, "true"}},
-		"optional and listed":  {[]*pb.JwtAuthentication{listed(true, "alice")}, []string{"or_rules", "not_rule", `"iss"`, "present_match", "and_rules", `"alice"`}},
+		"optional":             {[]*pb.JwtAuthentication{listed(true)}, []string{"DENY", `"bad-token"`, `"authorization"`, "present_match", "not_rule", `"iss"`, `"https://issuer.test"`, `"aud"`, "list_match", `"exp"`, `"alg"`, `"crit"`}},
+		"required":             {[]*pb.JwtAuthentication{listed(false)}, []string{"DENY", `"bad-token"`, "not_rule", `"iss"`, `"https://issuer.test"`, `"exp"`, "double_match", "4000000000", `"bad-token-issued-later-`, `"_>_"`}},
+		"both":                 {[]*pb.JwtAuthentication{listed(false), policy(func(p *pb.JwtAuthentication) { p.Issuer = "two" })}, []string{`"https://issuer.test"`, `"two"`}},
+		"listed":               {[]*pb.JwtAuthentication{listed(false, "alice")}, []string{`"not-listed"`, "not_rule", `"sub"`, `"alice"`}},
+		"several":              {[]*pb.JwtAuthentication{listed(false, "bob", "alice", "foreign", "gone")}, []string{`"not-listed"`, `"sub"`, "or_match", `"alice"`, `"bob"`}},
+		"nobody of the issuer": {[]*pb.JwtAuthentication{listed(false, "foreign")}, []string{`"not-listed"`, "not_rule", "not_rule", `"any"`, "true"}},
+		"optional and listed":  {[]*pb.JwtAuthentication{listed(true, "alice")}, []string{`"not-listed"`, `"authorization"`, "not_rule", `"alice"`}},
+		"claims":               {[]*pb.JwtAuthentication{policy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "a.b", Header: "x-a"}} })}, []string{`"bad-token"`, `"a"`, `"b"`, `"a.b"`, `"bad-token-fraction-`}},
 	} {
 		g := Guard(providers(c.policies...), find)
 		if err := g.ValidateAll(); err != nil {

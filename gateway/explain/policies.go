@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -115,6 +116,10 @@ func word(enum, prefix string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(enum, prefix), "_", "-"))
 }
 
+// bearerToken is where a route takes a token from (authn/jwt); the token itself, which
+// is not checked here, may be a placeholder.
+var bearerToken = regexp.MustCompile(`^(?i:bearer) +[A-Za-z0-9_.-]+$`)
+
 func (x *explainer) jwt(a gateway.Sourced[*pb.JwtAuthentication]) string {
 	j := a.Value
 	var b strings.Builder
@@ -141,13 +146,12 @@ func (x *explainer) jwt(a gateway.Sourced[*pb.JwtAuthentication]) string {
 	for _, c := range j.GetClaimHeaders() {
 		fmt.Fprintf(&b, "; claim %s becomes header %s", c.GetClaim(), c.GetHeader())
 	}
-	token := false
-	for _, v := range x.request.Headers["authorization"] {
-		token = token || strings.HasPrefix(strings.ToLower(v), "bearer ")
-	}
+	sent := x.request.Headers["authorization"]
 	switch {
-	case token:
+	case len(sent) == 1 && bearerToken.MatchString(sent[0]):
 		b.WriteString("; this request brings a token, which is not checked here")
+	case len(sent) > 0:
+		b.WriteString("; this request's Authorization is not one Bearer token: 401")
 	case j.GetOptional():
 		b.WriteString("; optional: this request brings none and passes as nobody")
 	default:

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -112,6 +113,11 @@ const noScope = "response.code_details.startsWith('jwt_authn_access_denied') && 
 // request has no method.)
 const notLoaded = "response.code_details == 'stream_idle_timeout' && request.method != '' && (!has(xds.route_name) || xds.route_name == '')"
 
+// badToken is the CEL condition of a request whose token does not hold, which the guard
+// or, for its audience, the jwt filter says with 403; it is 401 (RFC 6750, section 3.1).
+const badToken = "response.code_details.startsWith('rbac_access_denied_matched_policy[" + jwt.BadToken + "') || " +
+	"response.code_details.startsWith('jwt_authn_access_denied{Audiences')"
+
 // localReplies gives the refusals of the edge filter, and those for want of a
 // scope, their status and a reason.
 func localReplies(p *packer) *hcmv3.LocalReplyConfig {
@@ -120,15 +126,17 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		condition string
 		status    uint32
 		body      string
+		challenge bool
 	}{
-		{denied(badMethod), gateway.BadMethod.Status, gateway.BadMethod.Detail + "\n"},
-		{denied(badHost), gateway.BadHost.Status, gateway.BadHost.Detail + "\n"},
-		{denied(longHost), gateway.HostTooLong.Status, gateway.HostTooLong.Detail + "\n"},
-		{denied(badPath), gateway.BadPath.Status, gateway.BadPath.Detail + "\n"},
-		{noScope, 404, "no route\n"},
-		{notLoaded, 503, "the routes of this host are not there yet\n"},
+		{denied(badMethod), gateway.BadMethod.Status, gateway.BadMethod.Detail + "\n", false},
+		{denied(badHost), gateway.BadHost.Status, gateway.BadHost.Detail + "\n", false},
+		{denied(longHost), gateway.HostTooLong.Status, gateway.HostTooLong.Detail + "\n", false},
+		{denied(badPath), gateway.BadPath.Status, gateway.BadPath.Detail + "\n", false},
+		{noScope, 404, "no route\n", false},
+		{notLoaded, 503, "the routes of this host are not there yet\n", false},
+		{badToken, 401, "the token is not valid here\n", true},
 	} {
-		c.Mappers = append(c.Mappers, &hcmv3.ResponseMapper{
+		m := &hcmv3.ResponseMapper{
 			Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
 				Name: "envoy.access_loggers.extension_filters.cel",
 				ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.pack(&celfilterv3.ExpressionFilter{
@@ -137,7 +145,14 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 			}}},
 			StatusCode: wrapperspb.UInt32(r.status),
 			Body:       &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: r.body}},
-		})
+		}
+		if r.challenge {
+			m.HeadersToAdd = []*corev3.HeaderValueOption{{
+				Header:       &corev3.HeaderValue{Key: "www-authenticate", Value: `Bearer error="invalid_token"`},
+				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+			}}
+		}
+		c.Mappers = append(c.Mappers, m)
 	}
 	return c
 }

@@ -33,6 +33,8 @@ func TestEnvoy(t *testing.T) {
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
 		{"Callers", testCallers},
+		{"Claims", testClaims},
+		{"Tokens", testTokens},
 		{"Scopes", testScopes},
 		{"Churn", testChurn},
 		{"Retries", testRetries},

@@ -209,6 +209,7 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 	for _, r := range routes {
 		r.Name = routeName(e)
 		headers.Apply(r, headerLevels(p, e))
+		copyClaims(r, p.providers)
 		r.TypedPerFilterConfig = entries
 		p.check(r)
 		if err := checkEntries(c.project, r.TypedPerFilterConfig); err != nil {
@@ -230,6 +231,19 @@ func headerLevels(p *part, e *gateway.Entry) []gateway.Sourced[*pb.HeadersPolicy
 	return append([]gateway.Sourced[*pb.HeadersPolicy]{{Value: &pb.HeadersPolicy{
 		Request: &pb.HeaderChange{Remove: []string{jwt.TokenHeader}},
 	}}}, e.Policies.Headers...)
+}
+
+// copyClaims copies the claims that Envoy's filter cannot, before the changes of policies,
+// and not where one of them takes the place of the header.
+func copyClaims(r *routev3.Route, providers []*jwt.Provider) {
+	var out []*corev3.HeaderValueOption
+	for _, h := range jwt.LiteralClaims(providers) {
+		name := h.GetHeader().GetKey()
+		if !slices.Contains(r.RequestHeadersToRemove, name) {
+			out = append(out, h)
+		}
+	}
+	r.RequestHeadersToAdd = append(out, r.RequestHeadersToAdd...)
 }
 
 // keep notes what the routes of an entry need.

@@ -70,13 +70,17 @@ func (x *AuthenticationPolicy) GetJwt() *JwtAuthentication {
 	return nil
 }
 
-// JwtAuthentication checks a signed token (RFC 7519). The token must have exp,
-// and comes from "Authorization: Bearer" only.
+// JwtAuthentication checks a signed token (RFC 7519, RFC 7515). The token must have
+// exp, and comes from one "Authorization: Bearer TOKEN" only (the scheme in any case).
+// A request is 401 with WWW-Authenticate when its token does not hold: also one with an
+// extension that must be understood (crit), with an iat later than now, or with a sub
+// that holds control characters or blanks around it. It is 403 when the token is good,
+// but of none of the consumers.
 type JwtAuthentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The iss claim, exactly.
 	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// The token's aud claim must name one of these.
+	// The token's aud claim, a text or a list of texts, must name one of these, exactly.
 	Audiences []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
 	// The public keys.
 	//
@@ -88,12 +92,13 @@ type JwtAuthentication struct {
 	// Claims that the backend gets as headers. A header of such a name sent by a
 	// client never reaches any backend.
 	ClaimHeaders []*ClaimHeader `protobuf:"bytes,5,rep,name=claim_headers,json=claimHeaders,proto3" json:"claim_headers,omitempty"`
-	// Requests without a token pass, as nobody; a bad token is still refused.
+	// Requests without a token pass, as nobody; a bad token is still refused, and so is
+	// any other Authorization.
 	Optional bool `protobuf:"varint,6,opt,name=optional,proto3" json:"optional,omitempty"`
 	// Only these consumers may pass, by full or short name. Empty: every holder
 	// of a good token.
 	Consumers []string `protobuf:"bytes,7,rep,name=consumers,proto3" json:"consumers,omitempty"`
-	// Difference of clocks that is forgiven. Default 30s.
+	// Difference of clocks that is forgiven, for exp, nbf and iat. Default 30s.
 	ClockSkew *durationpb.Duration `protobuf:"bytes,8,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
 	// Longest time from now to exp. Default 24h.
 	MaxLifetime   *durationpb.Duration `protobuf:"bytes,9,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
@@ -223,10 +228,15 @@ func (*JwtAuthentication_JwksSecret) isJwtAuthentication_Keys() {}
 
 func (*JwtAuthentication_Jwks) isJwtAuthentication_Keys() {}
 
-// ClaimHeader copies a claim into a request header.
+// ClaimHeader copies a claim into a request header. Texts are copied as they are, true,
+// false and whole numbers from 0 to 2^53-1 as JSON has them, lists and objects as base64
+// of their JSON; there is no header for a claim that is absent, null or empty. A token
+// whose claim would make another header is refused with 401: texts with control
+// characters or with blanks around them, other numbers.
 type ClaimHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Claim, with dots for nested ones.
+	// Claim, with dots for nested ones. A claim whose whole name has dots, such as
+	// "https://shop.example/tenant" or "acme.io", comes before nested ones; it must be text.
 	Claim string `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
 	// Header, lower case, with a dash: single words such as "host" are refused.
 	Header        string `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
