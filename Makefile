@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
 # `make test` needs Node.js with npm, too.
 .DEFAULT_GOAL := build
-.PHONY: build up down test bench bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test bench bench-listener bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -48,6 +48,10 @@ bench: build tools
 # One change beside the bare limit and a snapshot cache; bench/results/xds.json.
 bench-xds: build tools
 	$(GO) run ./bench/xds -out bench/results/xds.json
+
+# What a listening socket that nobody shares costs; bench/results/listener.json.
+bench-listener: tools
+	$(GO) run ./bench/listener -out bench/results/listener.json
 
 # Functions: warm, cold, churn, a thousand of them; bench/results/functions.json.
 bench-functions: build tools bench-scaler

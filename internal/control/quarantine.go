@@ -83,7 +83,10 @@ func ofOneHost(r delivery.Refusal) bool {
 		return false
 	}
 	detail := strings.ToLower(r.Detail)
-	return slices.ContainsFunc([]string{"cannot bind", "cannot listen", "address already in use", "cannot assign requested address", "permission denied"},
+	return slices.ContainsFunc([]string{"cannot bind", "cannot listen", "address already in use", "cannot assign requested address", "permission denied",
+		// An Envoy that has run since before listeners stopped sharing their port: it
+		// serves on, and takes the new listener when it is started again.
+		"reuse port cannot be changed"},
 		func(words string) bool { return strings.Contains(detail, words) })
 }
 

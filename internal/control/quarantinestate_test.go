@@ -111,6 +111,7 @@ func TestOfOneHost(t *testing.T) {
 	}{
 		{xds.Listener, "error adding listener: cannot bind '192.0.2.1:80': Cannot assign requested address", true},
 		{xds.Listener, "cannot bind '0.0.0.0:80': Permission denied", true},
+		{xds.Listener, "Error adding/updating listener(s) p/g/l: Listener p/g/l: reuse port cannot be changed during an update", true},
 		{xds.Listener, "Didn't find a registered implementation for 'x'", false},
 		{xds.Cluster, "cannot bind", false},
 	} {

@@ -28,7 +28,7 @@ func TestEnvoy(t *testing.T) {
 		{"Hosts", testHosts},
 		{"Ports", testPorts},
 		{"Tracing", testTracing}, {"Traceparent", testTraceparent}, {"TraceparentRetried", testTraceparentRetried},
-		{"Tracestate", testTracestate}, {"GeneratedTracestate", testGeneratedTracestate}, {"Untraced", testUntraced},
+		{"Tracestate", testTracestate}, {"GeneratedTracestate", testGeneratedTracestate}, {"Untraced", testUntraced}, {"PortIsOurs", testPortIsOurs}, {"PortWasShared", testPortWasShared},
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},

@@ -351,6 +351,7 @@ func testHTTPS(t *testing.T, r *rig) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(root)
 	port := envoytest.FreePort(t)
+	defer func() { takesPort(t, port) }()
 	apply := func() {
 		cert, key, err := ca.Issue(pki.Request{SPIFFE: "spiffe://penstock.local/web", DNS: []string{"a.test"}, TTL: time.Hour})
 		if err != nil {

@@ -65,6 +65,13 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 		ListenerFiltersTimeout:           durationpb.New(5 * time.Second),
 		ContinueOnListenerFiltersTimeout: false,
 		TrafficDirection:                 corev3.TrafficDirection_INBOUND,
+		// With a socket for each worker (SO_REUSEPORT) any process of the same user may
+		// add one and take its share of the connections. The workers take turns with the
+		// one socket, or one of them would have most connections (decision 0018).
+		EnableReusePort: wrapperspb.Bool(false),
+		ConnectionBalanceConfig: &listenerv3.Listener_ConnectionBalanceConfig{
+			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
+		},
 	}
 	p.check(out)
 	if err := p.err(); err != nil {
