@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
-# `make test` needs Node.js with npm, too.
+# `make test` needs Node.js with npm, and curl, too; `make race` a C compiler.
 .DEFAULT_GOAL := build
-.PHONY: build up down test bench bench-listener bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -40,6 +40,12 @@ tools:
 
 test: tools
 	$(GO) test $(TESTFLAGS) $(PKG)
+
+# All tests of what runs in this process, under the race detector, which needs a C
+# compiler; .ci/race-exceptions says what is left out, and why.
+race: tools
+	@command -v $${CC:-gcc} >/dev/null || { echo "make race needs a C compiler (Debian and Ubuntu: apt-get install gcc)" >&2; exit 1; }
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $$($(GO) list ./... | grep -vxF "$$(sed -n 's,^\([^# ][^ ]*\) .*,github.com/penstock-gateway/penstock/\1,p' .ci/race-exceptions)")
 
 # Prints the figures of the main job and writes bench/results/main.json.
 bench: build tools

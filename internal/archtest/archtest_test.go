@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -162,5 +164,25 @@ func TestNobodyImportsTheBinary(t *testing.T) {
 				t.Errorf("%s imports %s: test harnesses are for tests", path, own)
 			}
 		}
+	}
+}
+
+// TestRaceExceptions: what `make race` leaves out is there, and has a reason.
+func TestRaceExceptions(t *testing.T) {
+	b, err := os.ReadFile("../../.ci/race-exceptions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		pkg, reason, _ := strings.Cut(strings.TrimSpace(line), " ")
+		tests, err := filepath.Glob(filepath.Join("../..", pkg, "*_test.go"))
+		if err != nil || len(tests) == 0 || strings.TrimSpace(reason) == "" || seen[pkg] {
+			t.Errorf("%q: it must be a package with tests, once, and have a reason", line)
+		}
+		seen[pkg] = true
 	}
 }
