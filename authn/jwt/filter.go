@@ -7,6 +7,8 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock-gateway/penstock/gateway"
 )
 
 const (
@@ -63,7 +65,7 @@ func Filter(providers []*Provider, requirements []Requirement, keys func(secret 
 }
 
 func (p *Provider) config(keys func(secret string) string) *jwtv3.JwtProvider {
-	set := p.Policy.GetJwks()
+	set := gateway.VerificationKeys(p.Policy.GetJwks())
 	if p.Secret != "" {
 		set = keys(p.Secret)
 	}

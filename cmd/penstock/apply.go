@@ -204,6 +204,7 @@ func newValidateCommand() *cobra.Command {
 			if err != nil {
 				return located(set, err)
 			}
+			printWarnings(cmd.OutOrStdout(), resp.GetResult().GetWarnings())
 			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d resources, %d would change\n", len(req.GetResources()), len(resp.GetChanges()))
 			return nil
 		},
@@ -224,6 +225,11 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	problems = append(problems, gateway.Build(nil, 1, gateway.Changes{Updates: objects}).Check()...)
 	if len(problems) > 0 {
 		return set.Locate(problems)
+	}
+	for _, o := range objects {
+		for _, x := range gateway.Warnings(o) {
+			printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
+		}
 	}
 	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
 	return nil

@@ -100,6 +100,7 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 	for _, c := range changes {
 		printChange(w, c)
 	}
+	printWarnings(w, r.GetWarnings())
 	switch {
 	case dryRun:
 		fmt.Fprintf(w, "valid: %d changes, nothing stored (head is revision %d)\n", len(changes), r.GetRevision())
@@ -118,6 +119,13 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 		return errNotServing
 	}
 	return nil
+}
+
+// printWarnings lists what is valid but may not be meant.
+func printWarnings(w io.Writer, warnings []*pb.Warning) {
+	for _, x := range warnings {
+		fmt.Fprintf(w, "warning: %s: %s: %s\n", x.GetObject(), x.GetField(), x.GetMessage())
+	}
 }
 
 func printServing(w io.Writer, s *pb.ServingReport) {

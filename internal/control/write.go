@@ -195,11 +195,13 @@ type plan struct {
 	next    *gateway.Snapshot
 	changes []store.Change
 	report  []*pb.Change
+	// warnings are of all objects that were written, changed or not.
+	warnings []*pb.Warning
 }
 
 func (p *plan) outcome(revision int64, changed bool) *api.Outcome {
 	return &api.Outcome{
-		Result:  &pb.WriteResult{Revision: revision, Changed: changed},
+		Result:  &pb.WriteResult{Revision: revision, Changed: changed, Warnings: p.warnings},
 		Changes: p.report, Snapshot: p.next,
 	}
 }
@@ -232,6 +234,9 @@ func (c *Core) plan(w *api.Write) (*plan, error) {
 		c.stamp(m.Object, old, w)
 		if _, version := m.Object.(*pb.FunctionVersion); !version { // its spec was one part of a function that was checked
 			problems = append(problems, gateway.Validate(m.Object)...)
+			for _, w := range gateway.Warnings(m.Object) {
+				p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
+			}
 		}
 		if old != nil && old.GetMetadata().GetEtag() == m.Object.GetMetadata().GetEtag() {
 			continue

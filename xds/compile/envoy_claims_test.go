@@ -328,6 +328,39 @@ func (r *rig) registeredCases() map[string][]string {
 	}
 }
 
+// testKeySets: a set with keys that Envoy does not know serves its others, also when two
+// have one kid.
+func testKeySets(t *testing.T, r *rig) {
+	second := *r
+	second.rotate(t)
+	var one, two struct{ Keys []json.RawMessage }
+	if err := json.Unmarshal([]byte(r.jwks()), &one); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(second.jwks()), &two); err != nil {
+		t.Fatal(err)
+	}
+	keys := []string{
+		`{"kty":"AKP","kid":"one","alg":"ML-DSA-44","pub":"AAAA"}`, `{"kty":"oct","kid":"one","k":"AAAA"}`, `{"kty":"EC","kid":"one","crv":"secp256k1","x":"AAAA","y":"AAAA"}`,
+		string(one.Keys[0]), strings.Replace(string(two.Keys[0]), "{", `{"x5c":["MIIB"],"x5t":5,`, 1), `{"kty":"OKP","kid":"one","crv":"Ed448","x":"AAAA"}`,
+	}
+	set, err := json.Marshal(`{"keys": [` + strings.Join(keys, ",") + `]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := r.serve(t, gatewayOn+strings.ReplaceAll(claimsConfig(), "JWKS", string(set)))
+	for name, key := range map[string]*rig{"first": r, "second of the same kid": &second} {
+		if a := r.do(t, port, "GET", "x.test/must", "Authorization: Bearer "+key.sign(t, claimsOf(), nil)); a.status != 200 {
+			t.Errorf("the %s key: %d %s", name, a.status, a.body)
+		}
+	}
+	third := *r
+	third.rotate(t)
+	if a := r.do(t, port, "GET", "x.test/must", "Authorization: Bearer "+third.sign(t, claimsOf(), nil)); a.status != 401 {
+		t.Errorf("a foreign key: %d", a.status)
+	}
+}
+
 // testTokens: tokens made at random differ in nothing from what the strict verifier says.
 func testTokens(t *testing.T, r *rig) {
 	port := r.serve(t, gatewayOn+claimsConfig())

@@ -35,6 +35,7 @@ func TestEnvoy(t *testing.T) {
 		{"Callers", testCallers},
 		{"Claims", testClaims},
 		{"Tokens", testTokens},
+		{"KeySets", testKeySets},
 		{"Scopes", testScopes},
 		{"Churn", testChurn},
 		{"Retries", testRetries},

@@ -359,10 +359,10 @@ func (v *view) claimHeaders(providers []*jwt.Provider) []string {
 	return slices.Compact(names)
 }
 
-// keys is the key set in a secret; "" when there is none.
+// keys is the usable part of the key set in a secret; "" when there is none.
 func (v *view) keys(secret string) string {
 	s, _ := v.in.Snapshot.Get(secret).(*pb.Secret)
-	return s.GetJwks()
+	return gateway.VerificationKeys(s.GetJwks())
 }
 
 // extension emits an extension configuration, or a problem.

@@ -138,7 +138,9 @@ type isSecret_Value interface {
 }
 
 type Secret_Jwks struct {
-	// A JSON Web Key Set (RFC 7517) of public keys.
+	// A JSON Web Key Set (RFC 7517) of public keys. Keys that tokens cannot be checked
+	// with (other kinds, for encryption, symmetric, RSA below 2048 bits) are ignored with
+	// a warning.
 	Jwks string `protobuf:"bytes,3,opt,name=jwks,proto3,oneof"`
 }
 

@@ -169,7 +169,9 @@ type WriteResult struct {
 	// False when the content was there already: no revision was made.
 	Changed bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	// Who serves it. Unset for WAIT_MODE_NONE and validate_only.
-	Serving       *ServingReport `protobuf:"bytes,3,opt,name=serving,proto3" json:"serving,omitempty"`
+	Serving *ServingReport `protobuf:"bytes,3,opt,name=serving,proto3" json:"serving,omitempty"`
+	// What is valid in the resources of the write, but may not be meant.
+	Warnings      []*Warning `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -225,6 +227,77 @@ func (x *WriteResult) GetServing() *ServingReport {
 	return nil
 }
 
+func (x *WriteResult) GetWarnings() []*Warning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// Warning is something that is valid, but may not be meant.
+type Warning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the resource.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// The field, when known.
+	Field string `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	// What it is, and what to do about it.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Warning) Reset() {
+	*x = Warning{}
+	mi := &file_penstock_v1_serving_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Warning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Warning) ProtoMessage() {}
+
+func (x *Warning) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_serving_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Warning.ProtoReflect.Descriptor instead.
+func (*Warning) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_serving_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Warning) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Warning) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Warning) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // ServingReport says which proxies serve a revision.
 type ServingReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -244,7 +317,7 @@ type ServingReport struct {
 
 func (x *ServingReport) Reset() {
 	*x = ServingReport{}
-	mi := &file_penstock_v1_serving_proto_msgTypes[2]
+	mi := &file_penstock_v1_serving_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +329,7 @@ func (x *ServingReport) String() string {
 func (*ServingReport) ProtoMessage() {}
 
 func (x *ServingReport) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_serving_proto_msgTypes[2]
+	mi := &file_penstock_v1_serving_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +342,7 @@ func (x *ServingReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServingReport.ProtoReflect.Descriptor instead.
 func (*ServingReport) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_serving_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_serving_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ServingReport) GetRevision() int64 {
@@ -328,7 +401,7 @@ type ProxyProblem struct {
 
 func (x *ProxyProblem) Reset() {
 	*x = ProxyProblem{}
-	mi := &file_penstock_v1_serving_proto_msgTypes[3]
+	mi := &file_penstock_v1_serving_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +413,7 @@ func (x *ProxyProblem) String() string {
 func (*ProxyProblem) ProtoMessage() {}
 
 func (x *ProxyProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_serving_proto_msgTypes[3]
+	mi := &file_penstock_v1_serving_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +426,7 @@ func (x *ProxyProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyProblem.ProtoReflect.Descriptor instead.
 func (*ProxyProblem) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_serving_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_serving_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProxyProblem) GetProxy() string {
@@ -410,11 +483,16 @@ const file_penstock_v1_serving_proto_rawDesc = "" +
 	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\vwaitTimeout\x12'\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\"\n" +
-	"\amessage\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"y\n" +
+	"\amessage\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"\xab\x01\n" +
 	"\vWriteResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x124\n" +
-	"\aserving\x18\x03 \x01(\v2\x1a.penstock.v1.ServingReportR\aserving\"\xae\x01\n" +
+	"\aserving\x18\x03 \x01(\v2\x1a.penstock.v1.ServingReportR\aserving\x120\n" +
+	"\bwarnings\x18\x04 \x03(\v2\x14.penstock.v1.WarningR\bwarnings\"Q\n" +
+	"\aWarning\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xae\x01\n" +
 	"\rServingReport\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\aserving\x18\x02 \x01(\x05R\aserving\x12\x14\n" +
@@ -446,25 +524,27 @@ func file_penstock_v1_serving_proto_rawDescGZIP() []byte {
 }
 
 var file_penstock_v1_serving_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_penstock_v1_serving_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_penstock_v1_serving_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_penstock_v1_serving_proto_goTypes = []any{
 	(WaitMode)(0),               // 0: penstock.v1.WaitMode
 	(*WriteOptions)(nil),        // 1: penstock.v1.WriteOptions
 	(*WriteResult)(nil),         // 2: penstock.v1.WriteResult
-	(*ServingReport)(nil),       // 3: penstock.v1.ServingReport
-	(*ProxyProblem)(nil),        // 4: penstock.v1.ProxyProblem
-	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
+	(*Warning)(nil),             // 3: penstock.v1.Warning
+	(*ServingReport)(nil),       // 4: penstock.v1.ServingReport
+	(*ProxyProblem)(nil),        // 5: penstock.v1.ProxyProblem
+	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
 }
 var file_penstock_v1_serving_proto_depIdxs = []int32{
 	0, // 0: penstock.v1.WriteOptions.wait:type_name -> penstock.v1.WaitMode
-	5, // 1: penstock.v1.WriteOptions.wait_timeout:type_name -> google.protobuf.Duration
-	3, // 2: penstock.v1.WriteResult.serving:type_name -> penstock.v1.ServingReport
-	4, // 3: penstock.v1.ServingReport.problems:type_name -> penstock.v1.ProxyProblem
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 1: penstock.v1.WriteOptions.wait_timeout:type_name -> google.protobuf.Duration
+	4, // 2: penstock.v1.WriteResult.serving:type_name -> penstock.v1.ServingReport
+	3, // 3: penstock.v1.WriteResult.warnings:type_name -> penstock.v1.Warning
+	5, // 4: penstock.v1.ServingReport.problems:type_name -> penstock.v1.ProxyProblem
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_serving_proto_init() }
@@ -478,7 +558,7 @@ func file_penstock_v1_serving_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_serving_proto_rawDesc), len(file_penstock_v1_serving_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
