@@ -11,18 +11,18 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 const (
-	buildTimeout = 15 * time.Minute
 	// Limits of a source that is copied for a build.
 	maxSourceFiles = 100_000
 	maxSourceBytes = 1 << 30
@@ -34,23 +34,43 @@ const (
 // unpacked packages and layers of dependencies, each once per content. A source is
 // copied into the cache and built there, so that it stays clean and that instances
 // of the version before keep their files.
+//
+// What comes out of a build is copied once more, to where the build never could write,
+// so that nothing that it has left can change it, and nothing in it is more than files.
 type builder struct {
 	root                     *os.Root
 	log                      *slog.Logger
+	workshop                 *workshop
 	builds, packages, layers *cacheStore
-	ctx                      context.Context
-	cancel                   context.CancelFunc
+	// homes are the caches of functions' own builds, one for each function: what one
+	// puts there no other reads.
+	homes string
+	// golang are the settings of the Go tool, goSeeds what caches of its builds begin
+	// with.
+	golang  func() settings
+	goSeeds func() []goSeed
+	ctx     context.Context
+	cancel  context.CancelFunc
 }
 
-func newBuilder(root *os.Root, cache string, log *slog.Logger) *builder {
+func newBuilder(root *os.Root, c Config, logs *logbook) *builder {
 	// Builds and installations share a turn; packages are small and do not wait.
 	turn := make(chan struct{}, 1)
 	b := &builder{
-		root: root, log: log,
-		builds:   newCacheStore(filepath.Join(cache, "builds"), turn),
-		layers:   newCacheStore(filepath.Join(cache, "layers"), turn),
-		packages: newCacheStore(filepath.Join(cache, "packages"), make(chan struct{}, 1)),
+		root: root, log: c.Logger,
+		workshop: &workshop{machine: machine(), limits: c.Build.withDefaults(), scratch: scratchDir(c), logs: logs},
+		builds:   newCacheStore(filepath.Join(c.CacheDir, "builds"), turn),
+		layers:   newCacheStore(filepath.Join(c.CacheDir, "layers"), turn),
+		packages: newCacheStore(filepath.Join(c.CacheDir, "packages"), make(chan struct{}, 1)),
+		homes:    filepath.Join(c.CacheDir, "homes"),
 	}
+	b.goSeeds = sync.OnceValue(func() []goSeed {
+		seeds, err := findGoSeed(b.ctx, c.CacheDir, b.golang())
+		if err != nil {
+			c.Logger.Warn("the standard library of Go is compiled for each function", "error", err)
+		}
+		return seeds
+	})
 	b.packages.forgets = true
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
@@ -58,15 +78,17 @@ func newBuilder(root *os.Root, cache string, log *slog.Logger) *builder {
 
 func (b *builder) stop() { b.cancel() }
 
-// bound is a context that ends with the builder, too, and after buildTimeout.
+// bound is a context that ends with the builder, too.
 func (b *builder) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(b.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// build returns the folder of the built source and what gives it back.
-func (b *builder) build(ctx context.Context, source string, command []string, env map[string]string) (dir string, release func(), err error) {
+// build returns the folder of the built source and what gives it back. The result is
+// the function's own, even where another one builds the same: what its earlier builds
+// have cached may have had a part in it.
+func (b *builder) build(ctx context.Context, f *pb.Function, source string, level sandbox.Level) (dir string, release func(), err error) {
 	ctx, cancel := b.bound(ctx)
 	defer cancel()
 	src, err := os.OpenRoot(source)
@@ -74,7 +96,9 @@ func (b *builder) build(ctx context.Context, source string, command []string, en
 		return "", nil, err
 	}
 	defer src.Close()
-	name, err := contentHash(src, command, env)
+	owner, _, _ := strings.Cut(f.GetName(), "@")
+	command := f.GetServer().GetBuild()
+	name, err := contentHash(src, append([]string{owner}, command...), f.GetEnv())
 	if err != nil {
 		return "", nil, fmt.Errorf("the source: %w", err)
 	}
@@ -82,64 +106,94 @@ func (b *builder) build(ctx context.Context, source string, command []string, en
 		if err := copyTree(src, dir); err != nil {
 			return fmt.Errorf("copy the source: %w", err)
 		}
-		return b.run(ctx, "build", dir, buildEnvironment(env), command)
+		home, err := b.home(owner)
+		if err != nil {
+			return err
+		}
+		if _, err := src.Stat("go.mod"); err == nil {
+			if err := plantGo(filepath.Join(home, "go-build"), b.goSeeds()); err != nil {
+				return fmt.Errorf("functions cache: %w", err)
+			}
+		}
+		s := b.golang()
+		return b.make(ctx, dir, job{
+			function: f.GetName(), what: "build", command: command, dir: dir, read: s.read, allow: s.allow, home: home, level: level,
+		}, s.env, f.GetEnv())
 	})
 }
 
-// run runs a command of a build; its error ends with the last lines of its output.
-func (b *builder) run(ctx context.Context, what, dir string, env, command []string) error {
+// make runs a job that fills dir, and puts a copy of what it made in its place.
+func (b *builder) make(ctx context.Context, dir string, j job, settings, own map[string]string) error {
 	began := time.Now()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	out := &tailBuffer{max: buildTail}
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = dir, env, out, out, 5*time.Second
-	if err := launch.Run(cmd); err != nil {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("it was stopped after %s", time.Since(began).Round(time.Second))
-		}
-		return fmt.Errorf("%s %q failed: %w; last output:\n%s", what, strings.Join(command, " "), err, out)
+	work := filepath.Dir(dir)
+	j.temporary = filepath.Join(work, "tmp")
+	if j.home == "" {
+		j.home = filepath.Join(work, "home")
+		defer removeTree(j.home)
 	}
-	b.log.Info("built", "command", strings.Join(command, " "), "seconds", time.Since(began).Seconds())
+	for _, d := range []string{j.home, j.temporary} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("functions cache: %w", err)
+		}
+	}
+	j.write = []string{dir, j.home, j.temporary}
+	j.env = b.workshop.environment(j.home, j.temporary, settings, own)
+	err := b.workshop.run(ctx, j)
+	_ = removeTree(j.temporary)
+	if err != nil {
+		return err
+	}
+	if err := b.workshop.replaceByCopy(dir, j.read); err != nil {
+		return fmt.Errorf("what the %s made: %w", j.what, err)
+	}
+	b.log.Info("built", "command", j.title(), "seconds", time.Since(began).Seconds())
 	return nil
 }
 
-// buildVariables may pass into a build, which needs to find its dependencies, as
-// may the settings of pip and npm; nothing else of the runner's environment does.
-var buildVariables = []string{
-	"PATH", "HOME", "TMPDIR",
-	"GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOTOOLCHAIN", "GOCACHE", "GOMODCACHE", "GOPATH", "GOROOT",
-	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
-	"REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
-}
-
-var buildPrefixes = []string{"PIP_", "NPM_CONFIG_", "npm_config_"}
-
-func buildEnvironment(function map[string]string) []string {
-	env := map[string]string{
-		"LANG": "C.UTF-8",
-		// The copy is in no repository and in no workspace, even if the cache is.
-		"GOFLAGS": "-buildvcs=false", "GOWORK": "off",
+// home is the folder for the caches of a function's builds. Those of the functions
+// that were built longest ago go.
+func (b *builder) home(function string) (string, error) {
+	sum := sha256.Sum256([]byte(function))
+	home := filepath.Join(b.homes, hex.EncodeToString(sum[:16]))
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return "", fmt.Errorf("functions cache: %w", err)
 	}
-	for _, k := range buildVariables {
-		if v, ok := os.LookupEnv(k); ok {
-			env[k] = v
+	now := time.Now()
+	_ = os.Chtimes(home, now, now)
+	entries, err := os.ReadDir(b.homes)
+	if err != nil {
+		return "", fmt.Errorf("functions cache: %w", err)
+	}
+	type aged struct {
+		path string
+		used time.Time
+	}
+	var all []aged
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			all = append(all, aged{filepath.Join(b.homes, e.Name()), info.ModTime()})
 		}
 	}
-	for _, v := range os.Environ() {
-		k, v, _ := strings.Cut(v, "=")
-		if slices.ContainsFunc(buildPrefixes, func(p string) bool { return strings.HasPrefix(k, p) }) {
-			env[k] = v
+	slices.SortFunc(all, func(x, y aged) int { return y.used.Compare(x.used) })
+	for _, old := range all[min(keepIdle, len(all)):] {
+		_ = removeTree(old.path)
+	}
+	// One that its last build has filled would leave no room for the next.
+	if b.workshop.checkDisk([]string{home}) != nil {
+		if err := empty(home); err != nil {
+			return "", fmt.Errorf("functions cache: %w", err)
 		}
 	}
-	maps.Copy(env, function)
-	var out []string
-	for k, v := range env {
-		out = append(out, k+"="+v)
-	}
-	return out
+	return home, nil
 }
 
 // walk calls f for all of a source but version control, in a fixed order.
 func walk(src *os.Root, f func(name string, info fs.FileInfo) error) error {
+	return walkWithin(src, maxSourceFiles, maxSourceBytes, f)
+}
+
+// walkWithin is walk with other bounds.
+func walkWithin(src *os.Root, maxFiles int, maxBytes int64, f func(name string, info fs.FileInfo) error) error {
 	files, size := 0, int64(0)
 	return fs.WalkDir(src.FS(), ".", func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -155,12 +209,12 @@ func walk(src *os.Root, f func(name string, info fs.FileInfo) error) error {
 		if err != nil {
 			return err
 		}
-		if files++; files > maxSourceFiles {
-			return fmt.Errorf("it has more than %d files", maxSourceFiles)
+		if files++; files > maxFiles {
+			return fmt.Errorf("it has more than %d files", maxFiles)
 		}
 		if info.Mode().IsRegular() {
-			if size += info.Size(); size > maxSourceBytes {
-				return fmt.Errorf("it has more than %d MiB", maxSourceBytes>>20)
+			if size += info.Size(); size > maxBytes {
+				return fmt.Errorf("it has more than %d MiB", maxBytes>>20)
 			}
 		}
 		return f(name, info)
@@ -227,18 +281,94 @@ func copyTree(src *os.Root, dir string) error {
 			}
 			return os.Symlink(target, to)
 		}
-		from, err := src.Open(filepath.FromSlash(name))
-		if err != nil {
-			return err
-		}
-		defer from.Close()
-		f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, info.Mode().Perm()|0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, from)
-		return errors.Join(err, f.Close())
+		return copyFile(src, name, to, info)
 	})
+}
+
+// replaceByCopy puts a copy in the place of a folder that a build has written. Only
+// files, folders and links come over, without any special right; a link may lead to
+// what is in it, or to what instances see anyway (seen).
+func (w *workshop) replaceByCopy(dir string, seen []string) error {
+	src, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fresh := dir + ".new"
+	if err := empty(fresh); err != nil {
+		return err
+	}
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return err
+	}
+	allowed := append(sandbox.SystemPaths(), seen...)
+	var folders []fs.FileInfo
+	var names []string
+	err = walkWithin(src, w.limits.Files, w.limits.DiskBytes, func(name string, info fs.FileInfo) error {
+		if info.IsDir() {
+			names, folders = append(names, name), append(folders, info)
+		}
+		return copyEntry(src, fresh, name, info, func(target string) bool {
+			return slices.ContainsFunc(allowed, func(a string) bool {
+				a = filepath.Clean(a)
+				return target == a || strings.HasPrefix(target, a+string(filepath.Separator))
+			})
+		})
+	})
+	if err != nil {
+		_ = removeTree(fresh)
+		return err
+	}
+	for i, info := range folders {
+		_ = os.Chtimes(filepath.Join(fresh, filepath.FromSlash(names[i])), info.ModTime(), info.ModTime())
+	}
+	if err := removeTree(dir); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
+}
+
+// copyEntry copies one entry of a product, with its time, which compiled Python goes by.
+func copyEntry(src *os.Root, dir, name string, info fs.FileInfo, outside func(target string) bool) error {
+	to := filepath.Join(dir, filepath.FromSlash(path.Clean(name)))
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return os.MkdirAll(to, 0o755)
+	case mode&fs.ModeSymlink != 0:
+		target, err := src.Readlink(filepath.FromSlash(name))
+		if err != nil {
+			return err
+		}
+		if filepath.IsAbs(target) && outside(filepath.Clean(target)) {
+			return os.Symlink(target, to)
+		}
+		if target, err = link(src, name); err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	case !mode.IsRegular():
+		return fmt.Errorf("%s is neither file nor folder nor link", name)
+	}
+	if err := copyFile(src, name, to, info); err != nil {
+		return err
+	}
+	return os.Chtimes(to, info.ModTime(), info.ModTime())
+}
+
+// copyFile copies one file of a source; of its mode only the rights of ordinary files
+// come over.
+func copyFile(src *os.Root, name, to string, info fs.FileInfo) error {
+	from, err := src.Open(filepath.FromSlash(name))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, info.Mode().Perm()&0o755|0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	return errors.Join(err, f.Close())
 }
 
 // tailBuffer keeps the last bytes that are written to it.

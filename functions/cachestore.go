@@ -64,7 +64,7 @@ func (c *cacheStore) get(ctx context.Context, name string, make func(ctx context
 			c.note(name, err)
 		}
 		if err != nil {
-			_ = os.RemoveAll(home)
+			_ = removeTree(home)
 			return "", nil, err
 		}
 	}
@@ -78,7 +78,7 @@ func (c *cacheStore) get(ctx context.Context, name string, make func(ctx context
 }
 
 func (c *cacheStore) fill(ctx context.Context, home string, make func(context.Context, string) error) error {
-	if err := os.RemoveAll(home); err != nil { // what a killed runner left
+	if err := removeTree(home); err != nil { // what a killed runner left
 		return err
 	}
 	dir := filepath.Join(home, "src")
@@ -141,6 +141,6 @@ func (c *cacheStore) prune() {
 	}
 	slices.SortFunc(all, func(x, y idle) int { return cmp.Or(y.used.Compare(x.used), cmp.Compare(x.name, y.name)) })
 	for _, x := range all[min(keepIdle, len(all)):] {
-		_ = os.RemoveAll(filepath.Join(c.dir, x.name))
+		_ = removeTree(filepath.Join(c.dir, x.name))
 	}
 }

@@ -56,6 +56,8 @@ type Config struct {
 	// MaxEventBytes is the largest request body, and the largest answer, of a
 	// Lambda function. Default 6 MiB, as on AWS.
 	MaxEventBytes int64
+	// Build bounds each build and each installation of dependencies; 0: the default.
+	Build BuildLimits
 	// NewScaler makes what decides how many instances of a function there are. Default:
 	// scale.New.
 	NewScaler func(scale.Config) Scaler

@@ -121,12 +121,16 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}
-	if b := f.GetServer().GetBuild(); len(b) > 0 {
-		if o.Dir, err = hold(g.m.builder.build(g.ctx, dir, b, f.GetEnv())); err != nil {
+	level, err := buildLevel(f)
+	if err != nil {
+		return o, release, err
+	}
+	if len(f.GetServer().GetBuild()) > 0 {
+		if o.Dir, err = hold(g.m.builder.build(g.ctx, f, dir, level)); err != nil {
 			return o, release, err
 		}
 	}
-	layer, err := g.m.layer(g.ctx, f, o.Dir, hold)
+	layer, err := g.m.layer(g.ctx, f, level, o.Dir, hold)
 	if err != nil {
 		return o, release, fmt.Errorf("its dependencies: %w", err)
 	}

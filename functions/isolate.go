@@ -30,17 +30,10 @@ func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) 
 		MemoryBytes: int64(r.GetMemoryMib()) << 20, CPUMillis: int64(r.GetCpuMillis()), Pids: int64(r.GetPids()), FileBytes: int64(r.GetFileMib()) << 20,
 		Scratch: scratchDir(m.config),
 	}
-	switch i.GetLevel() {
-	case pb.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED, pb.IsolationLevel_ISOLATION_LEVEL_BEST:
-		p.Level = sandbox.Best
-	case pb.IsolationLevel_ISOLATION_LEVEL_NONE:
-		p.Level = sandbox.None
-	case pb.IsolationLevel_ISOLATION_LEVEL_SANDBOX:
-		p.Level = sandbox.Sandbox
-	default:
-		return nil, fmt.Errorf("isolation.level %s is not one that this runner knows", i.GetLevel())
-	}
 	var err error
+	if p.Level, err = levelOf(f); err != nil {
+		return nil, err
+	}
 	if p.Network, err = m.network(f); err != nil {
 		return nil, err
 	}
@@ -65,6 +58,30 @@ func (m *manager) network(f *pb.Function) (n sandbox.Network, err error) {
 		m.logs.say(f.GetName(), "", fmt.Sprintf("a connection to %s was refused: %s", to, why))
 	}
 	return n, nil
+}
+
+// levelOf is the level that a function asks for.
+func levelOf(f *pb.Function) (sandbox.Level, error) {
+	switch l := f.GetIsolation().GetLevel(); l {
+	case pb.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED, pb.IsolationLevel_ISOLATION_LEVEL_BEST:
+		return sandbox.Best, nil
+	case pb.IsolationLevel_ISOLATION_LEVEL_NONE:
+		return sandbox.None, nil
+	case pb.IsolationLevel_ISOLATION_LEVEL_SANDBOX:
+		return sandbox.Sandbox, nil
+	default:
+		return 0, fmt.Errorf("isolation.level %s is not one that this runner knows", l)
+	}
+}
+
+// buildLevel is that of what is run to build a function: what the machine offers, also
+// where the function itself asks for nothing.
+func buildLevel(f *pb.Function) (sandbox.Level, error) {
+	l, err := levelOf(f)
+	if l == sandbox.None {
+		l = sandbox.Best
+	}
+	return l, err
 }
 
 // interpreter is a program that runs functions, as it says itself: a name on PATH may

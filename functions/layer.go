@@ -17,8 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
-
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
@@ -41,7 +41,7 @@ type hold = func(dir string, release func(), err error) (string, error)
 
 // layer installs the dependencies that a source names, once for the files that name
 // them and the runtime. A source that brings packages along gets none.
-func (m *manager) layer(ctx context.Context, f *pb.Function, dir string, keep hold) (layer, error) {
+func (m *manager) layer(ctx context.Context, f *pb.Function, level sandbox.Level, dir string, keep hold) (layer, error) {
 	if f.GetDependencies() == pb.DependencyMode_DEPENDENCY_MODE_NONE {
 		return layer{}, nil
 	}
@@ -49,36 +49,66 @@ func (m *manager) layer(ctx context.Context, f *pb.Function, dir string, keep ho
 	switch {
 	case f.GetLambda().GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON,
 		framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
-		path, err := m.pythonLayer(ctx, f.GetName(), dir, keep)
+		path, err := m.pythonLayer(ctx, f, level, dir, keep)
 		return layer{path: path}, err
 	case framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
-		return m.nodeLayer(ctx, f.GetName(), dir, keep)
+		return m.nodeLayer(ctx, f, level, dir, keep)
 	}
 	return layer{}, nil
 }
 
-// install makes a layer, with a line in the function's log before and after.
-func (m *manager) install(ctx context.Context, function, name string, command []string, env map[string]string, prepare func(dir string) ([]string, string, error)) (string, func(), error) {
+// installation is a layer to be made.
+type installation struct {
+	name    string
+	command []string
+	// shown is the command in messages.
+	shown string
+	// files that name the dependencies are all that it sees of the source.
+	files map[string][]byte
+	// target is the option of the command that names the folder of the layer; "": the
+	// layer is the folder that the command runs in.
+	target   string
+	settings settings
+	read     []string
+}
+
+// install makes a layer, with a line in the function's log before and after. Layers are
+// shared by functions, so nothing of one but the files that name the dependencies has a
+// part in them: not its source, its environment or what its builds have cached.
+func (m *manager) install(ctx context.Context, f *pb.Function, level sandbox.Level, i installation) (string, func(), error) {
 	ctx, cancel := m.builder.bound(ctx)
 	defer cancel()
-	return m.builder.layers.get(ctx, name, func(ctx context.Context, dir string) error {
-		m.logs.say(function, "", "dependencies are being installed: "+strings.Join(command, " "))
+	return m.builder.layers.get(ctx, i.name, func(ctx context.Context, dir string) error {
+		m.logs.say(f.GetName(), "", "dependencies are being installed: "+i.shown)
 		began := time.Now()
-		args, work, err := prepare(dir)
+		work, command := dir, slices.Clone(i.command)
+		if i.target != "" {
+			work = filepath.Join(filepath.Dir(dir), "manifest")
+			command = append(command, i.target, dir)
+		}
+		for name, b := range i.files {
+			to := filepath.Join(work, filepath.FromSlash(name))
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(to, b, 0o644); err != nil {
+				return err
+			}
+		}
+		err := m.builder.make(ctx, dir, job{
+			function: f.GetName(), what: "install", command: command, shown: i.shown, dir: work, allow: i.settings.allow, read: append(slices.Concat(i.read, i.settings.read), work), level: level,
+		}, i.settings.env, nil)
 		if err != nil {
 			return err
 		}
-		if err := m.builder.run(ctx, "install", work, buildEnvironment(env), append(slices.Clone(command), args...)); err != nil {
-			return err
-		}
-		m.logs.say(function, "", fmt.Sprintf("dependencies are installed, in %.1f s", time.Since(began).Seconds()))
+		m.logs.say(f.GetName(), "", fmt.Sprintf("dependencies are installed, in %.1f s", time.Since(began).Seconds()))
 		return nil
 	})
 }
 
 // pythonLayer is the folder of the packages of requirements.txt; "" when there are
 // none to install.
-func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep hold) (string, error) {
+func (m *manager) pythonLayer(ctx context.Context, f *pb.Function, level sandbox.Level, dir string, keep hold) (string, error) {
 	src, err := os.OpenRoot(dir)
 	if err != nil {
 		return "", err
@@ -103,9 +133,10 @@ func (m *manager) pythonLayer(ctx context.Context, function, dir string, keep ho
 		return "", err
 	}
 	// Isolated (-I), or modules of the source would go before pip's own.
-	command := []string{python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"}
-	return keep(m.install(ctx, function, layerName("python", version, r.files), command, nil, func(to string) ([]string, string, error) {
-		return []string{"--target", to, "-r", "requirements.txt"}, dir, nil
+	command := []string{python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off", "--root-user-action", "ignore", "-r", "requirements.txt"}
+	return keep(m.install(ctx, f, level, installation{
+		name: layerName("python", version, r.files), command: command, shown: "pip install -r requirements.txt", files: r.files, target: "--target",
+		settings: m.sources.pip(), read: m.interpreters.python().read,
 	}))
 }
 
@@ -127,7 +158,7 @@ func readManifest(src *os.Root, name string) ([]byte, error) {
 
 // nodeLayer is a copy of the source in which node_modules leads to the packages that
 // package.json names; "" when there are none to install.
-func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold) (layer, error) {
+func (m *manager) nodeLayer(ctx context.Context, f *pb.Function, level sandbox.Level, dir string, keep hold) (layer, error) {
 	src, err := os.OpenRoot(dir)
 	if err != nil {
 		return layer{}, err
@@ -144,13 +175,8 @@ func (m *manager) nodeLayer(ctx context.Context, function, dir string, keep hold
 	if err != nil {
 		return layer{}, err
 	}
-	modules, err := keep(m.install(ctx, function, layerName("node", version, files), command, nil, func(to string) ([]string, string, error) {
-		for name, b := range files {
-			if err := os.WriteFile(filepath.Join(to, name), b, 0o644); err != nil {
-				return nil, "", err
-			}
-		}
-		return nil, to, nil
+	modules, err := keep(m.install(ctx, f, level, installation{
+		name: layerName("node", version, files), command: command, shown: strings.Join(command[:2], " "), files: files, settings: m.sources.npm(), read: m.interpreters.node().read,
 	}))
 	if err != nil {
 		return layer{}, err

@@ -3,6 +3,7 @@ package functions
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,6 +64,14 @@ func (b *logbook) add(function string, l instance.Line) {
 // say notes what the runner itself says of a function.
 func (b *logbook) say(function, instance, text string) {
 	b.put(&pb.LogLine{Function: function, Instance: instance, Time: timestamppb.New(time.Now()), Stream: "runner", Text: text})
+}
+
+// build notes a line that a build printed.
+func (b *logbook) build(function, text string) {
+	if len(text) > keptText {
+		text = text[:keptText] + "…"
+	}
+	b.put(&pb.LogLine{Function: function, Time: timestamppb.New(time.Now()), Stream: "build", Text: strings.ToValidUTF8(text, "\ufffd")})
 }
 
 func (b *logbook) put(l *pb.LogLine) {

@@ -31,7 +31,9 @@ type manager struct {
 	builder *builder
 	// interpreters run Python and Node.js functions.
 	interpreters bringers
-	compileOnce  sync.Once // of awslambdaric
+	// sources are where builds get what they need from.
+	sources     registries
+	compileOnce sync.Once // of awslambdaric
 	// changed has a value when state may have changed.
 	changed chan struct{}
 	// live tells that there is a stream to the control plane.
@@ -75,15 +77,17 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 		return nil, err
 	}
 	// What instances of a runner that was killed have left; they died with it.
-	if err := os.RemoveAll(scratchDir(c)); err != nil {
+	if err := removeTree(scratchDir(c)); err != nil {
 		return nil, fmt.Errorf("functions cache: %w", err)
 	}
 	m := &manager{
-		config: c, metrics: metrics, root: root, builder: newBuilder(root, c.CacheDir, c.Logger),
-		changed: make(chan struct{}, 1), functions: map[string]*function{}, logs: newLogbook(), activation: activation,
+		config: c, metrics: metrics, root: root, changed: make(chan struct{}, 1),
+		functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
 	rand.Read(m.hashKey[:])
-	m.interpreters = m.bring()
+	m.builder = newBuilder(root, c, m.logs)
+	m.interpreters, m.sources = m.bring(), m.registries()
+	m.builder.golang = m.sources.golang
 	m.sampler = &sampler{m: m, seen: map[string]*sampled{}}
 	return m, nil
 }

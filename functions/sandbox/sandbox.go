@@ -169,6 +169,10 @@ func existing(list []string) (out []path) {
 	return out
 }
 
+// SystemPaths are the files and folders of the machine that every sandbox shows, to be
+// read.
+func SystemPaths() []string { return systemPaths() }
+
 // systemPaths are system and the folders of programs on PATH.
 func systemPaths() []string {
 	out := slices.Clone(system)
