@@ -135,7 +135,7 @@ func checkConfined(t *testing.T, got []string) {
 		}
 	}
 	for _, v := range strings.Fields(got[n-1]) {
-		known := []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_", "NODE", "EDITOR", "COLOR", "INIT_CWD", "PENSTOCK_INSTANCE", "XDG_CACHE_HOME"}
+		known := []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_", "NODE", "NODE_ENV", "EDITOR", "COLOR", "INIT_CWD", "PENSTOCK_INSTANCE", "XDG_CACHE_HOME"}
 		prefixes := []string{"GO", "CGO_", "PIP_", "NPM_CONFIG_", "npm_", "HTTP", "http", "NO_PROXY", "no_proxy", "SSL_", "REQUESTS_", "NODE_EXTRA", "PYTHON", "PYENV_", "_PYENV_", "_PYPROJECT", "PEP517", "SETUPTOOLS"}
 		if !slices.Contains(known, v) && !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(v, p) }) {
 			t.Errorf("it has the variable %s of the runner", v)
