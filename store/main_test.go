@@ -57,6 +57,9 @@ func open(t testing.TB, o store.Options) store.Store {
 	if o.SealKey == nil {
 		o.SealKey = sealKey
 	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = 5 * time.Minute // a busy machine is no error
+	}
 	o.Logger = quiet
 	s, err := store.Open(t.Context(), o)
 	if err != nil {

@@ -350,27 +350,35 @@ func Validate(t testing.TB, b *bootstrapv3.Bootstrap) error {
 
 var (
 	portsMu sync.Mutex
-	ports   = map[int]bool{}
+	ports   = map[int]net.PacketConn{}
 )
 
-// FreePort returns a TCP port of 127.0.0.1 that is free now and that this
-// process did not hand out before. It lies below the range that the kernel takes
-// ports of outgoing connections from, so that nobody takes it by chance.
+// FreePort returns a TCP port of 127.0.0.1 that is free now and that neither this
+// process nor another test that runs now was given. It lies below the range that the
+// kernel takes ports of outgoing connections from, so that nobody takes it by chance.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	portsMu.Lock()
 	defer portsMu.Unlock()
 	for range 1000 {
 		port := 16000 + rand.IntN(16000)
-		if ports[port] {
+		if ports[port] != nil {
+			continue
+		}
+		// A test of another process may choose at this moment, too. The socket that tells
+		// it so is for UDP and on an address of its own, so that it is in nobody's way,
+		// and is open until this process ends.
+		token, err := net.ListenPacket("udp", net.JoinHostPort("127.254.254.254", strconv.Itoa(port)))
+		if err != nil {
 			continue
 		}
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
+			token.Close()
 			continue
 		}
 		l.Close()
-		ports[port] = true
+		ports[port] = token
 		return port
 	}
 	t.Fatal("envoytest: found no free port from 16000 to 31999")

@@ -33,7 +33,7 @@ func build(ctx context.Context, out *lines) error {
 		}
 		p.set(strings.Count(string(list), "\n"))
 	}
-	if _, err := p.run(ctx, out, "build", "-v", "-o", binary, target); err != nil {
+	if _, err := p.run(ctx, out, "build", "-v", "-ldflags", "-s -w", "-o", binary, target); err != nil {
 		return err
 	}
 	if built := p.state(); built != "" {
@@ -112,9 +112,13 @@ func (p *progress) run(ctx context.Context, out *lines, args ...string) ([]byte,
 			case <-ended:
 				return
 			case <-tick.C:
-				if s := p.state(); s != "" && s != said {
+				s := p.state()
+				if s == said && s != "" {
+					s += ", still at it" // linking, or a large package
+				}
+				if s != "" {
 					out.say("%s", s)
-					said = s
+					said = p.state()
 				}
 			}
 		}
