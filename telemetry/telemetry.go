@@ -102,7 +102,7 @@ func Setup(ctx context.Context, c Config) (*Providers, error) {
 
 // export adds the exporter and the SDK's provider.
 func (p *Providers) export(ctx context.Context, c Config) error {
-	if err := CheckAddress(c.OTLP); err != nil {
+	if err := CheckCollector(c.OTLP); err != nil {
 		return fmt.Errorf("OTLP address %q: %w", c.OTLP, err)
 	}
 	exporter, err := otlptracegrpc.New(ctx,
@@ -147,6 +147,19 @@ func Reconnect() grpc.ConnectParams {
 	}
 }
 
+// CheckCollector returns what is wrong with the address of a receiver of traces: it is
+// host:port, or unix: and the absolute path of a Unix socket.
+func CheckCollector(address string) error {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return errors.New("the path behind unix: must be absolute")
+		}
+		return nil
+	}
+	return CheckAddress(address)
+}
+
+// CheckAddress returns what is wrong with host:port.
 func CheckAddress(hostport string) error {
 	host, port, err := net.SplitHostPort(hostport)
 	if err != nil {

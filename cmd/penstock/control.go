@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/telemetry"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -64,8 +65,8 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.apiKey, "api-key", "", "key of --api-cert")
 	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
-	fl.StringSliceVar(&f.limiters, "limiter", nil, "host:port of a limiter (repeatable)")
-	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
+	fl.StringSliceVar(&f.limiters, "limiter", nil, "IP:port or unix:/PATH of a limiter (repeatable)")
+	fl.StringVar(&f.otlp, "otlp", "", "IP:port or unix:/PATH that traces go to (OTLP over gRPC), ours and those of proxies")
 	fl.StringSliceVar(&f.etcd, "etcd-endpoints", nil, "external etcd; empty: embedded")
 	fl.StringVar(&f.etcdCA, "etcd-cacert", "", "CA of the external etcd")
 	fl.StringVar(&f.etcdCert, "etcd-cert", "", "client certificate for it")
@@ -219,7 +220,11 @@ func (f *controlFlags) settings() (compile.Settings, error) {
 	return s, nil
 }
 
+// endpoint reads IP:port or unix:/path.
 func endpoint(hostport string) (compile.Endpoint, error) {
+	if path, ok := socket.Of(hostport); ok {
+		return compile.Endpoint{Address: path}, socket.Check(hostport)
+	}
 	host, port, err := net.SplitHostPort(hostport)
 	if err != nil {
 		return compile.Endpoint{}, err

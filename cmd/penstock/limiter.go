@@ -24,6 +24,7 @@ const redisURLEnv = "PENSTOCK_REDIS_URL"
 
 type limiterFlags struct {
 	listen, metricsListen string
+	private               bool
 	redisURL              string
 	redisCluster          bool
 	redisTimeout          time.Duration
@@ -44,13 +45,14 @@ func newLimiterCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runLimiter(cmd.Context(), f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.listen, "listen", "127.0.0.1:7402", "rate limit service over gRPC (loopback or a private network: it has no TLS)")
-	fl.StringVar(&f.metricsListen, "metrics-listen", "", "metrics over HTTP; empty: off")
+	fl.StringVar(&f.listen, "listen", "unix:./.penstock/run/limiter.sock", "rate limit service over gRPC: unix:PATH, for a proxy of the same user on this machine, or IP:PORT, where whoever reaches it is believed")
+	fl.BoolVar(&f.private, "private-network", false, "--listen may be an address beyond loopback: only proxies of the mesh reach it")
+	fl.StringVar(&f.metricsListen, "metrics-listen", "", "metrics over HTTP, IP:PORT or unix:PATH; empty: off")
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0 (default $"+redisURLEnv+"; empty: counters in memory)")
 	fl.BoolVar(&f.redisCluster, "redis-cluster", false, "the URL is a node of a Redis Cluster")
 	fl.DurationVar(&f.redisTimeout, "redis-timeout", ratelimit.DefaultRedisTimeout, "how long Redis may take; after it, the limit's failure policy decides")
 	fl.IntVar(&f.maxKeys, "max-keys", ratelimit.DefaultMaxKeys, "most counters in memory; beyond it the longest unused are forgotten")
-	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
+	fl.StringVar(&f.otlp, "otlp", "", "host:port or unix:/PATH that traces go to (OTLP over gRPC)")
 	fl.StringVar(&f.instance, "instance", "", "name of this limiter in traces (default host and process id)")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
@@ -84,9 +86,9 @@ func runLimiter(ctx context.Context, f limiterFlags) error {
 		}
 		defer stop()
 	}
-	listener, err := listenTCP(ctx, "--listen", f.listen)
+	listener, err := listen(ctx, f.listen, f.private)
 	if err != nil {
-		return err
+		return fmt.Errorf("--listen: %w", err)
 	}
 	server, health := ratelimit.NewServer(ratelimit.NewService(backend, metrics, log), tel.TracerProvider, tel.Propagator)
 	group, ctx := errgroup.WithContext(ctx)
@@ -116,15 +118,6 @@ func (f *limiterFlags) backend(m *ratelimit.Metrics, log *slog.Logger) (ratelimi
 		return nil, fmt.Errorf("--redis-url: %w", err)
 	}
 	return b, nil
-}
-
-// listenTCP listens, and names the flag when that fails.
-func listenTCP(ctx context.Context, flag, address string) (net.Listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	return l, nil
 }
 
 // serveGRPC serves until ctx ends, then lets calls finish for a moment.

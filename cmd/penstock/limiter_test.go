@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +119,10 @@ func TestLimiterAndRelayErrors(t *testing.T) {
 	if _, err := collectortracev1.NewTraceServiceClient(conn).Export(t.Context(), &collectortracev1.ExportTraceServiceRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatal(err)
 	}
+	open := t.TempDir()
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		want string
@@ -129,7 +135,13 @@ func TestLimiterAndRelayErrors(t *testing.T) {
 		{[]string{"limiter", "--redis-cluster"}, "--redis-cluster needs --redis-url"},
 		{[]string{"limiter", "--max-keys", "0"}, "--max-keys 0"},
 		{[]string{"limiter", "--otlp", "http://host:1"}, "--otlp: "},
+		{[]string{"limiter", "--otlp", "unix:here.sock"}, "--otlp: "},
 		{[]string{"limiter", "more"}, "more"},
+		{[]string{"limiter", "--listen", "0.0.0.0:7402"}, "--listen: 0.0.0.0:7402 is not a loopback address"},
+		{[]string{"relay", "--listen", ":4317"}, "--private-network"},
+		{[]string{"limiter", "--listen", "unix:" + open + "/a.sock"}, "chmod 0700 " + open},
+		{[]string{"limiter", "--listen", "unix:/" + strings.Repeat("x", 200)}, "choose a shorter folder"},
+		{[]string{"control", "--limiter", "unix:a.sock", "--data-dir", t.TempDir()}, "--limiter: "},
 		{[]string{"relay", "--listen", taken}, "--listen: listen tcp " + taken},
 		{[]string{"relay", "--to", "nowhere"}, "--to: "},
 		{[]string{"relay", "--max-bytes", "5"}, "--max-bytes 5"},
@@ -147,8 +159,21 @@ func TestLimiterAndRelayErrors(t *testing.T) {
 // TestRelayCommand: a relay holds what one process sends until another takes it,
 // here a second relay.
 func TestRelayCommand(t *testing.T) {
-	from, to := fmt.Sprintf("127.0.0.1:%d", envoytest.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", envoytest.FreePort(t))
-	metrics := fmt.Sprintf("127.0.0.1:%d", envoytest.FreePort(t))
+	dir, err := os.MkdirTemp("", "relay-") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Run("ports", func(t *testing.T) {
+		port := func() string { return fmt.Sprintf("127.0.0.1:%d", envoytest.FreePort(t)) }
+		relays(t, port(), port(), port())
+	})
+	t.Run("sockets", func(t *testing.T) {
+		relays(t, "unix:"+dir+"/a.sock", "unix:"+dir+"/b.sock", "unix:"+dir+"/metrics.sock")
+	})
+}
+
+func relays(t *testing.T, from, to, metrics string) {
 	stop := runInBackground(t, "relay", "--listen", from, "--to", to, "--log-level", "error")
 	req := &collectortracev1.ExportTraceServiceRequest{ResourceSpans: []*tracev1.ResourceSpans{{
 		ScopeSpans: []*tracev1.ScopeSpans{{Spans: []*tracev1.Span{{Name: "early"}}}},
@@ -157,8 +182,14 @@ func TestRelayCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	runInBackground(t, "relay", "--listen", to, "--to", "127.0.0.1:1", "--metrics-listen", metrics, "--flush-timeout", "1ms", "--log-level", "error")
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if path, ok := strings.CutPrefix(metrics, "unix:"); ok {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		return new(net.Dialer).DialContext(ctx, "tcp", metrics)
+	}}}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if res, err := http.Get("http://" + metrics + "/metrics"); err == nil {
+		if res, err := client.Get("http://metrics/metrics"); err == nil {
 			b, _ := io.ReadAll(res.Body)
 			res.Body.Close()
 			if strings.Contains(string(b), "penstock_relay_received_spans_total 1") {

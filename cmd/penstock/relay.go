@@ -19,6 +19,7 @@ import (
 
 type relayFlags struct {
 	listen, to, metricsListen string
+	private                   bool
 	maxBytes                  int64
 	flushTimeout              time.Duration
 	logLevel                  string
@@ -35,11 +36,12 @@ func newRelayCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRelay(cmd.Context(), f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.listen, "listen", "127.0.0.1:4317", "OTLP over gRPC")
-	fl.StringVar(&f.to, "to", "127.0.0.1:14317", "host:port of the collector (OTLP over gRPC)")
+	fl.StringVar(&f.listen, "listen", "unix:./.penstock/run/otlp.sock", "OTLP over gRPC: unix:PATH, for processes of the same user on this machine, or IP:PORT, where whoever reaches it may make up spans")
+	fl.BoolVar(&f.private, "private-network", false, "--listen may be an address beyond loopback: only the mesh reaches it")
+	fl.StringVar(&f.to, "to", "127.0.0.1:14317", "host:port or unix:/PATH of the collector (OTLP over gRPC)")
 	fl.Int64Var(&f.maxBytes, "max-bytes", relay.DefaultMaxBytes, "bytes of traces to hold; beyond it the oldest are dropped")
 	fl.DurationVar(&f.flushTimeout, "flush-timeout", relay.DefaultFlushTimeout, "how long to try to send what is left at the end")
-	fl.StringVar(&f.metricsListen, "metrics-listen", "", "metrics over HTTP; empty: off")
+	fl.StringVar(&f.metricsListen, "metrics-listen", "", "metrics over HTTP, IP:PORT or unix:PATH; empty: off")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -63,9 +65,9 @@ func runRelay(ctx context.Context, f relayFlags) error {
 		}
 		defer stop()
 	}
-	listener, err := listenTCP(ctx, "--listen", f.listen)
+	listener, err := listen(ctx, f.listen, f.private)
 	if err != nil {
-		return err
+		return fmt.Errorf("--listen: %w", err)
 	}
 	server := grpc.NewServer()
 	r.Register(server)

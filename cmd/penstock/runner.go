@@ -64,8 +64,8 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.node, "node", "node", "Node.js program of functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
 	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
-	fl.StringVar(&f.otlp, "otlp", "", "host:port that traces go to (OTLP over gRPC)")
-	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez (empty: none)")
+	fl.StringVar(&f.otlp, "otlp", "", "host:port or unix:/PATH that traces go to (OTLP over gRPC)")
+	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez, IP:PORT or unix:PATH (empty: none)")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
 }
@@ -177,7 +177,8 @@ func (f *runnerFlags) certificate() (cert, key string, err error) {
 
 // serveMetrics serves /metrics and /livez until stop is called.
 func serveMetrics(address string, metrics http.Handler, log *slog.Logger) (stop func(), err error) {
-	l, err := net.Listen("tcp", address)
+	// Metrics tell no secret: whoever names an address has them there.
+	l, err := listen(context.Background(), address, true)
 	if err != nil {
 		return nil, err
 	}

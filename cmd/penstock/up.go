@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/ports"
+	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
@@ -32,6 +34,10 @@ type upFlags struct {
 	otlpTo, logFormat            string
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
+
+	// Where limiters and the relay listen when limiter and otlp are empty.
+	limiterSockets []string
+	otlpSocket     string
 }
 
 func newUpCommand() *cobra.Command {
@@ -70,10 +76,10 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.gateway, "gateway-listen", ports.Defaults["gateway-listen"], "what the gateway listens on")
 	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC (loopback)")
 	fl.StringVar(&f.xds, "xds-listen", ports.Defaults["xds-listen"], "xDS and runners (mutual TLS)")
-	fl.StringVar(&f.limiter, "limiter-listen", ports.Defaults["limiter-listen"], "the limiter; further ones take the next ports")
+	fl.StringVar(&f.limiter, "limiter-listen", "", "a port for the limiter, where every process of the machine is believed; further ones take the next ports (default: a Unix socket in --data-dir)")
 	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug (loopback)")
 	fl.StringVar(&f.jaeger, "jaeger-listen", ports.Defaults["jaeger-listen"], "Jaeger's page and query API")
-	fl.StringVar(&f.otlp, "otlp-listen", ports.Defaults["otlp-listen"], "traces (OTLP over gRPC), relayed to Jaeger or --otlp-to")
+	fl.StringVar(&f.otlp, "otlp-listen", "", "a port for traces of other programs (OTLP over gRPC), where every process of the machine may make up spans, relayed to Jaeger or --otlp-to (default: a Unix socket in --data-dir)")
 	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", ports.Defaults["jaeger-otlp-listen"], "where Jaeger takes the relayed traces")
 	return c
 }
@@ -127,6 +133,9 @@ func (f *upFlags) check() error {
 		errs = append(errs, err)
 	}
 	f.dataDir = abs
+	if err := f.sockets(); err != nil {
+		errs = append(errs, fmt.Errorf("--data-dir: %w", err))
+	}
 	if info, err := os.Stat(f.functionsRoot); f.functionsRoot != "" && (err != nil || !info.IsDir()) {
 		errs = append(errs, fmt.Errorf("--functions-root %s is not a folder", f.functionsRoot))
 	}
@@ -154,9 +163,12 @@ type flagAddress struct {
 func (f *upFlags) addresses() []flagAddress {
 	a := []flagAddress{
 		{"gateway-listen", &f.gateway}, {"api-listen", &f.api}, {"xds-listen", &f.xds},
-		{"limiter-listen", &f.limiter}, {"http-listen", &f.http},
+		{"http-listen", &f.http},
 	}
-	if f.traces() {
+	if f.limiter != "" {
+		a = append(a, flagAddress{"limiter-listen", &f.limiter})
+	}
+	if f.traces() && f.otlp != "" {
 		a = append(a, flagAddress{"otlp-listen", &f.otlp})
 	}
 	if f.ownJaeger() {
@@ -185,11 +197,36 @@ func listenAddress(s string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// limiterAddress is that of limiter i.
+// limiterAddress is that of limiter i: a port, or a socket (unix:/PATH).
 func (f *upFlags) limiterAddress(i int) string {
+	if f.limiter == "" {
+		return f.limiterSockets[i]
+	}
 	host, port, _ := net.SplitHostPort(f.limiter)
 	n, _ := strconv.Atoi(port)
 	return net.JoinHostPort(host, strconv.Itoa(n+i))
+}
+
+// otlpAddress is where the relay takes traces: a port, or a socket (unix:/PATH).
+func (f *upFlags) otlpAddress() string { return cmp.Or(f.otlp, f.otlpSocket) }
+
+// sockets chooses the Unix sockets of the parts.
+func (f *upFlags) sockets() error {
+	path := func(name string) (string, error) {
+		p, err := socket.Path(runDir(f.dataDir), name)
+		return socket.Prefix + p, err
+	}
+	var err error
+	if f.otlpSocket, err = path("otlp.sock"); err != nil {
+		return err
+	}
+	f.limiterSockets = make([]string, max(0, f.limiters))
+	for i := range f.limiterSockets {
+		if f.limiterSockets[i], err = path(fmt.Sprintf("limiter-%d.sock", i+1)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkPorts finds out whether every port can be had, all problems at once.
@@ -198,7 +235,7 @@ func (f *upFlags) checkPorts(ctx context.Context) error {
 	for _, a := range f.addresses() {
 		wants = append(wants, ports.Want{Flag: a.flag, Address: *a.value})
 	}
-	for i := 1; i < f.limiters; i++ {
+	for i := 1; i < f.limiters && f.limiter != ""; i++ {
 		wants = append(wants, ports.Want{Flag: "limiter-listen", Address: f.limiterAddress(i)})
 	}
 	return ports.Check(ctx, wants)

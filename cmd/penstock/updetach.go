@@ -138,7 +138,7 @@ func (f *upFlags) table() []upAddress {
 		t = append(t, upAddress{jaegerAddress, "http://" + loopback(f.jaeger), "the newest traces; Jaeger's query API is below /api"})
 	}
 	if f.traces() {
-		t = append(t, upAddress{"OTLP", loopback(f.otlp), "gRPC, relayed to " + f.collector()})
+		t = append(t, upAddress{"OTLP", loopback(f.otlpAddress()), "gRPC, relayed to " + f.collector()})
 	}
 	return t
 }

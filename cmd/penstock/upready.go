@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
 
@@ -58,11 +59,15 @@ func httpReady(dial func(context.Context, string, string) (net.Conn, error), url
 	}
 }
 
-// tcpReady waits until somebody listens.
-func tcpReady(address string) func(context.Context) error {
+// listenReady waits until somebody listens on a port or a socket (unix:/PATH).
+func listenReady(address string) func(context.Context) error {
+	network := "tcp"
+	if path, ok := socket.Of(address); ok {
+		network, address = "unix", path
+	}
 	return func(ctx context.Context) error {
 		return until(ctx, func(ctx context.Context) error {
-			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
 			if err == nil {
 				conn.Close()
 			}

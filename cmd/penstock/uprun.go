@@ -246,7 +246,7 @@ func (u *up) otlp() []string {
 	if !u.f.traces() {
 		return nil
 	}
-	return []string{"--otlp", loopback(u.f.otlp)}
+	return []string{"--otlp", loopback(u.f.otlpAddress())}
 }
 
 // ownEnv has our own processes write records, which the console makes readable.
@@ -274,8 +274,8 @@ func (u *up) helpers() []supervise.Process {
 	var out []supervise.Process
 	if u.f.traces() {
 		out = append(out, supervise.Process{
-			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlp, "--to", u.f.collector()}, Env: ownEnv,
-			Ready: tcpReady(loopback(u.f.otlp)),
+			Name: "relay", Command: u.self, Args: []string{"relay", "--listen", u.f.otlpAddress(), "--private-network", "--to", u.f.collector()}, Env: ownEnv,
+			Ready: listenReady(loopback(u.f.otlpAddress())),
 		})
 	}
 	for i := range u.f.limiters {
@@ -284,11 +284,11 @@ func (u *up) helpers() []supervise.Process {
 		if u.f.limiters > 1 {
 			name = fmt.Sprintf("limiter-%d", i+1)
 		}
-		args := append([]string{"limiter", "--listen", address}, u.otlp()...)
+		args := append([]string{"limiter", "--listen", address, "--private-network"}, u.otlp()...)
 		if u.f.redisURL != "" {
 			args = append(args, "--redis-url", u.f.redisURL)
 		}
-		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: ownEnv, Ready: tcpReady(loopback(address))})
+		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: ownEnv, Ready: listenReady(loopback(address))})
 	}
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
@@ -320,7 +320,7 @@ func (u *up) proxy() (supervise.Process, error) {
 		return supervise.Process{}, err
 	}
 	admin := httpReady(unixDialer(socket), "http://envoy/ready")
-	serves := tcpReady(loopback(u.f.gateway))
+	serves := listenReady(loopback(u.f.gateway))
 	// Later somebody may have moved the listener, and a restarted Envoy is right
 	// not to listen here.
 	var served atomic.Bool

@@ -113,7 +113,6 @@ func wants(args []string, settings string) []ports.Want {
 	quiet := given(args, "no-jaeger") && !given(args, "no-jaeger=false") || setting(settings, "no-jaeger") == "true"
 	if collector || quiet {
 		unused["jaeger-listen"], unused["jaeger-otlp-listen"] = true, true
-		unused["otlp-listen"] = !collector
 	}
 	var out []ports.Want
 	for _, flag := range slices.Sorted(maps.Keys(ports.Defaults)) {

@@ -18,10 +18,8 @@ var Defaults = map[string]string{
 	"gateway-listen":     "127.0.0.1:8080",
 	"api-listen":         "127.0.0.1:7400",
 	"xds-listen":         "127.0.0.1:7401",
-	"limiter-listen":     "127.0.0.1:7402",
 	"http-listen":        "127.0.0.1:7480",
 	"jaeger-listen":      "127.0.0.1:16686",
-	"otlp-listen":        "127.0.0.1:4317",
 	"jaeger-otlp-listen": "127.0.0.1:14317",
 }
 

@@ -107,10 +107,14 @@ func New(o Options) (*Relay, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if err := telemetry.CheckAddress(o.To); err != nil {
+	if err := telemetry.CheckCollector(o.To); err != nil {
 		return nil, fmt.Errorf("relay: collector %q: %w", o.To, err)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+o.To,
+	target := o.To
+	if !strings.HasPrefix(target, "unix:") {
+		target = "passthrough:///" + target
+	}
+	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(telemetry.Reconnect()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),

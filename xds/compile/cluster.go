@@ -159,11 +159,11 @@ func internalCluster(name string, endpoints []Endpoint) (*xds.Resource, error) {
 	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 	var out []*endpointv3.LbEndpoint
 	for _, e := range endpoints {
-		if _, err := netip.ParseAddr(e.Address); err != nil {
+		if _, err := netip.ParseAddr(e.Address); err != nil && e.Port != 0 {
 			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
 			c.WaitForWarmOnInit = wrapperspb.Bool(false)
 		}
-		out = append(out, lbEndpoint(e.Address, e.Port, 0))
+		out = append(out, e.lbEndpoint())
 	}
 	c.LoadAssignment = assignment(name, out)
 	return clusterResource(p, c, nil)
@@ -210,6 +210,15 @@ func lbEndpoint(address string, port, weight uint32) *endpointv3.LbEndpoint {
 		e.LoadBalancingWeight = wrapperspb.UInt32(weight)
 	}
 	return e
+}
+
+// lbEndpoint is the endpoint of an instance.
+func (e Endpoint) lbEndpoint() *endpointv3.LbEndpoint {
+	out := lbEndpoint(e.Address, e.Port, 0)
+	if e.Port == 0 {
+		out.GetEndpoint().Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: e.Address}}}
+	}
+	return out
 }
 
 func assignment(name string, endpoints []*endpointv3.LbEndpoint) *endpointv3.ClusterLoadAssignment {

@@ -56,7 +56,7 @@ func (v View) gateways(s *gateway.Snapshot) []*pb.Gateway {
 	return out
 }
 
-// Endpoint is an IP address and a TCP port.
+// Endpoint is an IP address and a TCP port or, with port 0, the path of a Unix socket.
 type Endpoint struct {
 	Address string
 	Port    uint32

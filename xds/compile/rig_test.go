@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -129,10 +131,14 @@ func serveOn(t *testing.T, s *grpc.Server, address string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveListener(t, s, l)
+	return l.Addr().String()
+}
+
+func serveListener(t *testing.T, s *grpc.Server, l net.Listener) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); wg.Wait() })
-	return l.Addr().String()
 }
 
 func endpointOf(t *testing.T, address string) compile.Endpoint {
@@ -402,7 +408,18 @@ func newLimiter(t *testing.T) *limiter {
 	l := &limiter{}
 	s := grpc.NewServer()
 	ratelimitv3.RegisterRateLimitServiceServer(s, l)
-	l.endpoint = endpointOf(t, serveGRPC(t, s))
+	// As `penstock up` has it; the collector of a rig is on a port.
+	dir, err := os.MkdirTemp("", "limiter-") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l.endpoint = compile.Endpoint{Address: filepath.Join(dir, "limiter.sock")}
+	on, err := socket.Listen(t.Context(), l.endpoint.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveListener(t, s, on)
 	return l
 }
 
