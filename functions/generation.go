@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,8 +37,9 @@ type generation struct {
 	options  instance.Options
 	release  func()
 	prepared bool
-	// problem is why it cannot be prepared.
-	problem string
+	// problem is why it cannot be prepared, output the last lines of a build that
+	// failed.
+	problem, output string
 	// whole means that all its slots were ready at one time.
 	whole bool
 	// retired means that it is not wanted any more.
@@ -62,7 +64,7 @@ func (g *generation) prepare() {
 		options, release, err := g.resolve()
 		g.m.mu.Lock()
 		if g.retired || err == nil {
-			g.options, g.release, g.prepared, g.problem = options, release, true, ""
+			g.options, g.release, g.prepared, g.problem, g.output = options, release, true, "", ""
 			if !g.retired {
 				g.fill()
 				g.m.settle(g.function)
@@ -72,8 +74,14 @@ func (g *generation) prepare() {
 			g.m.notify()
 			return
 		}
-		if g.problem != err.Error() {
-			g.problem = err.Error()
+		if !strings.HasPrefix(g.problem, err.Error()) || g.problem == "" {
+			g.problem, g.output = err.Error(), ""
+			if failed, ok := errors.AsType[*buildError](err); ok {
+				_, id, _ := strings.Cut(g.function.name, "/functions/")
+				id, _, _ = strings.Cut(id, "@")
+				g.problem += "; more: penstock fn describe " + id
+				g.output = failed.output
+			}
 			g.m.config.Logger.Error("function cannot be run", "function", g.function.name, "error", err)
 			g.m.logs.say(g.function.name, "", "it cannot be run: "+g.problem)
 			g.m.settle(g.function)

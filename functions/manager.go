@@ -59,6 +59,10 @@ type function struct {
 	meter       *meter
 	// scaled is nil when the number of instances is fixed.
 	scaled *scaled
+	// apology is a listener that answers with the reason why the function cannot be
+	// run; nil when it can, or has an activator of its own.
+	apology    *activate.Activator
+	apologizes *manager
 	// closing counts activators that are taken out of service.
 	closing int
 }
@@ -208,7 +212,7 @@ func (m *manager) collect() {
 func (m *manager) state() *pb.RunnerState {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := &pb.RunnerState{Problems: map[string]string{}}
+	out := &pb.RunnerState{Problems: map[string]string{}, ProblemOutput: map[string]string{}}
 	for _, f := range m.functions {
 		for _, g := range f.generations {
 			for _, s := range g.slots {
@@ -218,6 +222,9 @@ func (m *manager) state() *pb.RunnerState {
 		if g := f.current(); g != nil {
 			if why := g.trouble(); why != "" {
 				out.Problems[f.name] = why
+				if g.output != "" {
+					out.ProblemOutput[f.name] = strings.ToValidUTF8(g.output, "\ufffd")
+				}
 			}
 		}
 		if st := f.state(); st != nil {

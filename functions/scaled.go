@@ -47,7 +47,9 @@ type scaled struct {
 // the number of instances to have now. The caller holds the manager's mu.
 func (f *function) scale(m *manager, w *pb.Function) int {
 	if w.GetScale() == nil {
-		f.fix()
+		if f.scaled != nil {
+			f.fix()
+		}
 		return max(int(w.GetInstances()), 1)
 	}
 	config, err := scale.ConfigOf(w)
@@ -77,19 +79,12 @@ func (f *function) scale(m *manager, w *pb.Function) int {
 
 func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits, concurrency int) *scaled {
 	s := &scaled{m: m, f: f, pressure: make(chan struct{}, 1)}
-	whole := int64(0)
-	if w.GetLambda() != nil {
-		whole = m.config.MaxEventBytes
-	}
 	var err error
-	s.activator, err = activate.New(activate.Options{
-		Function: f.name, Receiver: instance.NewReceiver(whole, heldOptions(w, concurrency), heldBytes), Pressure: s.poke,
-		Arrived: f.meter.Arrived, Left: f.meter.left, Metrics: m.activation,
-		Logger: m.config.Logger, Tracer: m.config.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"),
-	}, limits)
+	s.activator, err = m.newActivator(f, w, limits, concurrency, s.poke)
 	if err != nil {
 		m.config.Logger.Error("function cannot be called while it has no instance", "function", f.name, "error", err)
 	}
+	f.forgive()
 	f.meter.activator.Store(s.activator)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -109,23 +104,29 @@ func heldOptions(w *pb.Function, concurrency int) instance.Options {
 // fix ends the scaling of a function; its activator goes when no proxy knows of it.
 // The caller holds the manager's mu.
 func (f *function) fix() {
+	f.forgive()
 	s := f.scaled
 	if s == nil {
 		return
 	}
 	f.scaled = nil
 	s.cancel()
-	if s.activator == nil {
+	f.close(s.m, s.activator)
+}
+
+// close ends an activator, if any, when no proxy knows of it. The caller holds mu.
+func (f *function) close(m *manager, a *activate.Activator) {
+	if a == nil {
 		return
 	}
 	f.closing++
-	unlisted := s.m.unlist()
-	s.m.running.Go(func() {
-		s.activator.Close(context.Background(), unlisted, s.m.config.StopTimeout)
-		s.m.mu.Lock()
-		defer s.m.mu.Unlock()
+	unlisted := m.unlist()
+	m.running.Go(func() {
+		a.Close(context.Background(), unlisted, m.config.StopTimeout)
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		f.closing--
-		s.m.collect()
+		m.collect()
 	})
 }
 
@@ -228,6 +229,7 @@ func (f *function) serving() *generation {
 // caller holds the manager's mu.
 func (f *function) tell() {
 	if f.scaled == nil || f.scaled.activator == nil {
+		f.apologize()
 		return
 	}
 	var members []activate.Member
@@ -245,12 +247,11 @@ func (f *function) tell() {
 				}
 			}
 			if !g.retired && s.state == pb.InstanceState_INSTANCE_STATE_BACKOFF && g.crash.count >= crashLoop {
-				trouble = &activate.Trouble{Kind: activate.KindCrashLoop, Text: fmt.Sprintf(
-					"function %s: its instances have ended %d times in a row; %s", f.name, g.crash.count, g.crash.reason)}
+				trouble = g.crashes()
 			}
 		}
-		if g.problem != "" {
-			trouble = &activate.Trouble{Kind: activate.KindCannotStart, Text: fmt.Sprintf("function %s cannot be run: %s", f.name, g.problem)}
+		if t := g.cannotStart(); t != nil && f.serving() == g {
+			trouble = t // a version before it could be started
 		}
 	}
 	if starting {
@@ -270,18 +271,23 @@ func (f *function) state() *pb.FunctionState {
 			st.Isolation, st.IsolationMissing = g.options.Sandbox.Means, g.options.Sandbox.Missing
 		}
 	}
-	if !prepared {
-		return nil
-	}
 	for _, g := range f.generations {
 		if g.whole && !g.retired {
 			st.Revision = max(st.Revision, g.revision)
 		}
 	}
+	listener := f.apology
 	if s := f.scaled; s != nil && s.activator != nil {
-		addr := s.activator.Addr()
-		st.ActivatorAddress, st.ActivatorPort = addr.Addr().String(), uint32(addr.Port())
+		listener = s.activator
 		st.Central, st.Wanted = s.central, uint32(max(0, s.last.Wanted))
+	}
+	st.Refusing = f.refusal() != nil && (f.scaled == nil || !prepared)
+	if !prepared && !st.Refusing {
+		return nil
+	}
+	if listener != nil {
+		addr := listener.Addr()
+		st.ActivatorAddress, st.ActivatorPort = addr.Addr().String(), uint32(addr.Port())
 	}
 	return st
 }

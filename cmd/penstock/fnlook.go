@@ -149,6 +149,12 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 	for _, r := range d.GetRoutes() {
 		fmt.Fprintf(w, "  route      %s\n", strings.TrimPrefix(r, "projects/default/"))
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.GetBuildOutput())) {
+		fmt.Fprintf(w, "\nthe last lines of the build of %s\n", name[strings.LastIndexByte(name, '/')+1:])
+		for line := range strings.Lines(d.GetBuildOutput()[name]) {
+			fmt.Fprintf(w, "  %s\n", strings.TrimRight(line, "\r\n"))
+		}
+	}
 	fmt.Fprintln(w, "\nversions")
 	table(w, "NUMBER CREATED SOURCE", func(row func(...any)) {
 		for _, v := range d.GetVersions() {

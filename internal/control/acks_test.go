@@ -92,15 +92,19 @@ func TestEndpointsOf(t *testing.T) {
 	ready := func(f string, port uint32) *pb.Instance {
 		return &pb.Instance{Function: f, Address: "127.0.0.1", Port: port, State: pb.InstanceState_INSTANCE_STATE_READY}
 	}
-	got := endpointsOf(&pb.RunnerState{
+	got, refuse := endpointsOf(&pb.RunnerState{
 		Instances: []*pb.Instance{ready("fixed", 3), ready("direct", 2), ready("direct", 1), ready("central", 4),
 			{Function: "direct", Address: "127.0.0.1", Port: 9, State: pb.InstanceState_INSTANCE_STATE_DRAINING}},
 		Functions: []*pb.FunctionState{
 			{Function: "direct", ActivatorAddress: "127.0.0.1", ActivatorPort: 80},
 			{Function: "central", ActivatorAddress: "127.0.0.1", ActivatorPort: 81, Central: true},
 			{Function: "none"},
+			{Function: "broken", ActivatorAddress: "127.0.0.1", ActivatorPort: 82, Refusing: true},
 		},
 	})
+	if len(refuse) != 1 || len(refuse["broken"]) != 1 || refuse["broken"][0].Port != 82 {
+		t.Errorf("what only refuses: %v", refuse)
+	}
 	want := map[string][]uint32{"fixed": {3}, "direct": {1, 2, 80}, "central": {81}}
 	if len(got) != len(want) {
 		t.Errorf("%v", got)

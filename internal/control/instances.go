@@ -15,29 +15,32 @@ import (
 
 // set takes over a state, and returns the functions whose endpoints are others.
 func (k *runner) set(st *pb.RunnerState) []string {
-	before := k.serve
-	k.state, k.serve = st, endpointsOf(st)
-	var changed []string
-	for f, list := range k.serve {
-		if !slices.Equal(before[f], list) {
-			changed = append(changed, f)
+	serve, refuse := k.serve, k.refuse
+	k.state = st
+	k.serve, k.refuse = endpointsOf(st)
+	changed := map[string]bool{}
+	for _, x := range [][2]map[string][]compile.Endpoint{{serve, k.serve}, {refuse, k.refuse}} {
+		for _, f := range slices.Concat(slices.Collect(maps.Keys(x[0])), slices.Collect(maps.Keys(x[1]))) {
+			if !slices.Equal(x[0][f], x[1][f]) {
+				changed[f] = true
+			}
 		}
 	}
-	for f := range before {
-		if _, there := k.serve[f]; !there {
-			changed = append(changed, f)
-		}
-	}
-	return changed
+	return slices.Sorted(maps.Keys(changed))
 }
 
 // endpointsOf are the endpoints that follow from a state: the instances that are ready,
 // and after them, by priority, the activators, or these alone where all requests are
-// to go to them.
-func endpointsOf(st *pb.RunnerState) map[string][]compile.Endpoint {
+// to go to them. refuse are those that only say why a function cannot be run.
+func endpointsOf(st *pb.RunnerState) (serve, refuse map[string][]compile.Endpoint) {
 	out, central := map[string][]compile.Endpoint{}, map[string]bool{}
+	refuse = map[string][]compile.Endpoint{}
 	for _, f := range st.GetFunctions() {
 		if f.GetActivatorPort() == 0 {
+			continue
+		}
+		if f.GetRefusing() {
+			refuse[f.GetFunction()] = []compile.Endpoint{{Address: f.GetActivatorAddress(), Port: f.GetActivatorPort()}}
 			continue
 		}
 		central[f.GetFunction()] = f.GetCentral()
@@ -55,7 +58,7 @@ func endpointsOf(st *pb.RunnerState) map[string][]compile.Endpoint {
 	for _, list := range out {
 		slices.SortFunc(list, compareEndpoints)
 	}
-	return out
+	return out, refuse
 }
 
 func compareEndpoints(a, b compile.Endpoint) int {
@@ -66,12 +69,17 @@ func compareEndpoints(a, b compile.Endpoint) int {
 func (r *runners) endpoints(function string) []compile.Endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	of := func(k *runner) []compile.Endpoint { return k.serve[function] }
 	if !r.serves(function) {
-		function = r.standIn(function)
+		if other := r.standIn(function); other != "" {
+			function = other
+		} else {
+			of = func(k *runner) []compile.Endpoint { return k.refuse[function] }
+		}
 	}
 	var out []compile.Endpoint
 	for _, k := range r.known {
-		out = append(out, k.serve[function]...)
+		out = append(out, of(k)...)
 	}
 	slices.SortFunc(out, compareEndpoints)
 	return slices.Compact(out)

@@ -64,7 +64,7 @@ func (o operations) DescribeFunction(_ context.Context, r *pb.DescribeFunctionRe
 		return nil, err
 	}
 	s := o.core.Snapshot()
-	out := &pb.DescribeFunctionResponse{Function: o.core.Annotator()(f).(*pb.Function), Versions: s.Versions(f.GetName())}
+	out := &pb.DescribeFunctionResponse{Function: o.core.Annotator()(f).(*pb.Function), Versions: s.Versions(f.GetName()), BuildOutput: map[string]string{}}
 	for _, name := range s.Referrers(f.GetName()) {
 		if _, ok := s.Get(name).(*pb.Route); ok {
 			out.Routes = append(out.Routes, name)
@@ -83,6 +83,11 @@ func (o operations) DescribeFunction(_ context.Context, r *pb.DescribeFunctionRe
 		for _, st := range k.state.GetFunctions() {
 			if is(st.GetFunction()) {
 				out.States = append(out.States, st)
+			}
+		}
+		for name, text := range k.state.GetProblemOutput() {
+			if is(name) {
+				out.BuildOutput[name] = text
 			}
 		}
 		for _, st := range k.stats.GetFunctions() {

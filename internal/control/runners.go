@@ -67,6 +67,8 @@ type runner struct {
 	saved []byte
 	// serve are the endpoints that follow from the state, by function.
 	serve map[string][]compile.Endpoint
+	// refuse are, by function, what answers with the reason where it cannot be run.
+	refuse map[string][]compile.Endpoint
 	// stats is what it told last of what its functions did; nil: nothing.
 	stats *pb.RunnerStats
 	// saving is held while the state is put into the store.

@@ -1829,7 +1829,10 @@ type FunctionState struct {
 	IsolationMissing []string `protobuf:"bytes,7,rep,name=isolation_missing,json=isolationMissing,proto3" json:"isolation_missing,omitempty"`
 	// The newest configuration revision of which its instances are, when all that are
 	// wanted were ready; what came after is not taken over yet.
-	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// It cannot be run: the activator answers every request with the reason, and serves
+	// none.
+	Refusing      bool `protobuf:"varint,9,opt,name=refusing,proto3" json:"refusing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1918,6 +1921,13 @@ func (x *FunctionState) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *FunctionState) GetRefusing() bool {
+	if x != nil {
+		return x.Refusing
+	}
+	return false
 }
 
 // FunctionStats is what a function did since the runner started it. Times are in
@@ -2335,7 +2345,7 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1c\n" +
 	"\tisolation\x18\n" +
-	" \x03(\tR\tisolation\"\x98\x02\n" +
+	" \x03(\tR\tisolation\"\xb4\x02\n" +
 	"\rFunctionState\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12+\n" +
 	"\x11activator_address\x18\x02 \x01(\tR\x10activatorAddress\x12%\n" +
@@ -2344,7 +2354,8 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\x06wanted\x18\x05 \x01(\rR\x06wanted\x12\x1c\n" +
 	"\tisolation\x18\x06 \x03(\tR\tisolation\x12+\n" +
 	"\x11isolation_missing\x18\a \x03(\tR\x10isolationMissing\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision\"\xd4\x03\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x12\x1a\n" +
+	"\brefusing\x18\t \x01(\bR\brefusing\"\xd4\x03\n" +
 	"\rFunctionStats\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +

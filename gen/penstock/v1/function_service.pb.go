@@ -415,7 +415,10 @@ type DescribeFunctionResponse struct {
 	// What the runners say of it.
 	States []*FunctionState `protobuf:"bytes,6,rep,name=states,proto3" json:"states,omitempty"`
 	// The routes that lead to it.
-	Routes        []string `protobuf:"bytes,7,rep,name=routes,proto3" json:"routes,omitempty"`
+	Routes []string `protobuf:"bytes,7,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The last lines of a build that failed, by function; an older version has "@" and
+	// its number behind the name.
+	BuildOutput   map[string]string `protobuf:"bytes,8,rep,name=build_output,json=buildOutput,proto3" json:"build_output,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +498,13 @@ func (x *DescribeFunctionResponse) GetStates() []*FunctionState {
 func (x *DescribeFunctionResponse) GetRoutes() []string {
 	if x != nil {
 		return x.Routes
+	}
+	return nil
+}
+
+func (x *DescribeFunctionResponse) GetBuildOutput() map[string]string {
+	if x != nil {
+		return x.BuildOutput
 	}
 	return nil
 }
@@ -1448,7 +1458,7 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05known\x18\x03 \x01(\bR\x05known\"3\n" +
 	"\x17DescribeFunctionRequest\x12\x18\n" +
-	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"\xf4\x02\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"\x8f\x04\n" +
 	"\x18DescribeFunctionResponse\x121\n" +
 	"\bfunction\x18\x01 \x01(\v2\x15.penstock.v1.FunctionR\bfunction\x128\n" +
 	"\bversions\x18\x02 \x03(\v2\x1c.penstock.v1.FunctionVersionR\bversions\x123\n" +
@@ -1456,7 +1466,11 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\x05stats\x18\x04 \x03(\v2\x1a.penstock.v1.FunctionStatsR\x05stats\x128\n" +
 	"\tdecisions\x18\x05 \x03(\v2\x1a.penstock.v1.ScaleDecisionR\tdecisions\x122\n" +
 	"\x06states\x18\x06 \x03(\v2\x1a.penstock.v1.FunctionStateR\x06states\x12\x16\n" +
-	"\x06routes\x18\a \x03(\tR\x06routes\"x\n" +
+	"\x06routes\x18\a \x03(\tR\x06routes\x12Y\n" +
+	"\fbuild_output\x18\b \x03(\v26.penstock.v1.DescribeFunctionResponse.BuildOutputEntryR\vbuildOutput\x1a>\n" +
+	"\x10BuildOutputEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
 	"\x11StreamLogsRequest\x12\x18\n" +
 	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\x05R\x04tail\x12\x16\n" +
@@ -1545,7 +1559,7 @@ func file_penstock_v1_function_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_function_service_proto_rawDescData
 }
 
-var file_penstock_v1_function_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_penstock_v1_function_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_penstock_v1_function_service_proto_goTypes = []any{
 	(*GetFunctionVersionRequest)(nil),    // 0: penstock.v1.GetFunctionVersionRequest
 	(*GetFunctionVersionResponse)(nil),   // 1: penstock.v1.GetFunctionVersionResponse
@@ -1570,68 +1584,70 @@ var file_penstock_v1_function_service_proto_goTypes = []any{
 	(*UpdateFunctionResponse)(nil),       // 20: penstock.v1.UpdateFunctionResponse
 	(*DeleteFunctionRequest)(nil),        // 21: penstock.v1.DeleteFunctionRequest
 	(*DeleteFunctionResponse)(nil),       // 22: penstock.v1.DeleteFunctionResponse
-	(*FunctionVersion)(nil),              // 23: penstock.v1.FunctionVersion
-	(*Function)(nil),                     // 24: penstock.v1.Function
-	(*Instance)(nil),                     // 25: penstock.v1.Instance
-	(*FunctionStats)(nil),                // 26: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),                // 27: penstock.v1.ScaleDecision
-	(*FunctionState)(nil),                // 28: penstock.v1.FunctionState
-	(*LogLine)(nil),                      // 29: penstock.v1.LogLine
-	(*WriteOptions)(nil),                 // 30: penstock.v1.WriteOptions
-	(*WriteResult)(nil),                  // 31: penstock.v1.WriteResult
+	nil,                                  // 23: penstock.v1.DescribeFunctionResponse.BuildOutputEntry
+	(*FunctionVersion)(nil),              // 24: penstock.v1.FunctionVersion
+	(*Function)(nil),                     // 25: penstock.v1.Function
+	(*Instance)(nil),                     // 26: penstock.v1.Instance
+	(*FunctionStats)(nil),                // 27: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),                // 28: penstock.v1.ScaleDecision
+	(*FunctionState)(nil),                // 29: penstock.v1.FunctionState
+	(*LogLine)(nil),                      // 30: penstock.v1.LogLine
+	(*WriteOptions)(nil),                 // 31: penstock.v1.WriteOptions
+	(*WriteResult)(nil),                  // 32: penstock.v1.WriteResult
 }
 var file_penstock_v1_function_service_proto_depIdxs = []int32{
-	23, // 0: penstock.v1.GetFunctionVersionResponse.function_version:type_name -> penstock.v1.FunctionVersion
-	23, // 1: penstock.v1.ListFunctionVersionsResponse.function_versions:type_name -> penstock.v1.FunctionVersion
-	24, // 2: penstock.v1.DescribeFunctionResponse.function:type_name -> penstock.v1.Function
-	23, // 3: penstock.v1.DescribeFunctionResponse.versions:type_name -> penstock.v1.FunctionVersion
-	25, // 4: penstock.v1.DescribeFunctionResponse.instances:type_name -> penstock.v1.Instance
-	26, // 5: penstock.v1.DescribeFunctionResponse.stats:type_name -> penstock.v1.FunctionStats
-	27, // 6: penstock.v1.DescribeFunctionResponse.decisions:type_name -> penstock.v1.ScaleDecision
-	28, // 7: penstock.v1.DescribeFunctionResponse.states:type_name -> penstock.v1.FunctionState
-	29, // 8: penstock.v1.StreamLogsResponse.lines:type_name -> penstock.v1.LogLine
-	11, // 9: penstock.v1.InvokeFunctionRequest.headers:type_name -> penstock.v1.HttpHeader
-	11, // 10: penstock.v1.InvokeFunctionResponse.headers:type_name -> penstock.v1.HttpHeader
-	29, // 11: penstock.v1.InvokeFunctionResponse.lines:type_name -> penstock.v1.LogLine
-	24, // 12: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
-	24, // 13: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
-	24, // 14: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
-	30, // 15: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	24, // 16: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
-	31, // 17: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	24, // 18: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
-	30, // 19: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	24, // 20: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
-	31, // 21: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	30, // 22: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	31, // 23: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	13, // 24: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
-	15, // 25: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
-	17, // 26: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
-	19, // 27: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
-	21, // 28: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
-	0,  // 29: penstock.v1.FunctionVersionService.GetFunctionVersion:input_type -> penstock.v1.GetFunctionVersionRequest
-	2,  // 30: penstock.v1.FunctionVersionService.ListFunctionVersions:input_type -> penstock.v1.ListFunctionVersionsRequest
-	4,  // 31: penstock.v1.FunctionOperationsService.UploadPackage:input_type -> penstock.v1.UploadPackageRequest
-	6,  // 32: penstock.v1.FunctionOperationsService.DescribeFunction:input_type -> penstock.v1.DescribeFunctionRequest
-	8,  // 33: penstock.v1.FunctionOperationsService.StreamLogs:input_type -> penstock.v1.StreamLogsRequest
-	10, // 34: penstock.v1.FunctionOperationsService.InvokeFunction:input_type -> penstock.v1.InvokeFunctionRequest
-	14, // 35: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
-	16, // 36: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
-	18, // 37: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
-	20, // 38: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
-	22, // 39: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
-	1,  // 40: penstock.v1.FunctionVersionService.GetFunctionVersion:output_type -> penstock.v1.GetFunctionVersionResponse
-	3,  // 41: penstock.v1.FunctionVersionService.ListFunctionVersions:output_type -> penstock.v1.ListFunctionVersionsResponse
-	5,  // 42: penstock.v1.FunctionOperationsService.UploadPackage:output_type -> penstock.v1.UploadPackageResponse
-	7,  // 43: penstock.v1.FunctionOperationsService.DescribeFunction:output_type -> penstock.v1.DescribeFunctionResponse
-	9,  // 44: penstock.v1.FunctionOperationsService.StreamLogs:output_type -> penstock.v1.StreamLogsResponse
-	12, // 45: penstock.v1.FunctionOperationsService.InvokeFunction:output_type -> penstock.v1.InvokeFunctionResponse
-	35, // [35:46] is the sub-list for method output_type
-	24, // [24:35] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	24, // 0: penstock.v1.GetFunctionVersionResponse.function_version:type_name -> penstock.v1.FunctionVersion
+	24, // 1: penstock.v1.ListFunctionVersionsResponse.function_versions:type_name -> penstock.v1.FunctionVersion
+	25, // 2: penstock.v1.DescribeFunctionResponse.function:type_name -> penstock.v1.Function
+	24, // 3: penstock.v1.DescribeFunctionResponse.versions:type_name -> penstock.v1.FunctionVersion
+	26, // 4: penstock.v1.DescribeFunctionResponse.instances:type_name -> penstock.v1.Instance
+	27, // 5: penstock.v1.DescribeFunctionResponse.stats:type_name -> penstock.v1.FunctionStats
+	28, // 6: penstock.v1.DescribeFunctionResponse.decisions:type_name -> penstock.v1.ScaleDecision
+	29, // 7: penstock.v1.DescribeFunctionResponse.states:type_name -> penstock.v1.FunctionState
+	23, // 8: penstock.v1.DescribeFunctionResponse.build_output:type_name -> penstock.v1.DescribeFunctionResponse.BuildOutputEntry
+	30, // 9: penstock.v1.StreamLogsResponse.lines:type_name -> penstock.v1.LogLine
+	11, // 10: penstock.v1.InvokeFunctionRequest.headers:type_name -> penstock.v1.HttpHeader
+	11, // 11: penstock.v1.InvokeFunctionResponse.headers:type_name -> penstock.v1.HttpHeader
+	30, // 12: penstock.v1.InvokeFunctionResponse.lines:type_name -> penstock.v1.LogLine
+	25, // 13: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
+	25, // 14: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
+	25, // 15: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
+	31, // 16: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	25, // 17: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
+	32, // 18: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	25, // 19: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
+	31, // 20: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	25, // 21: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
+	32, // 22: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	31, // 23: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	32, // 24: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	13, // 25: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
+	15, // 26: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
+	17, // 27: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
+	19, // 28: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
+	21, // 29: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
+	0,  // 30: penstock.v1.FunctionVersionService.GetFunctionVersion:input_type -> penstock.v1.GetFunctionVersionRequest
+	2,  // 31: penstock.v1.FunctionVersionService.ListFunctionVersions:input_type -> penstock.v1.ListFunctionVersionsRequest
+	4,  // 32: penstock.v1.FunctionOperationsService.UploadPackage:input_type -> penstock.v1.UploadPackageRequest
+	6,  // 33: penstock.v1.FunctionOperationsService.DescribeFunction:input_type -> penstock.v1.DescribeFunctionRequest
+	8,  // 34: penstock.v1.FunctionOperationsService.StreamLogs:input_type -> penstock.v1.StreamLogsRequest
+	10, // 35: penstock.v1.FunctionOperationsService.InvokeFunction:input_type -> penstock.v1.InvokeFunctionRequest
+	14, // 36: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
+	16, // 37: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
+	18, // 38: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
+	20, // 39: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
+	22, // 40: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
+	1,  // 41: penstock.v1.FunctionVersionService.GetFunctionVersion:output_type -> penstock.v1.GetFunctionVersionResponse
+	3,  // 42: penstock.v1.FunctionVersionService.ListFunctionVersions:output_type -> penstock.v1.ListFunctionVersionsResponse
+	5,  // 43: penstock.v1.FunctionOperationsService.UploadPackage:output_type -> penstock.v1.UploadPackageResponse
+	7,  // 44: penstock.v1.FunctionOperationsService.DescribeFunction:output_type -> penstock.v1.DescribeFunctionResponse
+	9,  // 45: penstock.v1.FunctionOperationsService.StreamLogs:output_type -> penstock.v1.StreamLogsResponse
+	12, // 46: penstock.v1.FunctionOperationsService.InvokeFunction:output_type -> penstock.v1.InvokeFunctionResponse
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_service_proto_init() }
@@ -1648,7 +1664,7 @@ func file_penstock_v1_function_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_function_service_proto_rawDesc), len(file_penstock_v1_function_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

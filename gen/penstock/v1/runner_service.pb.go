@@ -287,12 +287,14 @@ type RunnerState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instances.
 	Instances []*Instance `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
-	// Functions that cannot be run, with the reason.
+	// Functions that cannot be run, with the reason; of a build in one line.
 	Problems map[string]string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Counts the states of one stream, from 1.
 	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// The functions as a whole.
-	Functions     []*FunctionState `protobuf:"bytes,4,rep,name=functions,proto3" json:"functions,omitempty"`
+	Functions []*FunctionState `protobuf:"bytes,4,rep,name=functions,proto3" json:"functions,omitempty"`
+	// For problems of builds: the last lines that the build printed.
+	ProblemOutput map[string]string `protobuf:"bytes,5,rep,name=problem_output,json=problemOutput,proto3" json:"problem_output,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +353,13 @@ func (x *RunnerState) GetSequence() uint64 {
 func (x *RunnerState) GetFunctions() []*FunctionState {
 	if x != nil {
 		return x.Functions
+	}
+	return nil
+}
+
+func (x *RunnerState) GetProblemOutput() map[string]string {
+	if x != nil {
+		return x.ProblemOutput
 	}
 	return nil
 }
@@ -465,7 +474,7 @@ type LogLine struct {
 	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	// When it was read.
 	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
-	// "stdout", "stderr" or "runner".
+	// "stdout", "stderr", "build" (what a build printed) or "runner".
 	Stream string `protobuf:"bytes,4,opt,name=stream,proto3" json:"stream,omitempty"`
 	// The text, without its end of line.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
@@ -777,13 +786,17 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\x04logs\x18\x04 \x01(\v2\x17.penstock.v1.RunnerLogsH\x00R\x04logsB\x10\n" +
 	"\amessage\x12\x05\xbaH\x02\b\x01\"R\n" +
 	"\vRunnerHello\x12C\n" +
-	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\"\x99\x02\n" +
+	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\"\xaf\x03\n" +
 	"\vRunnerState\x123\n" +
 	"\tinstances\x18\x01 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x12B\n" +
 	"\bproblems\x18\x02 \x03(\v2&.penstock.v1.RunnerState.ProblemsEntryR\bproblems\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x128\n" +
-	"\tfunctions\x18\x04 \x03(\v2\x1a.penstock.v1.FunctionStateR\tfunctions\x1a;\n" +
+	"\tfunctions\x18\x04 \x03(\v2\x1a.penstock.v1.FunctionStateR\tfunctions\x12R\n" +
+	"\x0eproblem_output\x18\x05 \x03(\v2+.penstock.v1.RunnerState.ProblemOutputEntryR\rproblemOutput\x1a;\n" +
 	"\rProblemsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a@\n" +
+	"\x12ProblemOutputEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
 	"\vRunnerStats\x128\n" +
@@ -833,7 +846,7 @@ func file_penstock_v1_runner_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_runner_service_proto_rawDescData
 }
 
-var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*FetchPackageRequest)(nil),   // 0: penstock.v1.FetchPackageRequest
 	(*FetchPackageResponse)(nil),  // 1: penstock.v1.FetchPackageResponse
@@ -847,39 +860,41 @@ var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*FunctionSecrets)(nil),       // 9: penstock.v1.FunctionSecrets
 	(*LogSubscription)(nil),       // 10: penstock.v1.LogSubscription
 	nil,                           // 11: penstock.v1.RunnerState.ProblemsEntry
-	nil,                           // 12: penstock.v1.FunctionSecrets.EnvEntry
-	(*Instance)(nil),              // 13: penstock.v1.Instance
-	(*FunctionState)(nil),         // 14: penstock.v1.FunctionState
-	(*FunctionStats)(nil),         // 15: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),         // 16: penstock.v1.ScaleDecision
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*Function)(nil),              // 18: penstock.v1.Function
+	nil,                           // 12: penstock.v1.RunnerState.ProblemOutputEntry
+	nil,                           // 13: penstock.v1.FunctionSecrets.EnvEntry
+	(*Instance)(nil),              // 14: penstock.v1.Instance
+	(*FunctionState)(nil),         // 15: penstock.v1.FunctionState
+	(*FunctionStats)(nil),         // 16: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),         // 17: penstock.v1.ScaleDecision
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Function)(nil),              // 19: penstock.v1.Function
 }
 var file_penstock_v1_runner_service_proto_depIdxs = []int32{
 	3,  // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
 	4,  // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
 	5,  // 2: penstock.v1.ConnectRequest.stats:type_name -> penstock.v1.RunnerStats
 	6,  // 3: penstock.v1.ConnectRequest.logs:type_name -> penstock.v1.RunnerLogs
-	13, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
+	14, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
 	11, // 5: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
-	14, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
-	15, // 7: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
-	16, // 8: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
-	7,  // 9: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
-	17, // 10: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	18, // 11: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
-	10, // 12: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
-	9,  // 13: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
-	12, // 14: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
-	2,  // 15: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
-	0,  // 16: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
-	8,  // 17: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
-	1,  // 18: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	15, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
+	12, // 7: penstock.v1.RunnerState.problem_output:type_name -> penstock.v1.RunnerState.ProblemOutputEntry
+	16, // 8: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
+	17, // 9: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
+	7,  // 10: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
+	18, // 11: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	19, // 12: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
+	10, // 13: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
+	9,  // 14: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
+	13, // 15: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
+	2,  // 16: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
+	0,  // 17: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
+	8,  // 18: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
+	1,  // 19: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
+	18, // [18:20] is the sub-list for method output_type
+	16, // [16:18] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_runner_service_proto_init() }
@@ -900,7 +915,7 @@ func file_penstock_v1_runner_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_runner_service_proto_rawDesc), len(file_penstock_v1_runner_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
