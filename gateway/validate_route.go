@@ -113,6 +113,9 @@ func (c *checker) match(path string, m *pb.RouteMatch) {
 			}
 		}
 		c.stringMatch(at+".value", h.GetValue())
+		if !h.GetInvert() {
+			c.canMatch(at+".value", h.GetValue(), headerValues, "a header holds no control characters and has no blanks around its value")
+		}
 	}
 	c.duplicates("header", namesOf(m.GetHeaders(), func(h *pb.HeaderMatch) string {
 		// Two matches of one header may well be meant: a prefix and not a value.
@@ -123,10 +126,12 @@ func (c *checker) match(path string, m *pb.RouteMatch) {
 	}), elements(path+".headers[%d]"))
 	for i, q := range m.GetQuery() {
 		at := fmt.Sprintf("%s.query[%d]", path, i)
-		if strings.ContainsAny(q.GetName(), "&=#") {
-			c.add(at+".name", "%q can never match: parameters are compared as they stand in the URL, where & = # are written %%26 %%3D %%23", q.GetName())
+		if strings.ContainsAny(q.GetName(), "&=#") || !queryValues.possibleString("exact", q.GetName()) {
+			c.add(at+".name", "%q can never match: parameters are compared as they stand in the URL, where & = # are written %%26 %%3D %%23, and blanks and what is not ASCII percent-encoded", q.GetName())
 		}
 		c.stringMatch(at+".value", q.GetValue())
+		c.canMatch(at+".value", q.GetValue(), queryValues,
+			"parameters are compared as they stand in the URL, where blanks, &, # and what is not ASCII are percent-encoded; write %20 for a blank, or regex: a(%20|[+])b")
 	}
 }
 
@@ -147,19 +152,34 @@ func (c *checker) pathMatch(path string, p *pb.PathMatch) {
 		if p.GetIgnoreCase() {
 			c.add(path+".ignore_case", "does not work with regex; begin the expression with (?i)")
 		}
-		if literal := literalStart(m.Regex); literal != "" && literal[0] != '/' {
-			c.add(path+".regex", "%q can never match: it matches the whole path, which starts with /", m.Regex)
-		}
+		c.regexOfPath(path+".regex", m.Regex)
 	}
 }
 
-func literalStart(pattern string) string {
-	re, err := regexp.Compile(pattern)
-	if err != nil {
-		return ""
+// regexOfPath refuses an expression that no normalized path can match, and says what it
+// asks for where that can be told.
+func (c *checker) regexOfPath(field, pattern string) {
+	if c.has(field) || paths.possible(pattern) {
+		return
 	}
-	s, _ := re.LiteralPrefix()
-	return s
+	why := "no path that was normalized looks like that: they begin with /, have no query, no //, no dot segments, no blanks and no escapes of letters and digits"
+	for _, k := range []struct{ char, why string }{
+		{"?", "it asks for ?, and a path ends before its query; match parameters with query"},
+		{"#", "it asks for #, which no request has in its path"},
+		{"//", "slashes are merged before; write one"},
+		{" ", "a path has no blanks; write %20"},
+	} {
+		if strings.Contains(pattern, k.char) && !paths.possible(pattern) && paths.possible(strings.NewReplacer(`\`+k.char, "x", "["+k.char+"]", "x", k.char, "x").Replace(pattern)) {
+			why = k.why
+			break
+		}
+	}
+	if re, err := regexp.Compile(pattern); err == nil {
+		if literal, _ := re.LiteralPrefix(); literal != "" && literal[0] != '/' {
+			why = "it matches the whole path, which starts with /"
+		}
+	}
+	c.add(field, "%q can never match: %s", pattern, why)
 }
 
 // pathText checks that a request can have such a path once it was normalized.
@@ -191,6 +211,28 @@ func (c *checker) pathText(field, path, follow string) {
 func (c *checker) stringMatch(path string, m *pb.StringMatch) {
 	if k, ok := m.GetMatch().(*pb.StringMatch_Regex); ok {
 		c.regex(path+".regex", k.Regex)
+	}
+}
+
+// canMatch refuses a match of a text that no request can have.
+func (c *checker) canMatch(path string, m *pb.StringMatch, l language, why string) {
+	field, text, ok := "", "", true
+	switch k := m.GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		field, text = ".exact", k.Exact
+		ok = l.possibleString("exact", text)
+	case *pb.StringMatch_Prefix:
+		field, text = ".prefix", k.Prefix
+		ok = l.possibleString("prefix", text)
+	case *pb.StringMatch_Suffix:
+		field, text = ".suffix", k.Suffix
+		ok = l.possibleString("suffix", text)
+	case *pb.StringMatch_Regex:
+		field, text = ".regex", k.Regex
+		ok = c.has(path+field) || l.possible(text)
+	}
+	if !ok && !c.has(path+field) {
+		c.add(path+field, "%q can never match: %s", text, why)
 	}
 }
 

@@ -1,5 +1,13 @@
 package gateway
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
 // Warnings returns what is valid in an object, normalized before, but may not be meant.
 // A warning stops no write; it is part of its result.
 func Warnings(o Object) []Problem {
@@ -8,5 +16,32 @@ func Warnings(o Object) []Problem {
 	}
 	c := &checker{object: o}
 	c.keyWarnings(o)
+	if r, ok := o.(*pb.Route); ok {
+		for i, rule := range r.GetRules() {
+			for j, m := range rule.GetMatches() {
+				c.matchWarnings(fmt.Sprintf("rules[%d].matches[%d]", i, j), m)
+			}
+		}
+	}
 	return c.problems
+}
+
+// HTTP1Methods are the methods that Envoy reads from HTTP/1.1, as far as routes can match
+// them. It answers 400 to others; HTTP/2 carries any.
+func HTTP1Methods() []string {
+	return strings.Fields(`ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY
+		OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK UNSUBSCRIBE`)
+}
+
+func (c *checker) matchWarnings(path string, m *pb.RouteMatch) {
+	for field, text := range map[string]string{"exact": m.GetPath().GetExact(), "prefix": m.GetPath().GetPrefix(), "text_prefix": m.GetPath().GetTextPrefix()} {
+		if strings.Contains(text, "*") {
+			c.add(path+".path."+field, "the * in %q is a character of the path, not a wildcard; prefix: /a matches whatever is below /a", text)
+		}
+	}
+	for i, method := range m.GetMethods() {
+		if !slices.Contains(HTTP1Methods(), method) && method != "TRACE" && method != "CONNECT" {
+			c.add(fmt.Sprintf("%s.methods[%d]", path, i), "%s reaches the route over HTTP/2 only: proxies answer 400 to it over HTTP/1.1", method)
+		}
+	}
 }

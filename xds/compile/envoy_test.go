@@ -36,6 +36,7 @@ func TestEnvoy(t *testing.T) {
 		{"Claims", testClaims},
 		{"Tokens", testTokens},
 		{"KeySets", testKeySets},
+		{"Reach", testReach},
 		{"Scopes", testScopes},
 		{"Churn", testChurn},
 		{"Retries", testRetries},

@@ -41,6 +41,9 @@ func (t *translator) trafficPolicy(r *ruleResource, b *backend) {
 		return
 	}
 	b.policy = r
+	if mode := policy.GetTls().GetMode(); policy.GetTls() != nil && mode != networking.ClientTLSSettings_DISABLE {
+		t.refuse(&r.resource, "spec.trafficPolicy.tls.mode", "DISABLE, which is what endpoints get", "%s is not supported yet: requests go to endpoints without TLS", mode)
+	}
 	m := b.change()
 	from := places{from: &r.resource, to: b.places}
 	const simple = "spec.trafficPolicy.loadBalancer.simple"

@@ -360,7 +360,8 @@ var supported = map[protoreflect.Name][]protoreflect.Name{
 
 	"DestinationRule":        {"host", "traffic_policy", "subsets"},
 	"Subset":                 {"name", "labels"},
-	"TrafficPolicy":          {"load_balancer", "connection_pool"},
+	"TrafficPolicy":          {"load_balancer", "connection_pool", "tls"},
+	"ClientTLSSettings":      {"mode"},
 	"LoadBalancerSettings":   {"simple"},
 	"ConnectionPoolSettings": {"tcp"},
 	"TCPSettings":            {"connect_timeout"},

@@ -71,6 +71,9 @@ func (t *translator) path(v *serviceResource, from string, m *networking.HTTPMat
 	case *networking.StringMatch_Exact:
 		out.Match = &pb.PathMatch_Exact{Exact: u.Exact}
 	case *networking.StringMatch_Prefix:
+		if u.Prefix == "" {
+			return nil // every path, as in Istio
+		}
 		out.Match = &pb.PathMatch_TextPrefix{TextPrefix: u.Prefix}
 	case *networking.StringMatch_Regex:
 		out.Match = &pb.PathMatch_Regex{Regex: u.Regex}

@@ -105,7 +105,7 @@ func (t *translator) retryOn(v *serviceResource, path, list string) (on []pb.Ret
 		}
 	}
 	switch {
-	case bare && len(codes) == 0:
+	case bare && len(codes) == 0 && len(on) == 0: // beside others it changes nothing
 		t.refuse(&v.resource, path, "name the status codes", "retriable-status-codes retries on none")
 	case len(on) == 0 && len(codes) > 0:
 		t.refuse(&v.resource, path, "add connect-failure", "status codes alone are not supported yet: an empty list of conditions means the default ones here")

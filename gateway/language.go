@@ -1,0 +1,194 @@
+package gateway
+
+import (
+	"regexp/syntax"
+	"slices"
+	"strings"
+)
+
+// A regular expression that no request can satisfy is refused: not by a list of
+// spellings, but because the set of texts that it matches and the set of texts that
+// requests can have share no element. The second is an automaton here, the first the
+// program that Go makes of the expression; both are walked side by side.
+
+// language is the set of texts that a part of a request can have, as a deterministic
+// automaton over bytes. State 0 is the start.
+type language struct {
+	// next is the state after a byte, or dead.
+	next func(state int, b byte) int
+	// last reports whether a text may end in a state.
+	last func(state int) bool
+}
+
+const dead = -1
+
+// possible reports whether some text of the language matches the whole of an expression
+// that checkRegex takes. Word boundaries and the ends of lines inside a text count as
+// satisfied, so in doubt it is true.
+func (l language) possible(pattern string) bool {
+	re, err := syntax.Parse(`\A(?:`+latin1(pattern)+`)\z`, syntax.Perl)
+	if err != nil {
+		return true
+	}
+	prog, err := syntax.Compile(re.Simplify())
+	if err != nil {
+		return true
+	}
+	type place struct {
+		pc    uint32
+		state int
+		begun bool // a byte was read
+		ended bool // no byte may follow
+	}
+	seen := map[place]bool{}
+	todo := []place{{pc: uint32(prog.Start)}}
+	for len(todo) > 0 {
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if at.state == dead || seen[at] {
+			continue
+		}
+		seen[at] = true
+		in := &prog.Inst[at.pc]
+		jump := func(pc uint32) { todo = append(todo, place{pc, at.state, at.begun, at.ended}) }
+		switch in.Op {
+		case syntax.InstMatch:
+			if l.last(at.state) {
+				return true
+			}
+		case syntax.InstAlt, syntax.InstAltMatch:
+			jump(in.Out)
+			jump(in.Arg)
+		case syntax.InstCapture, syntax.InstNop:
+			jump(in.Out)
+		case syntax.InstEmptyWidth:
+			op := syntax.EmptyOp(in.Arg)
+			at.ended = at.ended || op&syntax.EmptyEndText != 0
+			if op&syntax.EmptyBeginText == 0 || !at.begun {
+				jump(in.Out)
+			}
+		case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
+			for b := range 256 {
+				if !at.ended && in.MatchRune(rune(b)) {
+					todo = append(todo, place{in.Out, l.next(at.state, byte(b)), true, false})
+				}
+			}
+		}
+	}
+	return false
+}
+
+// The states of a normalized path, as NormalizePath makes it. From firstDigit on they
+// are those after % and a digit, whose value they hold.
+const (
+	pathStart = iota
+	pathSlash // at the beginning of a segment
+	pathDot   // the segment is "."
+	pathDots  // the segment is ".."
+	pathOther
+	pathFirst   // "/"
+	pathDoubled // "//", which Envoy leaves of a path of slashes and dots
+	pathPercent
+	firstDigit
+)
+
+// paths are the paths that routes see.
+var paths = language{
+	next: func(state int, b byte) int {
+		switch {
+		case state >= firstDigit:
+			if v := byte(state-firstDigit)<<4 | unhex(b); isHex(b) && !unreserved(v) && refusedEscape("%"+string("0123456789ABCDEF"[v>>4])+string("0123456789ABCDEF"[v&15])) == nil {
+				return pathOther
+			}
+			return dead
+		case state == pathPercent:
+			if isHex(b) {
+				return firstDigit + int(unhex(b))
+			}
+			return dead
+		case state == pathStart && b == '/':
+			return pathFirst
+		case state == pathFirst && b == '/':
+			return pathDoubled
+		case state == pathOther && b == '/':
+			return pathSlash
+		case state == pathStart || state == pathDoubled || b == '/' || b <= ' ' || b >= 0x7f || strings.IndexByte("?#;\\\"<>^`{|}", b) >= 0:
+			return dead
+		case b == '%':
+			return pathPercent
+		case b == '.' && state == pathFirst:
+			return pathDot
+		case b == '.' && state < pathOther:
+			return state + 1 // the third dot is as any other character
+		}
+		return pathOther
+	},
+	last: func(state int) bool {
+		return state == pathFirst || state == pathDoubled || state == pathSlash || state == pathOther
+	},
+}
+
+// headerValues are the values of a header: no control characters but tabs, and no blanks
+// around (RFC 9110, section 5.5). States: nothing yet, a character, a blank.
+var headerValues = language{
+	next: func(state int, b byte) int {
+		switch {
+		case b == ' ' || b == '\t':
+			if state == 0 {
+				return dead
+			}
+			return 2
+		case b < ' ' || b == 0x7f:
+			return dead
+		}
+		return 1
+	},
+	last: func(state int) bool { return state != 2 },
+}
+
+// queryValues are the values of a parameter as they stand in a URL, which is how Envoy
+// compares them: visible ASCII, and neither what ends the value nor what begins a
+// fragment (RFC 3986, section 3.4).
+var queryValues = language{
+	next: func(_ int, b byte) int {
+		if b <= ' ' || b >= 0x7f || b == '&' || b == '#' {
+			return dead
+		}
+		return 0
+	},
+	last: func(int) bool { return true },
+}
+
+// possibleString is possible for a match of a text.
+func (l language) possibleString(kind, text string) bool {
+	state := 0
+	states := []int{0}
+	if kind == "suffix" { // whatever may stand before
+		states = l.reachable()
+	}
+	for _, s := range states {
+		state = s
+		for i := range len(text) {
+			if state = l.next(state, text[i]); state == dead {
+				break
+			}
+		}
+		if state != dead && (kind == "prefix" || l.last(state)) {
+			return true
+		}
+	}
+	return false
+}
+
+// reachable are the states that texts lead to.
+func (l language) reachable() []int {
+	out := []int{0}
+	for i := 0; i < len(out); i++ {
+		for b := range 256 {
+			if s := l.next(out[i], byte(b)); s != dead && !slices.Contains(out, s) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}

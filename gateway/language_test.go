@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"testing"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+func TestRegexThatNoPathMatches(t *testing.T) {
+	for pattern, want := range map[string]bool{
+		`/item\?id=.*`: false, `/item[?]id=1`: false, `/a//b`: false, `/a/{2}b`: false, `/a b`: false, `/a[ ]b`: false, `/a\x20b`: false, `/a#b`: false, `/[#?]`: false,
+		`/a/[.]/b`: false, `/a/\.\./b`: false, `/%2[fF]`: false, `/%41`: false, `/%7e`: false, `/%`: false, `/%zz`: false, `/a;b`: false, `/a\\b`: false, `/"`: false, `/\x00`: false,
+		`a/b`: false, `[^/].*`: false, ``: false, `/a\n`: false, `/\xc3\xa9`: false, `//.+`: false, `/..`: true, `/a^b`: false, `/a$b`: false, `/%3b`: false, `/%0a`: false,
+		`/a.b`: true, `/.*`: true, `.*`: true, `/a/?`: true, `/a(/b)?`: true, `/[^?]*`: true, `/a/.{3}`: true, `/%C3%A9`: true, `/%c3%a9`: true, `/%20`: true, `/a//?b`: true,
+		`/(a|b#)`: true, `/item(\?.*)?`: true, `(?i)/ABC`: true, `^/a$`: true, `/[0-9]+`: true, `/...`: true, `/\.well-known/x`: true, `/a\b`: true, `/\*`: true, `/(x|//)`: true, `/+`: true,
+	} {
+		if got := paths.possible(pattern); got != want {
+			t.Errorf("%s: %t, want %t", pattern, got, want)
+		}
+	}
+}
+
+// TestPossibleAgainstGo: an expression that some normalized path matches is never refused,
+// and of those made of plain characters each that is not refused matches one.
+func TestPossibleAgainstGo(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	pieces := []string{"/", "a", ".", "\\.", "%", "2", "f", "c", "?", "\\?", "//", "[/.]", "[a#]", " ", "(a|/)", ".*", "%41", "%20", ";", "é", "x"}
+	texts := []string{"/", "/a", "/a/", "/a.b", "/%20", "/%C3%A9", "/x/y", "/...", "/a%2Cb", "/c2/f"}
+	for range 3000 {
+		var path strings.Builder
+		for range random.IntN(8) {
+			path.WriteString(pieces[random.IntN(len(pieces))])
+		}
+		if p, err := NormalizePath("/" + path.String()); err == nil && !strings.Contains(p, "?") {
+			texts = append(texts, p)
+			if !paths.possibleString("exact", p) {
+				t.Errorf("%q is a path that was normalized", p)
+			}
+		}
+	}
+	for range 5000 {
+		var b strings.Builder
+		for range 1 + random.IntN(6) {
+			b.WriteString(pieces[random.IntN(len(pieces))])
+		}
+		pattern := b.String()
+		re, err := regexp.Compile(`\A(?:` + latin1(pattern) + `)\z`)
+		if err != nil {
+			continue
+		}
+		possible := paths.possible(pattern)
+		for _, text := range texts {
+			if !possible && re.MatchString(latin1(text)) {
+				t.Fatalf("%q is refused, and matches %q", pattern, text)
+			}
+		}
+		if regexp.QuoteMeta(pattern) == pattern && possible {
+			if p, err := NormalizePath(pattern); err != nil || p != pattern {
+				t.Errorf("%q is taken, and is not a normalized path: %q %v", pattern, p, err)
+			}
+		}
+	}
+}
+
+// FuzzPossible: no expression makes it fail or run on, and a path that was normalized is
+// possible by itself.
+func FuzzPossible(f *testing.F) {
+	f.Add(`/a(b|c)*\?`, "/x//y")
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		if checkRegex(pattern) == nil {
+			paths.possible(pattern)
+		}
+		if p, err := NormalizePath(path); err == nil && !strings.Contains(p, "?") && !paths.possible(regexp.QuoteMeta(p)) {
+			t.Errorf("%q", p)
+		}
+	})
+}
+
+func TestTextThatNoRequestHas(t *testing.T) {
+	text := func(kind, s string) *pb.StringMatch {
+		switch kind {
+		case "exact":
+			return &pb.StringMatch{Match: &pb.StringMatch_Exact{Exact: s}}
+		case "prefix":
+			return &pb.StringMatch{Match: &pb.StringMatch_Prefix{Prefix: s}}
+		case "suffix":
+			return &pb.StringMatch{Match: &pb.StringMatch_Suffix{Suffix: s}}
+		}
+		return &pb.StringMatch{Match: &pb.StringMatch_Regex{Regex: s}}
+	}
+	for _, c := range []struct {
+		part, kind, text string
+		ok               bool
+	}{
+		{"header", "exact", "a b", true}, {"header", "exact", " a", false}, {"header", "exact", "a\t", false}, {"header", "exact", "a\r\nb", false}, {"header", "exact", "", true},
+		{"header", "prefix", "a ", true}, {"header", "prefix", " a", false}, {"header", "suffix", " a", true}, {"header", "suffix", "a ", false}, {"header", "suffix", "\x7f", false},
+		{"header", "regex", "a\\n.*", false}, {"header", "regex", "\\s+", false}, {"header", "regex", "a\\s+b", true}, {"header", "regex", ".*\\x00.*", false}, {"header", "regex", "\\xc3\\xa9", true},
+		{"query", "exact", "a b", false}, {"query", "exact", "a%20b", true}, {"query", "exact", "a+b", true}, {"query", "exact", "é", false}, {"query", "prefix", "a&", false}, {"query", "suffix", "#", false},
+		{"query", "regex", "a b", false}, {"query", "regex", "a( |[+])b", true}, {"query", "regex", "[é]", false},
+	} {
+		m := &pb.RouteMatch{Headers: []*pb.HeaderMatch{{Name: "x-a", Value: text(c.kind, c.text)}}}
+		if c.part == "query" {
+			m = &pb.RouteMatch{Query: []*pb.QueryMatch{{Name: "q", Value: text(c.kind, c.text)}}}
+		}
+		r := &pb.Route{Name: "projects/p/routes/r", Rules: []*pb.RouteRule{{Name: "a", Matches: []*pb.RouteMatch{m}, Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}}}}}
+		problems := Validate(r)
+		if ok := len(problems) == 0; ok != c.ok {
+			t.Errorf("%s %s %q: %v", c.part, c.kind, c.text, problems)
+		}
+	}
+}
+
+func TestMatchWarnings(t *testing.T) {
+	r := &pb.Route{Name: "projects/p/routes/r", Rules: []*pb.RouteRule{{Matches: []*pb.RouteMatch{
+		{Path: &pb.PathMatch{Match: &pb.PathMatch_Prefix{Prefix: "/api/*"}}, Methods: []string{"GET", "FOO"}},
+	}}}}
+	w := Warnings(r)
+	if len(w) != 2 || w[0].Field != "rules[0].matches[0].path.prefix" || w[1].Field != "rules[0].matches[0].methods[1]" {
+		t.Errorf("%v", w)
+	}
+}
