@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"regexp/syntax"
 	"slices"
 	"strings"
@@ -97,8 +98,10 @@ var paths = language{
 	next: func(state int, b byte) int {
 		switch {
 		case state >= firstDigit:
-			if v := byte(state-firstDigit)<<4 | unhex(b); isHex(b) && !unreserved(v) && refusedEscape("%"+string("0123456789ABCDEF"[v>>4])+string("0123456789ABCDEF"[v&15])) == nil {
-				return pathOther
+			if v := byte(state-firstDigit)<<4 | unhex(b); isHex(b) && !unreserved(v) {
+				if _, err := NormalizePath(fmt.Sprintf("/%%%02X", v)); err == nil {
+					return pathOther
+				}
 			}
 			return dead
 		case state == pathPercent:

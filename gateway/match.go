@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -347,22 +346,33 @@ func (h *Host) Find(r *Request) *Entry {
 }
 
 // NormalizePath brings the path of a request (without query) into the form that
+// routes match, on a listener with the default edge profile.
+func NormalizePath(path string) (string, error) { return Edge{}.NormalizePath(path) }
+
+// NormalizePath brings the path of a request (without query) into the form that
 // routes match, as Envoy 1.40 was seen to do with normalize_path and
 // merge_slashes: "\" is "/", unreserved characters are decoded (RFC 3986, section
 // 6.2.2), characters that may not stand in a path are encoded, dot segments are
 // resolved, slashes merged. The error is an *EdgeError: the edge refuses encoded
-// slashes, control characters and ";" (also encoded), "#", broken escapes, overlong
-// UTF-8, and what is not ASCII or not a path at all.
-func NormalizePath(path string) (string, error) {
+// slashes and ";" (also encoded) unless the profile says otherwise, encoded control
+// characters, "#", broken escapes, overlong UTF-8, and what is not ASCII or not a
+// path at all.
+func (e Edge) NormalizePath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
-		return "", edgeError(BadSlash, "the path does not start with /")
+		return "", edgeError(BadPath, "the path does not start with /")
+	}
+	if err := e.refusedFirst(path); err != nil {
+		return "", err
+	}
+	if e.DecodeSlashes {
+		path = strings.NewReplacer("%2F", "/", "%2f", "/", "%5C", "/", "%5c", "/").Replace(path)
 	}
 	var b strings.Builder
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		switch {
 		case c == '%':
-			if err := refusedEscape(path[i:]); err != nil {
+			if err := e.refusedEscape(path[i:]); err != nil {
 				return "", err
 			}
 			if v := unhex(path[i+1])<<4 | unhex(path[i+2]); unreserved(v) {
@@ -371,32 +381,51 @@ func NormalizePath(path string) (string, error) {
 				b.WriteString(path[i : i+3])
 			}
 			i += 2
-		case c == ';':
-			return "", edgeError(BadPath, "the edge refuses ; in a path, because servers read it differently")
+		case c == ';' && !e.KeepSemicolons:
+			return "", edgeError(BadSemicolon, "the edge refuses ; in a path, because servers read it differently")
 		case c == '\\':
 			b.WriteByte('/')
-		case c <= ' ' || c >= 0x7f || c == '#':
-			r, _ := utf8.DecodeRuneInString(path[i:])
-			return "", edgeError(BadPath, "the edge refuses %q in a path", r)
 		case strings.IndexByte("\"<>^`{|}", c) >= 0:
 			fmt.Fprintf(&b, "%%%02X", c)
 		default:
 			b.WriteByte(c)
 		}
 	}
-	return mergeSlashes(removeDots(b.String())), nil
+	if normal := removeDots(b.String()); e.KeepRepeated {
+		return normal, nil
+	} else {
+		return mergeSlashes(normal), nil
+	}
 }
 
-// refusedEscape says why the edge refuses the escape that a text starts with; nil
-// when it does not. PathRefused is the same for Envoy.
-func refusedEscape(text string) error {
+// refusedFirst says why Envoy itself refuses a path, before the edge filter sees it.
+func (e Edge) refusedFirst(path string) error {
+	for i, r := range path {
+		if r <= ' ' || r >= 0x7f {
+			return edgeError(BadProtocol, "HTTP has no %q in a path: write it percent-encoded", path[i:i+1])
+		}
+	}
+	for _, text := range [...]string{"#", "%00"} {
+		if strings.Contains(path, text) {
+			return edgeError(BadPath, "the edge refuses %s in a path", text)
+		}
+	}
+	if slash := encodedSlash.FindString(path); slash != "" && !e.KeepSlashes && !e.DecodeSlashes {
+		return edgeError(BadSlash, "the edge refuses %s in a path; edge.encoded_slashes of the listener can keep or decode it", slash)
+	}
+	return nil
+}
+
+// refusedEscape says why the edge filter refuses the escape that a text starts with;
+// nil when it does not.
+func (e Edge) refusedEscape(text string) error {
 	if len(text) < 3 || !isHex(text[1]) || !isHex(text[2]) {
 		return edgeError(BadPath, "the edge refuses a %% that two hexadecimal digits do not follow")
 	}
 	switch v := unhex(text[1])<<4 | unhex(text[2]); {
-	case v == 0 || v == '/' || v == '\\':
-		return edgeError(BadSlash, "the edge refuses %s in a path", text[:3])
-	case v < ' ' || v == 0x7f || v == ';':
+	case v == ';' && !e.KeepSemicolons:
+		return edgeError(BadSemicolon, "the edge refuses %s in a path, because servers read it differently", text[:3])
+	case v < ' ' || v == 0x7f:
 		return edgeError(BadPath, "the edge refuses %s in a path, because servers read it differently", text[:3])
 	case wholeRegex(overlong + ".*").MatchString(strings.ToUpper(text[1:])):
 		return edgeError(BadPath, "the edge refuses the overlong UTF-8 sequence at %s", text[:3])
@@ -409,11 +438,12 @@ func refusedEscape(text string) error {
 // servers %C0%AF is a slash.
 const overlong = `(C[01]%[89AB]|E0%[89]|F0%8)`
 
-// PathRefused matches, as RE2 over the whole path, the paths that the edge refuses
-// and that Envoy would not refuse by itself.
-const PathRefused = `.*(;|%(3[bB]|[01]|7[fF]|[cC][01]%[89abAB]|[eE]0%[89]|[fF]0%8|[^0-9a-fA-F]|[0-9a-fA-F][^0-9a-fA-F]|[0-9a-fA-F]?$)).*`
+// PathRefused matches, as RE2 over the whole path, the paths that the edge refuses,
+// whatever its profile, and that Envoy would not refuse by itself.
+const PathRefused = `.*%([01]|7[fF]|[cC][01]%[89abAB]|[eE]0%[89]|[fF]0%8|[^0-9a-fA-F]|[0-9a-fA-F][^0-9a-fA-F]|[0-9a-fA-F]?$).*`
 
-// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4).
+// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4), with the
+// parameters that they may have.
 func removeDots(path string) string {
 	if !strings.Contains(path, "/.") {
 		return path
@@ -422,7 +452,8 @@ func removeDots(path string) string {
 	segments := strings.Split(path[1:], "/")
 	for i, s := range segments {
 		last := i == len(segments)-1
-		switch s {
+		name, _, _ := strings.Cut(s, ";")
+		switch name {
 		case ".":
 			if last {
 				out = append(out, "")

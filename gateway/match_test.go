@@ -153,10 +153,10 @@ func TestPathRefused(t *testing.T) {
 		path := "/" + string(text)
 		_, err := NormalizePath(path)
 		e, _ := errors.AsType[*EdgeError](err)
-		if e != nil && e.Answer.Code == BadSlash.Code {
+		if e != nil && (e.Answer == BadSlash || strings.Contains(path, "%00")) {
 			continue // Envoy's own
 		}
-		if wholeRegex(PathRefused).MatchString(path) != (err != nil) {
+		if (wholeRegex(PathRefused).MatchString(path) || strings.ContainsRune(path, ';') || encodedSemicolon.MatchString(path)) != (err != nil) {
 			t.Fatalf("%q: %v", path, err)
 		}
 	}

@@ -116,7 +116,7 @@ func (c *checker) violationText(v *protovalidate.Violation, field string) string
 	switch {
 	case strings.HasSuffix(rule, ".pattern") && (headerField.MatchString(field) || last == "remove"):
 		if strings.Contains(value, "_") {
-			return got + "header names with _ are refused at the edge, because many servers take _ and - for the same; use -"
+			return got + "header names with _ cannot be matched or set, because many servers take _ and - for the same; use -"
 		}
 		return got + "must be a header name: lower-case letters, digits and -"
 	case strings.HasSuffix(rule, ".pattern") && hints[last] != "":

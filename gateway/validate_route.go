@@ -107,10 +107,8 @@ func (c *checker) match(path string, m *pb.RouteMatch) {
 	}
 	for i, h := range m.GetHeaders() {
 		at := fmt.Sprintf("%s.headers[%d]", path, i)
-		for _, r := range reserved {
-			if strings.HasPrefix(h.GetName(), r) {
-				c.add(at+".name", "%q can never match: the edge removes headers that start with %s", h.GetName(), r)
-			}
+		if why := Removed(h.GetName()); why != "" {
+			c.add(at+".name", "%q can never match: %s", h.GetName(), why)
 		}
 		c.stringMatch(at+".value", h.GetValue())
 		if !h.GetInvert() {

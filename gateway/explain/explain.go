@@ -6,6 +6,7 @@ package explain
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -47,6 +48,8 @@ type explainer struct {
 	badHost error
 	rawPath string
 	out     *pb.ExplainResponse
+	// edgeRows say what the edge does to the headers.
+	edgeRows []string
 	// more counts misses beyond maxMisses.
 	more int
 }
@@ -91,7 +94,7 @@ func (x *explainer) run() {
 		Gateway: g.GetName(), Listener: l.GetName(),
 		Address: fmt.Sprintf("%s:%d", bracket(gateway.ListenerAddress(l)), l.GetPort()),
 	}
-	if reason := x.edge(); reason != "" {
+	if reason := x.edge(gateway.EdgeOf(l)); reason != "" {
 		x.out.Outcome = reason
 		return
 	}
@@ -106,6 +109,10 @@ func (x *explainer) run() {
 	if x.more > 0 {
 		x.out.NotMatched = append(x.out.NotMatched, &pb.ExplainMiss{Reason: fmt.Sprintf("and %d more rules", x.more)})
 	}
+	if profile := gateway.EdgeOf(l); profile.Ambiguous(h, &x.request, e) {
+		x.out.Outcome = fmt.Sprintf("400 Bad Request: %q could be read in two ways that lead to different rules, with what the listener keeps in paths and without (%s)", x.request.Path, gateway.AmbiguousPath.Code)
+		return
+	}
 	if e == nil {
 		x.out.Outcome = fmt.Sprintf("404 no route: no rule of host %q matches", h.Hostname)
 		return
@@ -114,28 +121,58 @@ func (x *explainer) run() {
 		Route: e.Route.GetName(), Rule: e.RuleName, Origin: e.Route.GetMetadata().GetOrigin(),
 		Match: gateway.DescribeMatch(e.Match),
 	}
+	for _, row := range x.edgeRows {
+		x.policy("edge", row, gateway.Source{}, "")
+	}
 	x.policies(e)
 	x.action(e)
 }
 
 // edge is the answer of the proxy before any route is looked at; "" when it passes.
-func (x *explainer) edge() string {
-	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
-		if strings.Contains(name, "_") {
-			return fmt.Sprintf("400 Bad Request: the edge refuses header names with _ (%s)", name)
-		}
+func (x *explainer) edge(e gateway.Edge) string {
+	path, err := e.NormalizePath(x.rawPath)
+	if r, ok := errors.AsType[*gateway.EdgeError](err); ok && (r.Answer == gateway.BadProtocol || r.Answer == gateway.BadSlash) {
+		return err.Error()
 	}
 	if m := x.request.Method; m == http.MethodTrace || m == http.MethodConnect {
-		return "405 Method Not Allowed: the edge refuses " + m
+		return fmt.Sprintf("405 Method Not Allowed: the edge refuses %s (%s)", m, gateway.BadMethod.Code)
 	} else if strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
-		return fmt.Sprintf("405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method %q; methods are written in capital letters", m)
+		return fmt.Sprintf("405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method %q; methods are written in capital letters (%s)", m, gateway.BadMethod.Code)
 	}
-	path, err := gateway.NormalizePath(x.rawPath)
 	if err != nil {
 		return err.Error()
 	}
 	x.request.Path = path
+	return x.headers(e)
+}
+
+// headers changes the headers as the edge does, and says why it refuses them.
+func (x *explainer) headers(e gateway.Edge) string {
+	if n := len(x.request.Headers); n > int(e.MaxHeaders) {
+		return fmt.Sprintf("431 Request Header Fields Too Large: %d headers, and the listener takes %d (%s)", n, e.MaxHeaders, gateway.TooManyHeaders.Code)
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
+		switch {
+		case !strings.Contains(name, "_") || e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_ALLOW:
+		case e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_REFUSE:
+			return fmt.Sprintf("400 Bad Request: the edge refuses header names with _ (%s) (%s)", name, gateway.BadHeaderName.Code)
+		default:
+			x.changed("%s is dropped: the edge removes headers with _ in their name", name)
+			delete(x.request.Headers, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
+		if why := gateway.Removed(name); why != "" {
+			x.changed("%s: %s", name, why)
+			delete(x.request.Headers, name)
+		}
+	}
 	return ""
+}
+
+// changed notes what the edge does to the request.
+func (x *explainer) changed(format string, args ...any) {
+	x.edgeRows = append(x.edgeRows, fmt.Sprintf(format, args...))
 }
 
 // listener chooses the listener of the URL's scheme and port. Of several, in

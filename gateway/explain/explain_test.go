@@ -220,9 +220,9 @@ func TestEdgeForms(t *testing.T) {
 		{"GET", "http://x.test:8080/secure", "302 https://x.test/secure"},
 		{"GET", "http://x.test:8080/away", "302 http://other.test/away"},
 		{"GET", "http://x.test:8080/port", "302 http://x.test:81/port"},
-		{"delete", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "delete"; methods are written in capital letters`},
-		{"trace", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "trace"; methods are written in capital letters`},
-		{"TRACE", "http://x.test/move", "405 Method Not Allowed: the edge refuses TRACE"},
+		{"delete", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "delete"; methods are written in capital letters (PK-EDGE-METHOD)`},
+		{"trace", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "trace"; methods are written in capital letters (PK-EDGE-METHOD)`},
+		{"TRACE", "http://x.test/move", "405 Method Not Allowed: the edge refuses TRACE (PK-EDGE-METHOD)"},
 		{"M-SEARCH", "http://x.test/move", "302 http://x.test/z"},
 	} {
 		if got := Explain(s, &pb.ExplainRequest{Method: c.method, Url: c.url}, nil).GetOutcome(); got != c.want {

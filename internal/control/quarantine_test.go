@@ -27,7 +27,7 @@ import (
 // picky is an Envoy that refuses some of what we compile: clusters that resolve
 // names, since their fields are deprecated, and regular expressions of more than
 // a few steps. So would one of a later version, or with other run-time settings.
-var picky = map[string]float64{"envoy.features.fail_on_any_deprecated_feature": 1, "re2.max_program_size.error_level": 40}
+var picky = map[string]float64{"envoy.features.fail_on_any_deprecated_feature": 1, "re2.max_program_size.error_level": 80}
 
 // proxyOf starts an Envoy of a control plane.
 func proxyOf(t testing.TB, p *plane, dir, name string, runtime map[string]float64) *envoytest.Envoy {

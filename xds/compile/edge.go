@@ -1,13 +1,12 @@
 package compile
 
 import (
+	"fmt"
 	"time"
 
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
-	celfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	samplersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/samplers/v3"
@@ -16,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -26,11 +24,31 @@ import (
 // request whose head does not come is ended by it, too.
 const noRouteTimeout = 5 * time.Second
 
-// edgeProfile are the settings that are the same on every listener: those of
-// Envoy's "edge proxy" best practices, hardened where backends were seen to read a
-// request differently than Envoy.
-func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
+const (
+	// cookieLines is how many lines of headers a request of HTTP/2 may have for its
+	// cookies, beside the others: Envoy counts both together and resets the stream.
+	cookieLines = 500
+	// sizeRoom is how many KiB of headers Envoy reads beyond what is served, so that
+	// what is too large gets an answer in HTTP/2, too, and not a reset.
+	sizeRoom = 64
+)
+
+// edgeProfile are the settings of Envoy's "edge proxy" best practices, hardened where
+// backends were seen to read a request differently than Envoy, and those of the
+// listener's own edge profile.
+func edgeProfile(l *pb.Listener, e gateway.Edge) *hcmv3.HttpConnectionManager {
 	u32 := wrapperspb.UInt32
+	slashes := hcmv3.HttpConnectionManager_REJECT_REQUEST
+	switch {
+	case e.KeepSlashes:
+		slashes = hcmv3.HttpConnectionManager_KEEP_UNCHANGED
+	case e.DecodeSlashes:
+		slashes = hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD
+	}
+	underscores := corev3.HttpProtocolOptions_DROP_HEADER
+	if e.Underscores != pb.HeaderUnderscores_HEADER_UNDERSCORES_DROP {
+		underscores = corev3.HttpProtocolOptions_ALLOW // what is refused is refused with a status, by edge-check
+	}
 	return &hcmv3.HttpConnectionManager{
 		ServerName: "penstock",
 		// Who the client is: the peer, or what so many trusted proxies before us said.
@@ -42,16 +60,19 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 		},
 		// What is authorised is what is sent: one canonical path, one canonical host.
 		NormalizePath:                wrapperspb.Bool(true),
-		MergeSlashes:                 true,
-		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
+		MergeSlashes:                 !e.KeepRepeated,
+		PathWithEscapedSlashesAction: slashes,
 		// The port of the Host stays, for redirects and backends need it; hosts are
 		// found without it.
 		StripTrailingHostDot: true,
+		// The early header mutation has removed what is not kept. The id says nothing of
+		// the trace: that has its own.
+		PreserveExternalRequestId: e.RequestIDs != pb.ClientRequestIds_CLIENT_REQUEST_IDS_REPLACE,
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
 			IdleTimeout:                  durationpb.New(time.Hour),
-			MaxHeadersCount:              u32(100),
+			MaxHeadersCount:              u32(e.MaxHeaders + cookieLines),
 			MaxRequestsPerConnection:     u32(100_000),
-			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
+			HeadersWithUnderscoresAction: underscores,
 		},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
 			MaxConcurrentStreams:        u32(100),
@@ -64,7 +85,7 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 			MaxInboundPriorityFramesPerStream:            u32(100),
 			MaxInboundWindowUpdateFramesPerDataFrameSent: u32(10),
 		},
-		MaxRequestHeadersKb:   u32(60),
+		MaxRequestHeadersKb:   u32(e.MaxHeadersKiB + sizeRoom),
 		RequestHeadersTimeout: durationpb.New(10 * time.Second),
 		RequestTimeout:        durationpb.New(300 * time.Second),
 		// Of requests that have no route yet: every route that forwards has its own.
@@ -74,87 +95,55 @@ func edgeProfile(l *pb.Listener) *hcmv3.HttpConnectionManager {
 	}
 }
 
-// clientHeaders are removed from every request: what only proxies before us or
-// we ourselves may say, and what makes a backend see another request than the one
-// that was authorised. X-Forwarded-For and -Proto are Envoy's business.
-var clientHeaders = []string{
-	"forwarded", "x-forwarded-host", "x-forwarded-uri", "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-method",
-	"x-forwarded-server", "x-forwarded-port", "x-forwarded-scheme", "x-forwarded-ssl", "x-original-forwarded-for", "front-end-https",
-	"x-real-ip", "true-client-ip", "x-client-ip", "cf-connecting-ip", "x-cluster-client-ip", "x-host",
-	"x-http-method-override", "x-http-method", "x-method-override",
-	"x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
+// Headers of the early mutation: nobody but it and the edge filter sees them.
+const (
+	// headersHeader says what is wrong with the headers of a request.
+	headersHeader   = "x-penstock-headers"
+	requestIDHeader = "x-penstock-request-id"
+)
+
+// What headersHeader says.
+const (
+	tooMany = "many"
+	tooBig  = "big"
+)
+
+// headersTooMuch compares the headers as the client sent them.
+func headersTooMuch(e gateway.Edge) string {
+	return fmt.Sprintf("%%CEL(size(request.headers) > %d ? '%s' : request.total_size > %d ? '%s' : '')%%",
+		e.MaxHeaders, tooMany, e.MaxHeadersKiB<<10, tooBig)
+}
+
+// goodRequestID is the client's request id, when it is kept.
+func goodRequestID(e gateway.Edge) string {
+	const id = "request.headers['x-request-id']"
+	rule := "size(" + id + ") <= 128 && " + id + ".matches('^[0-9A-Za-z_-]+$')"
+	if e.RequestIDs == pb.ClientRequestIds_CLIENT_REQUEST_IDS_KEEP_UUID {
+		rule = id + `.matches(r'^\C{8}-\C{4}-\C{4}-\C{4}-\C{12}$') && ` + id + ".matches('^[0-9a-fA-F]+-[0-9a-fA-F]+-[0-9a-fA-F]+-[0-9a-fA-F]+-[0-9a-fA-F]+$')"
+	}
+	return "%CEL('x-request-id' in request.headers && " + rule + " ? " + id + " : '')%"
 }
 
 // earlyMutation runs before the route is chosen.
-func earlyMutation(lay layout, listener string, traced bool) *earlyv3.HeaderMutation {
-	m := []*mutationv3.HeaderMutation{removePrefix("x-penstock-"), removePrefix("x-envoy-")}
-	for _, name := range clientHeaders {
+func earlyMutation(lay layout, listener string, e gateway.Edge, traced bool) *earlyv3.HeaderMutation {
+	m := []*mutationv3.HeaderMutation{removePrefix("x-penstock-"), removePrefix("x-envoy-"), set(headersHeader, headersTooMuch(e))}
+	for _, name := range gateway.ClientHeaders {
 		m = append(m, remove(name))
 	}
+	if e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_ALLOW {
+		m = append(m, removeTwins()...)
+	}
 	m = append(m, traceMutations(traced)...)
+	if e.RequestIDs != pb.ClientRequestIds_CLIENT_REQUEST_IDS_REPLACE {
+		m = append(m,
+			set(requestIDHeader, goodRequestID(e)), remove("x-request-id"),
+			set("x-request-id", "%REQ("+requestIDHeader+")%"), remove(requestIDHeader),
+		)
+	}
 	if lay.kind == LayoutScopes {
 		m = append(m, set(scopeHeader, lay.scopeValue(listener)))
 	}
 	return &earlyv3.HeaderMutation{Mutations: m}
-}
-
-// denied is the CEL condition of what a policy of the edge filter refused.
-func denied(policy string) string {
-	return "response.code_details == 'rbac_access_denied_matched_policy[" + policy + "]'"
-}
-
-// noScope is the CEL condition of a request that the jwt filter refused by its
-// default because there is no scope for its host, so no route either. (The header
-// WWW-Authenticate of that refusal stays: a mapping cannot take it away.)
-const noScope = "response.code_details.startsWith('jwt_authn_access_denied') && (!has(xds.route_name) || xds.route_name == '')"
-
-// notLoaded is the CEL condition of a request whose host has a scope, but whose
-// routes did not come within noRouteTimeout. (While its head is not there, a
-// request has no method.)
-const notLoaded = "response.code_details == 'stream_idle_timeout' && request.method != '' && (!has(xds.route_name) || xds.route_name == '')"
-
-// badToken is the CEL condition of a request whose token does not hold, which the guard
-// or, for its audience, the jwt filter says with 403; it is 401 (RFC 6750, section 3.1).
-const badToken = "response.code_details.startsWith('rbac_access_denied_matched_policy[" + jwt.BadToken + "') || " +
-	"response.code_details.startsWith('jwt_authn_access_denied{Audiences')"
-
-// localReplies gives the refusals of the edge filter, and those for want of a
-// scope, their status and a reason.
-func localReplies(p *packer) *hcmv3.LocalReplyConfig {
-	c := &hcmv3.LocalReplyConfig{}
-	for _, r := range []struct {
-		condition string
-		status    uint32
-		body      string
-		challenge bool
-	}{
-		{denied(badMethod), gateway.BadMethod.Status, gateway.BadMethod.Detail + "\n", false},
-		{denied(badHost), gateway.BadHost.Status, gateway.BadHost.Detail + "\n", false},
-		{denied(longHost), gateway.HostTooLong.Status, gateway.HostTooLong.Detail + "\n", false},
-		{denied(badPath), gateway.BadPath.Status, gateway.BadPath.Detail + "\n", false},
-		{noScope, 404, "no route\n", false},
-		{notLoaded, 503, "the routes of this host are not there yet\n", false},
-		{badToken, 401, "the token is not valid here\n", true},
-	} {
-		m := &hcmv3.ResponseMapper{
-			Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
-				Name: "envoy.access_loggers.extension_filters.cel",
-				ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.pack(&celfilterv3.ExpressionFilter{
-					Expression: r.condition,
-				})},
-			}}},
-			StatusCode: wrapperspb.UInt32(r.status),
-			Body:       &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: r.body}},
-		}
-		if r.challenge {
-			m.HeadersToAdd = []*corev3.HeaderValueOption{{
-				Header:       &corev3.HeaderValue{Key: "www-authenticate", Value: `Bearer error="invalid_token"`},
-				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-			}}
-		}
-		c.Mappers = append(c.Mappers, m)
-	}
-	return c
 }
 
 // tracing sends every request's spans to the collector; nil without one.

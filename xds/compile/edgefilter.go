@@ -14,10 +14,13 @@ import (
 
 // The policies of the edge filter; the local replies are mapped by these names.
 const (
-	badMethod = "bad-method"
-	badHost   = "bad-host"
-	longHost  = "long-host"
-	badPath   = "bad-path"
+	badMethod    = "bad-method"
+	badHost      = "bad-host"
+	longHost     = "long-host"
+	badPath      = "bad-path"
+	badSemicolon = "bad-semicolon"
+	manyHeaders  = "many-headers"
+	bigHeaders   = "big-headers"
 )
 
 // goodMethod is every method that is served, but for TRACE and CONNECT. Methods
@@ -27,17 +30,23 @@ const goodMethod = `[A-Z_-]+`
 
 // edge refuses what Envoy would let pass and backends read differently: a Host that
 // is not one canonical host, paths that gateway.PathRefused matches, TRACE and
-// CONNECT, and methods that are not in capital letters. No route has an entry for it.
-func edge() *rbacv3.RBAC {
-	return &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
+// CONNECT, methods that are not in capital letters, and too many or too large headers. No route has an entry for it.
+func edge(e gateway.Edge) *rbacv3.RBAC {
+	f := &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
 		Action: rbacconfigv3.RBAC_DENY,
 		Policies: map[string]*rbacconfigv3.Policy{
-			badMethod: policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
-			badHost:   policy(not(goodHost())),
-			longHost:  tooLong(),
-			badPath:   policy(path(regex(gateway.PathRefused))),
+			badMethod:   policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
+			badHost:     policy(not(goodHost())),
+			longHost:    tooLong(),
+			badPath:     policy(path(regex(gateway.PathRefused))),
+			manyHeaders: policy(header(headersHeader, exact(tooMany))),
+			bigHeaders:  policy(header(headersHeader, exact(tooBig))),
 		},
 	}}
+	if !e.KeepSemicolons {
+		f.Rules.Policies[badSemicolon] = policy(path(contains(";")), path(contains("%3b")), path(contains("%3B")))
+	}
+	return f
 }
 
 // goodHost is a host of one of the forms.
@@ -87,6 +96,10 @@ func header(name string, m *matcherv3.StringMatcher) *rbacconfigv3.Permission {
 
 func exact(s string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+func contains(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s}}
 }
 
 func regex(s string) *matcherv3.StringMatcher {

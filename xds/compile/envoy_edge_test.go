@@ -3,12 +3,14 @@ package compile_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -214,5 +216,257 @@ func (r *rig) h2(t *testing.T, port int, fields ...string) answer {
 			a.got = r.upstream.after(before)
 			return a
 		}
+	}
+}
+
+// distinct are n header lines of different names.
+func distinct(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "x-a%d: b\r\n", i)
+	}
+	return b.String()
+}
+
+// code is the code of a problem; "" for any other body.
+func (a answer) code(t *testing.T) string {
+	t.Helper()
+	if a.header.Get("content-type") != "application/problem+json" {
+		return ""
+	}
+	var p struct {
+		Type, Title, Code, Detail string
+		Status                    int
+	}
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil || p.Status != a.status || p.Title == "" || p.Detail == "" || p.Type == "" {
+		t.Errorf("problem %s of status %d: %v", a.body, a.status, err)
+	}
+	return p.Code
+}
+
+// testAnswers: what the gateway answers by itself is a problem with a code.
+func testAnswers(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+hosts(protected, "a.x.test")+`
+---
+kind: Backend
+name: none
+static: {endpoints: [{address: 127.0.0.1, port: 1}]}
+---
+kind: Route
+name: more
+hostnames: [b.x.test]
+rules:
+- {name: down, matches: [{path: {prefix: /down}}], forward: {backends: [{backend: none}]}}
+- {name: say, matches: [{path: {prefix: /say}}], direct_response: {status: 400, body: mine}}
+- {name: limited, matches: [{path: {prefix: /limited}}], forward: {backends: [{backend: up}]}, policies: {rate_limit: {limits: [{name: l, requests: 1, window: 60s, on_failure: CLOSED}]}}}
+`)
+	r.limiter.setBroken(true)
+	defer r.limiter.setBroken(false)
+	const head = "HTTP/1.1\r\nConnection: close\r\nHost: "
+	for _, c := range []struct {
+		request, code string
+		status        int
+	}{
+		{"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n", "PK-EDGE-HOST", 400},
+		{"GET /x " + head + "a..b\r\n\r\n", "PK-EDGE-HOST", 400},
+		{"GET /x " + head + "a b\r\n\r\n", "PK-EDGE-HOST", 400},
+		{"GET /x " + head + "a\r\nHost: b\r\n\r\n", "PK-EDGE-HOST", 400},
+		{"GET /x " + head + strings.Repeat("a.", 200) + "b\r\n\r\n", "PK-EDGE-HOST-LENGTH", 400},
+		{"GET https://a.x.test/must " + head + "a.x.test\r\n\r\n", "PK-EDGE-SCHEME", 400},
+		{"GET https://a.x.test/must HTTP/1.1\r\nConnection: close\r\n\r\n", "PK-EDGE-SCHEME", 400},
+		{"GET /x%2fy " + head + "a.x.test\r\n\r\n", "PK-EDGE-ENCODED-SLASH", 400},
+		{"GET /x%5Cy " + head + "a.x.test\r\n\r\n", "PK-EDGE-ENCODED-SLASH", 400},
+		{"GET /x%00y " + head + "a.x.test\r\n\r\n", "PK-EDGE-PATH", 400},
+		{"GET /x#y " + head + "a.x.test\r\n\r\n", "PK-EDGE-PATH", 400},
+		{"GET /x%zz " + head + "a.x.test\r\n\r\n", "PK-EDGE-PATH", 400},
+		{"OPTIONS * " + head + "a.x.test\r\n\r\n", "PK-EDGE-PATH", 400},
+		{"GET /x;y " + head + "a.x.test\r\n\r\n", "PK-EDGE-SEMICOLON", 400},
+		{"GET /x y " + head + "a.x.test\r\n\r\n", "PK-EDGE-PROTOCOL", 400},
+		{"get /x " + head + "a.x.test\r\n\r\n", "PK-EDGE-PROTOCOL", 400},
+		{"TRACE /x " + head + "a.x.test\r\n\r\n", "PK-EDGE-METHOD", 405},
+		{"GET /x HTTP/1.0\r\nHost: a.x.test\r\n\r\n", "PK-EDGE-HTTP-VERSION", 426},
+		{"GET /x " + head + "a.x.test\r\nx y: 1\r\n\r\n", "PK-EDGE-PROTOCOL", 400},
+		{"POST /x " + head + "a.x.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "PK-EDGE-PROTOCOL", 400},
+		{"POST /x " + head + "a.x.test\r\nTransfer-Encoding: gzip\r\n\r\n", "PK-EDGE-TRANSFER-ENCODING", 501},
+		{"GET /x " + head + "a.x.test\r\n" + distinct(101) + "\r\n", "PK-EDGE-HEADERS-COUNT", 431},
+		{"GET /x " + head + "a.x.test\r\n" + strings.Repeat("x-a: b\r\n", 700) + "\r\n", "PK-EDGE-HEADERS-COUNT", 431},
+		{"GET /x " + head + "a.x.test\r\nx-a:" + strings.Repeat("b", 70_000) + "\r\n\r\n", "PK-EDGE-HEADERS-SIZE", 431},
+		{"GET /x " + head + "a.x.test\r\nx-a:" + strings.Repeat("b", 150_000) + "\r\n\r\n", "PK-EDGE-HEADERS-SIZE", 431},
+		{"GET /nope " + head + "a.x.test\r\n\r\n", "PK-ROUTE-NONE", 404},
+		{"GET /nope " + head + "unknown\r\n\r\n", "PK-ROUTE-NONE", 404},
+		{"GET /must " + head + "a.x.test\r\n\r\n", "PK-AUTH-TOKEN", 401},
+		{"GET /must " + head + "a.x.test\r\nAuthorization: Bearer " + r.token(t, map[string]any{"aud": "other"}) + "\r\n\r\n", "PK-AUTH-TOKEN-REFUSED", 401},
+		{"GET /down " + head + "b.x.test\r\n\r\n", "PK-BACKEND-CONNECTION", 503},
+		{"GET /limited " + head + "b.x.test\r\n\r\n", "PK-LIMIT-UNAVAILABLE", 503},
+		{"GET /say " + head + "b.x.test\r\n\r\n", "", 400},
+	} {
+		a := r.raw(t, port, c.request)
+		if code := a.code(t); a.status != c.status || code != c.code || a.got != nil {
+			t.Errorf("%.80q: %d %s, want %d %s (%s)", c.request, a.status, code, c.status, c.code, a.body)
+		}
+	}
+	if a := r.do(t, port, "GET", "b.x.test/say"); a.body != "mine" {
+		t.Errorf("the answer of a route: %q", a.body)
+	}
+	if a := r.do(t, port, "GET", "a.x.test/must"); !strings.Contains(a.body, "Jwt is missing") || a.header.Get("www-authenticate") == "" {
+		t.Errorf("401: %s %v", a.body, a.header)
+	}
+	for url, want := range map[string]string{"a.x.test/must": "Jwt is missing", "a..b/must": "PK-EDGE-HOST: " + gateway.BadHost.Detail} {
+		if a := r.do(t, port, "POST", url, "content-type: application/grpc"); a.header.Get("grpc-message") != want {
+			t.Errorf("gRPC to %s: %v", url, a.header)
+		}
+	}
+	h2 := func(fields ...string) answer {
+		return r.h2(t, port, append([]string{":method", "GET", ":scheme", "http", ":authority", "b.x.test"}, fields...)...)
+	}
+	if a := h2(":path", "/x%2fy"); a.status != 400 || a.code(t) != "PK-EDGE-ENCODED-SLASH" {
+		t.Errorf("HTTP/2, encoded slash: %d %s", a.status, a.body)
+	}
+	if a := h2(":path", "/x", "a_b", "c"); a.status != 404 {
+		t.Errorf("HTTP/2, underscore: %d %s", a.status, a.body)
+	}
+	if a := h2(":path", "/x", "x-a", strings.Repeat("x", 70_000)); a.status != 431 || a.code(t) != "PK-EDGE-HEADERS-SIZE" {
+		t.Errorf("HTTP/2, large header: %d %s", a.status, a.body)
+	}
+	fields := []string{":path", "/say"}
+	for i := range 150 {
+		fields = append(fields, "cookie", fmt.Sprintf("c%d=v", i))
+	}
+	if a := h2(fields...); a.body != "mine" {
+		t.Errorf("HTTP/2, 150 cookies: %d %s", a.status, a.body)
+	}
+	for i := range 101 {
+		fields = append(fields, fmt.Sprintf("x-%d", i), "v")
+	}
+	if a := h2(fields...); a.status != 431 || a.code(t) != "PK-EDGE-HEADERS-COUNT" {
+		t.Errorf("HTTP/2, 101 headers: %d %s", a.status, a.body)
+	}
+}
+
+// testProfiles: what each setting of the edge profile refuses, changes and keeps,
+// and that no route's authentication is passed by another spelling of its path.
+func testProfiles(t *testing.T, r *rig) {
+	const walkAround = `
+---
+kind: Route
+name: any
+HOSTS
+rules:
+- {name: any, forward: {backends: [{backend: up}]}}
+- {name: word, matches: [{path: {regex: "/word/[^/]+"}}], forward: {backends: [{backend: up}]}}
+`
+	for _, c := range []struct {
+		profile string
+		paths   map[string]string // what the upstream gets, or the code of the refusal
+	}{
+		{"{}", map[string]string{
+			"/a%2Fb": "PK-EDGE-ENCODED-SLASH", "/a;b/c": "PK-EDGE-SEMICOLON", "/a//b": "/a/b",
+		}},
+		{"{encoded_slashes: KEEP}", map[string]string{
+			"/projects/group%2Fname": "/projects/group%2Fname", "/a%5Cb": "/a%5Cb", "/a%2fb?c%2Fd": "/a%2fb?c%2Fd", "/a;b": "PK-EDGE-SEMICOLON",
+			"/must%2Fx": "PK-EDGE-AMBIGUOUS-PATH", "/must%5cx": "PK-EDGE-AMBIGUOUS-PATH", "/%2Fmust": "PK-EDGE-AMBIGUOUS-PATH",
+			"/a%2F..%2Fmust": "PK-EDGE-AMBIGUOUS-PATH", "/a/..%2Fmust": "PK-EDGE-AMBIGUOUS-PATH", "/a%5C..%5Cmust": "PK-EDGE-AMBIGUOUS-PATH", "/a%2F.": "PK-EDGE-AMBIGUOUS-PATH",
+			"/a%2f%2e%2e/must": "PK-EDGE-AMBIGUOUS-PATH", "/word/a%2Fb": "PK-EDGE-AMBIGUOUS-PATH", "/a%252Fb": "/a%252Fb", "/a%00": "PK-EDGE-PATH", "//a": "/a",
+		}},
+		{"{encoded_slashes: DECODE}", map[string]string{
+			"/a%2Fb": "/a/b", "/a%5Cb": "/a/b", "/a%2f%2Fb": "/a/b", "/a%2F..%2Fb": "/b", "/a;b": "PK-EDGE-SEMICOLON", "/a%00": "PK-EDGE-PATH", "/a%252Fb": "/a%252Fb",
+			"/must%2Fx": "401", "/a%2F..%2Fmust": "401", "/a/..%5cmust": "401", "/%2Fmust": "401", "/word/a%2Fb": "/word/a/b",
+		}},
+		{"{semicolons: KEEP}", map[string]string{
+			"/a;v=1/b": "/a;v=1/b", "/a%3Bv=1": "/a%3Bv=1", "/a%2Fb": "PK-EDGE-ENCODED-SLASH", "/word/a;b": "/word/a;b",
+			"/must;x": "PK-EDGE-AMBIGUOUS-PATH", "/must;x/y": "PK-EDGE-AMBIGUOUS-PATH", "/;x/must": "PK-EDGE-AMBIGUOUS-PATH", "/must%3Bx": "PK-EDGE-AMBIGUOUS-PATH",
+			"/a/..;/must": "401", "/a/..%3b/must": "PK-EDGE-AMBIGUOUS-PATH", "/a/.;x/b": "/a/b", "/must/a;x": "401",
+		}},
+		{"{repeated_slashes: KEEP}", map[string]string{
+			"/ocsp/MFMw//abc%3D": "/ocsp/MFMw//abc%3D", "/a///": "/a///", "//must": "PK-EDGE-AMBIGUOUS-PATH", "/a/..//must": "PK-EDGE-AMBIGUOUS-PATH", "/must//x": "401", "/word//a": "PK-EDGE-AMBIGUOUS-PATH",
+		}},
+		{"{encoded_slashes: KEEP, semicolons: KEEP, repeated_slashes: KEEP}", map[string]string{
+			"/a%2Fb": "/a%2Fb", "/a;b": "/a;b", "/a//b": "/a//b", "/a%2Fb%5Cc": "PK-EDGE-AMBIGUOUS-PATH", "/a%2Fb;c": "PK-EDGE-AMBIGUOUS-PATH", "/a;b//c": "PK-EDGE-AMBIGUOUS-PATH", "/;x%2Fmust": "PK-EDGE-AMBIGUOUS-PATH", "/%2F;x/must": "PK-EDGE-AMBIGUOUS-PATH", "/%3B%2Fmust": "PK-EDGE-AMBIGUOUS-PATH",
+			"/a/b%2F..;x/must": "PK-EDGE-AMBIGUOUS-PATH", "/a%2F;/..;/must": "401",
+		}},
+		{"{encoded_slashes: DECODE, repeated_slashes: KEEP}", map[string]string{"/a%2F%2Fb": "/a//b", "/%2Fmust": "PK-EDGE-AMBIGUOUS-PATH"}},
+	} {
+		for layout, names := range map[string][]string{"table": nil, "scopes": {"a.x.test"}, "wildcard": {"*.x.test"}} {
+			yaml := strings.Replace(gatewayOn, "port: PORT}", "port: PORT, edge: "+c.profile+"}", 1)
+			port := r.serve(t, yaml+hosts(protected, names...)+hosts(walkAround, names...))
+			for path, want := range c.paths {
+				a := r.do(t, port, "GET", "a.x.test"+path)
+				got := a.code(t)
+				if a.got != nil {
+					got = a.got.Path
+				} else if a.status == 401 {
+					got = "401"
+				}
+				if got != want {
+					t.Errorf("%s, %s, %s: %s, want %s", c.profile, layout, path, got, want)
+				}
+				x := explain.Explain(r.snapshot, &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.x.test:%d%s", port, path)}, nil)
+				if n := outcome(t, x); n != a.status || a.got == nil && a.status != 401 && !strings.Contains(x.GetOutcome(), want) {
+					t.Errorf("%s, %s, %s: Envoy says %d %s, explain %q", c.profile, layout, path, a.status, got, x.GetOutcome())
+				}
+			}
+		}
+	}
+	t.Run("Headers", func(t *testing.T) { headerProfiles(t, r) })
+}
+
+func headerProfiles(t *testing.T, r *rig) {
+	const route = `
+---
+kind: Route
+name: any
+rules: [{name: any, forward: {backends: [{backend: up}]}}]
+`
+	serve := func(profile string) int {
+		return r.serve(t, strings.Replace(gatewayOn, "port: PORT}", "port: PORT, edge: "+profile+"}", 1)+route)
+	}
+	const uuid = "3f1b1c1e-0000-4000-8000-000000000001"
+	long := strings.Repeat("a", 128)
+	for profile, kept := range map[string][]string{
+		"{}": {"order-4711", uuid, "A_1", long}, "{request_ids: KEEP_UUID}": {uuid, strings.ToUpper(uuid)}, "{request_ids: REPLACE}": nil,
+	} {
+		port := serve(profile)
+		for _, id := range []string{"order-4711", uuid, strings.ToUpper(uuid), "A_1", long, long + "a", "a b", "a.b", "a/../b", "é", "", "-" + uuid[1:]} {
+			a := r.do(t, port, "GET", "a/x", "x-request-id: "+id)
+			got := a.got.Header.Values("x-request-id")
+			keeps := slices.Contains(kept, id) || profile == "{}" && (id == strings.ToUpper(uuid) || id == "-"+uuid[1:])
+			if len(got) != 1 || (got[0] == id) != keeps || !keeps && len(got[0]) != 36 {
+				t.Errorf("%s: x-request-id %q becomes %q", profile, id, got)
+			}
+			if a.header.Get("x-trace-id") == "" {
+				t.Errorf("%s: x-request-id %q: no trace", profile, id)
+			}
+		}
+		if a := r.do(t, port, "GET", "a/x", "x-request-id: one", "x-request-id: two"); len(a.got.Header.Values("x-request-id")) != 1 || len(a.got.Header.Get("x-request-id")) != 36 {
+			t.Errorf("%s: two ids become %q", profile, a.got.Header.Values("x-request-id"))
+		}
+	}
+	port := serve("{header_underscores: REFUSE}")
+	if a := r.do(t, port, "GET", "a/x", "my_id: 1"); a.status != 400 || a.code(t) != "PK-EDGE-HEADER-NAME" || a.got != nil {
+		t.Errorf("REFUSE: %d %s", a.status, a.body)
+	}
+	if a := r.h2(t, port, ":method", "GET", ":scheme", "http", ":path", "/x", ":authority", "a", "my_id", "1"); a.status != 400 || a.code(t) != "PK-EDGE-HEADER-NAME" {
+		t.Errorf("REFUSE by HTTP/2: %d %s", a.status, a.body)
+	}
+	port = serve("{header_underscores: ALLOW}")
+	a := r.do(t, port, "GET", "a/x", "my_id: 1", "ot-baggage-acme-trace_id: 1", "x_forwarded_for: evil", "x-forwarded_for: evil", "X_Forwarded-Proto: evil", "x_request_id: evil", "x_envoy_retry_on: evil",
+		"x-penstock_scope: evil", "x_real_ip: evil", "x-original-forwarded_for: evil", "x_http-method-override: evil", "front-end_https: evil", "x-forwarded-client_cert: evil", "x_trace-id: evil")
+	for name, values := range a.got.Header {
+		if slices.Contains(values, "evil") {
+			t.Errorf("ALLOW: %s came through", name)
+		}
+	}
+	if h := a.got.Header; h.Get("my_id") != "1" || h.Get("ot-baggage-acme-trace_id") != "1" {
+		t.Errorf("ALLOW: %v", h)
+	}
+	port = serve("{max_headers: 20, max_headers_kib: 2}")
+	if a := r.do(t, port, "GET", "a/x", strings.Split(strings.TrimSpace(distinct(21)), "\r\n")...); a.code(t) != "PK-EDGE-HEADERS-COUNT" {
+		t.Errorf("21 headers of 20: %d %s", a.status, a.body)
+	}
+	if a := r.do(t, port, "GET", "a/x", strings.Split(strings.TrimSpace(distinct(12)), "\r\n")...); a.got == nil {
+		t.Errorf("12 headers of 20: %d %s", a.status, a.body)
+	}
+	if a := r.do(t, port, "GET", "a/x", "x-a: "+strings.Repeat("a", 2048)); a.code(t) != "PK-EDGE-HEADERS-SIZE" {
+		t.Errorf("2 KiB: %d %s", a.status, a.body)
 	}
 }

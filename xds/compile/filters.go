@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
+	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 )
 
@@ -29,7 +30,7 @@ import (
 // route opts out of each natively; the guard stands before the router. A later
 // filter that depends on an external service (ext_authz) has its place between jwt
 // and rbac, enabled, as soon as there is such a service.
-func filters(p *packer, project string, l layout, listener string, traced bool) []*hcmv3.HttpFilter {
+func filters(p *packer, project string, l layout, listener string, e gateway.Edge, traced bool) []*hcmv3.HttpFilter {
 	static := func(name string, m validated, disabled bool) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(m)}}
 	}
@@ -39,8 +40,8 @@ func filters(p *packer, project string, l layout, listener string, traced bool) 
 		chain = append(chain, static(filterTraceFlags, traceFlags(), false))
 		router.UpstreamHttpFilters = upstreamFilters(p)
 	}
-	return append(chain,
-		static(filterEdge, edge(), false),
+	chain = append(chain,
+		static(filterEdge, edge(e), false),
 		// Only the mixed-case scope and redirects switch it on; it is before every filter
 		// whose configuration depends on the route, for it may change the route.
 		static(filterHostCase, hostCase(l, listener), true),
@@ -48,6 +49,11 @@ func filters(p *packer, project string, l layout, listener string, traced bool) 
 		// sees the scope that a host in capital letters ends at; before everything that
 		// takes its configuration from the route.
 		static(filterOnDemand, &ondemandv3.OnDemand{}, false),
+	)
+	for i, script := range checkScripts(e) {
+		chain = append(chain, static(fmt.Sprintf("%s-%d", filterEdgeCheck, i), &luav3.Lua{StatPrefix: "edge_check", DefaultSourceCode: inline(script)}, false))
+	}
+	return append(chain,
 		static(filterRetryOn, retryOn(p), false),
 		discovered(claimsFilter(project), nil, p.pack(&headermutationv3.HeaderMutation{})),
 		discovered(jwtFilter(project), p.pack(jwt.Deny()), p.pack(jwt.Deny())),

@@ -63,7 +63,7 @@ func TestEntriesAreProved(t *testing.T) {
 func TestChain(t *testing.T) {
 	p := &packer{}
 	var got []string
-	for _, f := range filters(p, "p", layout{kind: LayoutTable}, "p/g/l", true) {
+	for _, f := range filters(p, "p", layout{kind: LayoutTable}, "p/g/l", gateway.EdgeOf(nil), true) {
 		name := f.GetName()
 		if f.GetDisabled() {
 			name = "(" + name + ")"
@@ -79,7 +79,7 @@ func TestChain(t *testing.T) {
 	}
 	types := maps.Clone(perRoute)
 	types[jwtFilter("p")] = jwtPerRoute
-	for _, f := range filters(p, "p", layout{}, "p/g/l", true) {
+	for _, f := range filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true) {
 		if f.GetIsOptional() {
 			t.Errorf("%s is optional: an Envoy without it would serve without it", f.GetName())
 		}
@@ -100,7 +100,7 @@ func TestChain(t *testing.T) {
 	if len(types) != 0 {
 		t.Errorf("entries for filters that are not in the chain: %v", types)
 	}
-	jwt := filters(p, "p", layout{}, "p/g/l", true)[7].GetConfigDiscovery()
+	jwt := filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true)[7].GetConfigDiscovery()
 	if jwt.GetDefaultConfig() == nil || !jwt.GetApplyDefaultConfigWithoutWarming() || len(jwt.GetTypeUrls()) != 1 {
 		t.Errorf("the jwt filter: %v", jwt)
 	}
@@ -108,8 +108,8 @@ func TestChain(t *testing.T) {
 
 // TestChainIsFixed: neither policies nor routes are in the listener.
 func TestChainIsFixed(t *testing.T) {
-	one := filters(&packer{}, "p", layoutOf(nil), "p/g/l", true)
-	two := filters(&packer{}, "p", layoutOf([]*gateway.Host{{Hostname: "a.test"}}), "p/g/l", true)
+	one := filters(&packer{}, "p", layoutOf(nil), "p/g/l", gateway.EdgeOf(nil), true)
+	two := filters(&packer{}, "p", layoutOf([]*gateway.Host{{Hostname: "a.test"}}), "p/g/l", gateway.EdgeOf(nil), true)
 	if !proto.Equal(&hcmv3.HttpConnectionManager{HttpFilters: one}, &hcmv3.HttpConnectionManager{HttpFilters: two}) {
 		t.Error("the chain depends on the hosts")
 	}

@@ -330,15 +330,17 @@ func (c *hostCompiler) opened() map[string]*anypb.Any {
 // matches would get the 401 of the filters' deny default.
 func (c *hostCompiler) noRoute() *routev3.Route {
 	return &routev3.Route{
-		Name:                 "penstock/no-route",
+		Name:                 noRouteName,
 		Match:                &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action:               directResponse(404, "no route\n"),
+		Action:               directResponse(gateway.NoRoute.Status, ""),
 		TypedPerFilterConfig: c.opened(),
 	}
 }
 
 func unavailable(e *gateway.Entry, why string) *routev3.Route_DirectResponse {
-	return directResponse(503, fmt.Sprintf("%s (%s): %s\n", e.Route.GetName(), e.RuleName, why))
+	d := directResponse(gateway.RouteBroken.Status, fmt.Sprintf("%s (%s): %s", e.Route.GetName(), e.RuleName, why))
+	d.DirectResponse.BodyFormat = problem(gateway.RouteBroken)
+	return d
 }
 
 func directResponse(status uint32, body string) *routev3.Route_DirectResponse {

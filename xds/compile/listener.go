@@ -6,6 +6,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -108,11 +109,13 @@ func serverTLS(certificates []string) *tlsv3.DownstreamTlsContext {
 // connectionManager is the HTTP side of a listener: the edge profile, the early
 // header mutation, the chain, and where the routes come from.
 func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay layout) *hcmv3.HttpConnectionManager {
-	m := edgeProfile(l)
+	e := gateway.EdgeOf(l)
+	m := edgeProfile(l, e)
+	m.RequestIdExtension = requestID(p)
 	m.StatPrefix = statPrefix(name)
-	m.HttpFilters = filters(p, v.in.View.Project, lay, name, v.settings.tracing())
+	m.HttpFilters = filters(p, v.in.View.Project, lay, name, e, v.settings.tracing())
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
-		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name, v.settings.tracing())),
+		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name, e, v.settings.tracing())),
 	}}
 	m.LocalReplyConfig = localReplies(p)
 	m.Tracing = v.tracing(p)
@@ -123,6 +126,15 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 	}
 	p.check(m)
 	return m
+}
+
+// requestID has Envoy's ids say nothing but who they are: by default it writes its
+// decision to trace into them, also into a client's, and does not trace a request
+// whose id is not a UUID.
+func requestID(p *packer) *hcmv3.RequestIDExtension {
+	return &hcmv3.RequestIDExtension{TypedConfig: p.pack(&uuidv3.UuidRequestIdConfig{
+		PackTraceReason: wrapperspb.Bool(false), UseRequestIdForTraceSampling: wrapperspb.Bool(false),
+	})}
 }
 
 func scopedRoutes(name string) *hcmv3.ScopedRoutes {

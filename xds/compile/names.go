@@ -22,6 +22,7 @@ const (
 	filterEdge        = "penstock." + chainVersion + ".edge"
 	filterOnDemand    = "penstock." + chainVersion + ".on-demand"
 	filterHostCase    = "penstock." + chainVersion + ".host-case"
+	filterEdgeCheck   = "penstock." + chainVersion + ".edge-check"
 	filterRetryOn     = "penstock." + chainVersion + ".retry-on"
 	filterRBAC        = "penstock." + chainVersion + ".rbac"
 	filterLimitOpen   = "penstock." + chainVersion + ".limit-open"
@@ -39,6 +40,8 @@ const (
 	// scopeHeader carries the scope key from the early header mutation to the
 	// choice of the scope. Clients cannot set it, backends do not see it.
 	scopeHeader = "x-penstock-scope"
+	// noRouteName is the name of the last route of every host.
+	noRouteName = "penstock/no-route"
 	// anyHost is the host name of a listener's catch-all.
 	anyHost = "*"
 	// mixedCase is the last part of the scope that hosts with capital letters go
