@@ -16,6 +16,7 @@ func Warnings(o Object) []Problem {
 	}
 	c := &checker{object: o}
 	c.keyWarnings(o)
+	c.credentialWarnings(o)
 	if r, ok := o.(*pb.Route); ok {
 		for i, rule := range r.GetRules() {
 			for j, m := range rule.GetMatches() {
