@@ -305,6 +305,13 @@ rules:
 			t.Errorf("%.80q: %d %s, want %d %s (%s)", c.request, a.status, code, c.status, c.code, a.body)
 		}
 	}
+	r.limiter.setBroken(false)
+	if a := r.do(t, port, "GET", "b.x.test/limited"); a.status != 200 || a.header.Get("ratelimit") != "" || a.header.Get("ratelimit-policy") != "" {
+		t.Errorf("a backend's ratelimit on a limited route: %d %v", a.status, a.header)
+	}
+	if a := r.do(t, port, "GET", "a.x.test/public"); a.status != 200 || a.header.Get("ratelimit") == "" {
+		t.Errorf("a backend's ratelimit on a route without limits: %d %v", a.status, a.header)
+	}
 	if a := r.do(t, port, "GET", "b.x.test/say"); a.body != "mine" {
 		t.Errorf("the answer of a route: %q", a.body)
 	}

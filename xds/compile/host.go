@@ -208,6 +208,10 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
+		if p.limits {
+			// Those of the gateway's limits come later; a backend's would contradict them.
+			r.ResponseHeadersToRemove = append(r.ResponseHeadersToRemove, limitHeaders...)
+		}
 		headers.Apply(r, headerLevels(p, e))
 		copyClaims(r, p.providers)
 		r.TypedPerFilterConfig = entries
@@ -221,6 +225,9 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 	}
 	return routes, p, nil
 }
+
+// limitHeaders tell a client where it stands with a limit.
+var limitHeaders = []string{"ratelimit", "ratelimit-policy"}
 
 // headerLevels are the header changes of an entry. The token of a client is taken
 // away first, so that a policy may still set credentials for the backend.

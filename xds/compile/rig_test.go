@@ -374,6 +374,8 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("x-from-upstream", "yes")
 	w.Header().Set("x-up-proto", req.Proto)
 	w.Header().Set("x-envoy-decorator-operation", "evil")
+	w.Header().Set("ratelimit", `"mine";r=1`)
+	w.Header().Set("ratelimit-policy", `"mine";q=1`)
 	w.Header().Set("x-envoy-upstream-healthchecked-cluster", "evil")
 	_, _ = io.Copy(io.Discard, req.Body)
 	_, _ = io.WriteString(w, "upstream")

@@ -281,9 +281,11 @@ func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
 			s.err = instance.RefusedUnread
 		}
 	default:
+		// The error quotes what the server wrote, which is not for the caller.
+		c.host.Logger.WarnContext(r.Context(), "the server's answer could not be read", "request_id", s.inv.ID, "error", err.Error())
 		s.err = &instance.Failed{
 			Status: http.StatusBadGateway, Kind: instance.KindBadResponse,
-			Detail: "the server's answer could not be read: " + err.Error(),
+			Detail: "the server's answer is not valid HTTP; its log has more, with this request id",
 		}
 	}
 }

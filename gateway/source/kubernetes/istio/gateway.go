@@ -156,7 +156,7 @@ func (l *listeners) add(i int, s *networking.Server) {
 		l.places.set(fmt.Sprintf("listeners[%d].hostnames", k), path+".hosts")
 		return
 	}
-	listener := &pb.Listener{Name: name, Address: s.GetBind(), Port: s.GetPort().GetNumber(), Protocol: protocol, Hostnames: unique(hosts)}
+	listener := &pb.Listener{Name: name, Address: s.GetBind(), Port: s.GetPort().GetNumber(), Protocol: protocol, Hostnames: unique(hosts), Edge: edge()}
 	if certificates != nil {
 		listener.Tls = &pb.ListenerTls{Certificates: certificates}
 	}
@@ -255,4 +255,15 @@ func unique(all []string) []string {
 		seen[s] = true
 		return was
 	})
+}
+
+// edge is what a gateway of Istio does with paths and header names unless its mesh
+// says otherwise (pathNormalization BASE): it keeps them.
+func edge() *pb.EdgeProfile {
+	return &pb.EdgeProfile{
+		EncodedSlashes:    pb.EncodedSlashes_ENCODED_SLASHES_KEEP,
+		Semicolons:        pb.Semicolons_SEMICOLONS_KEEP,
+		RepeatedSlashes:   pb.RepeatedSlashes_REPEATED_SLASHES_KEEP,
+		HeaderUnderscores: pb.HeaderUnderscores_HEADER_UNDERSCORES_ALLOW,
+	}
 }
