@@ -105,7 +105,7 @@ func TestLate(t *testing.T) {
 		return started == len(late) && s.GetProblems()[name("never")] != ""
 	})
 	for id := range late {
-		if i := instances(s, id)[0]; i.GetState() != pb.InstanceState_INSTANCE_STATE_STARTING || i.GetPort() != 0 {
+		if i := instances(s, id)[0]; i.GetState() != pb.InstanceState_INSTANCE_STATE_STARTING || i.GetAddress() != "" {
 			t.Errorf("%s, which does not listen, is reported as %v", id, i)
 		}
 	}

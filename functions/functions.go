@@ -36,6 +36,11 @@ type Config struct {
 	Root string
 	// CacheDir holds built sources; made when absent. One runner uses it.
 	CacheDir string
+	// SocketDir is the folder of the Unix sockets that requests come by; made when
+	// absent, and open to this user alone, so that nobody but the proxies of this user
+	// reaches an instance. Where the paths would be too long a temporary one is taken
+	// in its place. Empty: requests come by TCP ports of the loopback interface.
+	SocketDir string
 	// Conn leads to the control plane's RunnerService.
 	Conn *grpc.ClientConn
 	// LambdaPython, FrameworkPython and FrameworkNode return the folder that
@@ -129,6 +134,14 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.setDefaults(); err != nil {
 		return err
 	}
+	if c.SocketDir != "" {
+		dir, remove, err := socketDir(c.SocketDir)
+		if err != nil {
+			return fmt.Errorf("the folder of sockets: %w", err)
+		}
+		defer remove()
+		c.SocketDir = dir
+	}
 	if missing := machine().Missing(); len(missing) > 0 {
 		c.Logger.Warn("functions are not kept apart as they could be; run only code that you trust", "missing", missing, "root", os.Geteuid() == 0)
 	}
@@ -168,4 +181,29 @@ func Run(ctx context.Context, c Config) error {
 		<-ended
 	}
 	return nil
+}
+
+// socketDir makes a folder for sockets that only this user may enter.
+func socketDir(dir string) (path string, remove func(), err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	if !instance.SocketDirFits(dir) {
+		if dir, err = os.MkdirTemp("", "penstock-"); err == nil && !instance.SocketDirFits(dir) {
+			_ = os.Remove(dir)
+			dir, err = os.MkdirTemp("/tmp", "penstock-")
+		}
+		return dir, func() { _ = os.RemoveAll(dir) }, err
+	}
+	// What a runner that was killed has left.
+	if err := os.RemoveAll(dir); err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return "", nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	return dir, func() { _ = os.RemoveAll(dir) }, nil
 }

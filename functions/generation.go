@@ -125,7 +125,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 		return o, release, err
 	}
 	o = instance.Options{
-		Function: f.GetName(), Dir: dir, Env: g.secrets.environment(f.GetEnv()),
+		Function: f.GetName(), SocketDir: c.SocketDir, Dir: dir, Env: g.secrets.environment(f.GetEnv()),
 		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}

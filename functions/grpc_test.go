@@ -108,7 +108,7 @@ type talker struct {
 
 func newTalker(t testing.TB, i *pb.Instance) *talker {
 	t.Helper()
-	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///%s:%d", i.GetAddress(), i.GetPort()), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
+	conn, err := grpc.NewClient("passthrough:///"+whereOf(i.GetAddress(), i.GetPort()), grpc.WithContextDialer(dialTo), grpc.WithAuthority("instance"), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,15 +288,7 @@ func TestGRPCCold(t *testing.T) {
 	r := startRunner(t)
 	scaled := func(f *pb.Function) { f.Instances, f.Scale = 0, &pb.Scale{Max: 1} }
 	r.want(self(t, "talk", "grpc", h2c, scaled), self(t, "quit", "quit", h2c, scaled))
-	host, port, err := net.SplitHostPort(r.activator("talk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n uint32
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		t.Fatal(err)
-	}
-	c := newTalker(t, &pb.Instance{Address: host, Port: n})
+	c := newTalker(t, &pb.Instance{Address: r.activator("talk")})
 	chat := c.stream(t.Context(), 1)
 	c.hear(chat, "hello")
 	if err := chat.SendMsg(wrapperspb.String("a")); err != nil {
@@ -313,14 +305,7 @@ func TestGRPCCold(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 
-	host, port, err = net.SplitHostPort(r.activator("quit"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		t.Fatal(err)
-	}
-	_, err = newTalker(t, &pb.Instance{Address: host, Port: n}).say(t.Context(), "hi", &metadata.MD{})
+	_, err := newTalker(t, &pb.Instance{Address: r.activator("quit")}).say(t.Context(), "hi", &metadata.MD{})
 	if status.Code(err) != codes.Unavailable || !strings.Contains(status.Convert(err).Message(), "quit") {
 		t.Errorf("%v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -297,7 +298,7 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 		t.Fatal(err)
 	}
 	c := functions.Config{
-		Name: "test", Root: root, CacheDir: t.TempDir(), Conn: conn, LambdaPython: install(toolbox.Lambda),
+		Name: "test", Root: root, CacheDir: t.TempDir(), SocketDir: filepath.Join(t.TempDir(), "sockets"), Conn: conn, LambdaPython: install(toolbox.Lambda),
 		FrameworkPython: install(toolbox.FrameworkPython), FrameworkNode: install(toolbox.FrameworkNode),
 		Logger:         slog.New(slog.NewJSONHandler(r.logs, nil)),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)),
@@ -409,9 +410,32 @@ type answer struct {
 	body   string
 }
 
+// whereOf is an address as it is reported, in one text: host:port, or the path of a
+// Unix socket.
+func whereOf(host string, port uint32) string {
+	if port == 0 {
+		return host
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
+}
+
+// dialTo connects to such an address.
+func dialTo(ctx context.Context, where string) (net.Conn, error) {
+	var d net.Dialer
+	if filepath.IsAbs(where) {
+		return d.DialContext(ctx, "unix", where)
+	}
+	return d.DialContext(ctx, "tcp", where)
+}
+
+// transportTo is for one client, so that no connection keeps an instance alive.
+func transportTo(where string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialTo(ctx, where) }}
+}
+
 // send sends one request to one instance.
 func send(ctx context.Context, i *pb.Instance, method, path, body string, headers ...string) (answer, error) {
-	r, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s:%d%s", i.GetAddress(), i.GetPort(), path), strings.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, "http://instance"+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -419,8 +443,7 @@ func send(ctx context.Context, i *pb.Instance, method, path, body string, header
 	for k := 0; k < len(headers); k += 2 {
 		r.Header.Add(headers[k], headers[k+1])
 	}
-	// A client of its own for each, so that no connection keeps an instance alive.
-	transport := &http.Transport{}
+	transport := transportTo(whereOf(i.GetAddress(), i.GetPort()))
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport, Timeout: patience}).Do(r)
 	if err != nil {
@@ -446,7 +469,7 @@ func (r *runner) any(t testing.TB, function, method, path, body string) answer {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		s := r.await("a ready instance of "+function, func(s *pb.RunnerState) bool {
-			return slices.ContainsFunc(instances(s, function), func(i *pb.Instance) bool { return i.GetPort() != 0 })
+			return slices.ContainsFunc(instances(s, function), func(i *pb.Instance) bool { return i.GetAddress() != "" })
 		})
 		for _, i := range instances(s, function) {
 			if i.GetState() != pb.InstanceState_INSTANCE_STATE_READY {

@@ -151,7 +151,7 @@ func TestLambdaStart(t *testing.T) {
 				t.Errorf("instances: %v", of)
 			}
 			for _, i := range of {
-				if i.GetPort() != 0 || i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
+				if i.GetAddress() != "" || i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
 					t.Errorf("an instance that cannot start is reported as %v", i)
 				}
 			}

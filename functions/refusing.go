@@ -86,7 +86,7 @@ func (m *manager) newActivator(f *function, w *pb.Function, limits activate.Limi
 		whole = m.config.MaxEventBytes
 	}
 	return activate.New(activate.Options{
-		Function: f.name, Receiver: instance.NewReceiver(whole, heldOptions(w, concurrency), heldBytes), Pressure: pressure,
+		Function: f.name, SocketDir: m.config.SocketDir, Receiver: instance.NewReceiver(whole, heldOptions(w, concurrency), heldBytes), Pressure: pressure,
 		Arrived: f.meter.Arrived, Left: f.meter.left, Metrics: m.activation,
 		Logger: m.config.Logger, Tracer: m.config.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"),
 	}, limits)

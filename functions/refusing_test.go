@@ -16,7 +16,7 @@ func (r *runner) refused(t testing.TB, id string) answer {
 	var st *pb.FunctionState
 	r.await(id+" refusing", func(s *pb.RunnerState) bool {
 		for _, f := range s.GetFunctions() {
-			if f.GetFunction() == name(id) && f.GetRefusing() && f.GetActivatorPort() != 0 {
+			if f.GetFunction() == name(id) && f.GetRefusing() && f.GetActivatorAddress() != "" {
 				st = f
 			}
 		}
@@ -92,7 +92,7 @@ func TestCannotStart(t *testing.T) {
 	}
 	r.await("no refusal", func(s *pb.RunnerState) bool {
 		for _, f := range s.GetFunctions() {
-			if f.GetFunction() == name("dies") && (f.GetRefusing() || f.GetActivatorPort() != 0) {
+			if f.GetFunction() == name("dies") && (f.GetRefusing() || f.GetActivatorAddress() != "") {
 				return false
 			}
 		}

@@ -286,8 +286,7 @@ func (f *function) state() *pb.FunctionState {
 		return nil
 	}
 	if listener != nil {
-		addr := listener.Addr()
-		st.ActivatorAddress, st.ActivatorPort = addr.Addr().String(), uint32(addr.Port())
+		st.ActivatorAddress, st.ActivatorPort = instance.HostPort(listener.Addr())
 	}
 	return st
 }

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,22 +32,22 @@ func (c *control) activator(function string) string {
 			return false
 		}
 		f := s.GetFunctions()[at]
-		address = net.JoinHostPort(f.GetActivatorAddress(), strconv.Itoa(int(f.GetActivatorPort())))
-		return f.GetActivatorPort() != 0
+		address = whereOf(f.GetActivatorAddress(), f.GetActivatorPort())
+		return address != ""
 	})
 	return address
 }
 
 // call sends a request to an activator.
 func call(ctx context.Context, address, method, path string, body io.Reader, headers ...string) (answer, error) {
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, "http://activator"+path, body)
 	if err != nil {
 		return answer{}, err
 	}
 	for k := 0; k < len(headers); k += 2 {
 		r.Header.Add(headers[k], headers[k+1])
 	}
-	transport := &http.Transport{}
+	transport := transportTo(address)
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport, Timeout: patience}).Do(r)
 	if err != nil {

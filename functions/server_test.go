@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"os"
@@ -170,11 +169,11 @@ func streams(t *testing.T, i *pb.Instance) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	pr, pw := io.Pipe()
-	req, err := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("http://%s:%d/pieces", i.GetAddress(), i.GetPort()), pr)
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://instance/pieces", pr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{}
+	transport := transportTo(whereOf(i.GetAddress(), i.GetPort()))
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
@@ -196,7 +195,7 @@ func streams(t *testing.T, i *pb.Instance) {
 }
 
 func upgrades(t *testing.T, i *pb.Instance) {
-	c, err := net.Dial("tcp", net.JoinHostPort(i.GetAddress(), fmt.Sprint(i.GetPort())))
+	c, err := dialTo(t.Context(), whereOf(i.GetAddress(), i.GetPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,10 +315,10 @@ func TestServerStart(t *testing.T) {
 			return i.GetRestarts() >= 2 && i.GetState() == pb.InstanceState_INSTANCE_STATE_BACKOFF
 		})
 	})
-	if i := instances(s, "quit")[0]; !strings.Contains(i.GetMessage(), "no database") || i.GetPort() != 0 || i.GetPid() != 0 {
+	if i := instances(s, "quit")[0]; !strings.Contains(i.GetMessage(), "no database") || i.GetAddress() != "" || i.GetPid() != 0 {
 		t.Errorf("%v", i)
 	}
-	if i := instances(s, "late"); len(i) != 1 || i[0].GetState() != pb.InstanceState_INSTANCE_STATE_STARTING || i[0].GetPort() != 0 {
+	if i := instances(s, "late"); len(i) != 1 || i[0].GetState() != pb.InstanceState_INSTANCE_STATE_STARTING || i[0].GetAddress() != "" {
 		t.Errorf("a server that does not listen is reported as %v", i)
 	}
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -110,7 +110,7 @@ func (s *slot) report() []*pb.Instance {
 func fill(r *pb.Instance, i *instance.Instance) {
 	r.Pid, r.Isolation = int32(i.Main()), i.Isolation()
 	if r.State == pb.InstanceState_INSTANCE_STATE_READY || r.State == pb.InstanceState_INSTANCE_STATE_DRAINING {
-		r.Address, r.Port = i.Addr().Addr().String(), uint32(i.Addr().Port())
+		r.Address, r.Port = instance.HostPort(i.Addr())
 	}
 }
 

@@ -22,7 +22,7 @@ func slowSenders(t *testing.T, i *pb.Instance, n int) []slowSender {
 	t.Helper()
 	var out []slowSender
 	for k := range n {
-		c, err := net.Dial("tcp", net.JoinHostPort(i.GetAddress(), fmt.Sprint(i.GetPort())))
+		c, err := dialTo(t.Context(), whereOf(i.GetAddress(), i.GetPort()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestSlowTaker(t *testing.T) {
 	r := startRunner(t)
 	r.want(self(t, "endless", "plain", timeout(time.Second), func(f *pb.Function) { f.Concurrency = 1 }))
 	i := r.ready("endless", 1)[0]
-	c, err := net.Dial("tcp", net.JoinHostPort(i.GetAddress(), fmt.Sprint(i.GetPort())))
+	c, err := dialTo(t.Context(), whereOf(i.GetAddress(), i.GetPort()))
 	if err != nil {
 		t.Fatal(err)
 	}

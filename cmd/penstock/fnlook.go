@@ -170,7 +170,7 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 				version = fmt.Sprint(number)
 			}
 			row(i.GetId(), version, strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_"), i.GetPid(),
-				fmt.Sprintf("%s:%d", i.GetAddress(), i.GetPort()), i.GetRestarts(), strings.Join(i.GetIsolation(), ","))
+				instanceAddress(i), i.GetRestarts(), strings.Join(i.GetIsolation(), ","))
 		}
 	})
 	for _, s := range d.GetStates() {

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,6 +93,15 @@ func newStatusCommand() *cobra.Command {
 	return c
 }
 
+// instanceAddress is where requests reach an instance: an address and a port, or the
+// path of a Unix socket.
+func instanceAddress(i *pb.Instance) string {
+	if i.GetPort() == 0 {
+		return i.GetAddress()
+	}
+	return net.JoinHostPort(i.GetAddress(), strconv.FormatUint(uint64(i.GetPort()), 10))
+}
+
 func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 	fmt.Fprintf(w, "revision %d, ", s.GetServing().GetRevision())
 	printServing(w, s.GetServing())
@@ -110,10 +121,7 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 		fmt.Fprintln(w)
 		table(w, "FUNCTION INSTANCE STATE ADDRESS PID RESTARTS MESSAGE", func(row func(...any)) {
 			for _, i := range s.GetInstances() {
-				addr := ""
-				if i.GetPort() != 0 {
-					addr = fmt.Sprintf("%s:%d", i.GetAddress(), i.GetPort())
-				}
+				addr := instanceAddress(i)
 				message, _, _ := strings.Cut(i.GetMessage(), "\n")
 				row(strings.TrimPrefix(i.GetFunction(), "projects/default/"), i.GetId(),
 					strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), addr, i.GetPid(), i.GetRestarts(), message)
@@ -311,8 +319,8 @@ func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {
 			fmt.Fprintf(w, "          endpoint %s\n", ep)
 		}
 		for _, i := range b.GetInstances() {
-			fmt.Fprintf(w, "          instance %s %s at %s:%d, pid %d\n", i.GetId(),
-				strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), i.GetAddress(), i.GetPort(), i.GetPid())
+			fmt.Fprintf(w, "          instance %s %s at %s, pid %d\n", i.GetId(),
+				strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), instanceAddress(i), i.GetPid())
 		}
 	}
 	if e.GetOutcome() != "" {

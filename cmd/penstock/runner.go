@@ -30,6 +30,7 @@ type runnerFlags struct {
 	serverName           string
 	pkiDir, name         string
 	root, cacheDir       string
+	socketDir            string
 	lambdaPath, python   string
 	frameworkPath        string
 	frameworkNodePath    string
@@ -56,6 +57,7 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.name, "name", "local", "stable name of this runner")
 	fl.StringVar(&f.root, "root", ".", "folder that the sources of functions are in")
 	fl.StringVar(&f.cacheDir, "cache-dir", "./.penstock/functions", "folder of built functions")
+	fl.StringVar(&f.socketDir, "socket-dir", "", "folder of the Unix sockets that requests come by, for a proxy of the same user on this machine (empty: TCP ports of 127.0.0.1, which every process of the machine can reach)")
 	fl.StringVar(&f.lambdaPath, "lambda-path", "", "folder that awslambdaric is installed in (empty: it is installed when a function needs it)")
 	fl.StringVar(&f.frameworkPath, "framework-path", "", "folder that functions-framework for Python is installed in (empty: it is installed when a function needs it)")
 	fl.StringVar(&f.frameworkNodePath, "framework-node-path", "", "node_modules folder with @google-cloud/functions-framework (empty: it is installed when a function needs it)")
@@ -90,7 +92,7 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 		defer stop()
 	}
 	return functions.Run(ctx, functions.Config{
-		Name: f.name, Root: f.root, CacheDir: f.cacheDir, Conn: conn,
+		Name: f.name, Root: f.root, CacheDir: f.cacheDir, SocketDir: f.socketDir, Conn: conn,
 		Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
 		LambdaPython:    f.tool(f.lambdaPath, toolbox.Lambda),
 		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),

@@ -293,6 +293,7 @@ func (u *up) helpers() []supervise.Process {
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
 		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"),
+		"--socket-dir", filepath.Join(runDir(u.f.dataDir), "sockets"),
 		"--tools-dir", u.f.toolsDir,
 	}
 	out = append(out, supervise.Process{

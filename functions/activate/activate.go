@@ -8,12 +8,12 @@ package activate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -71,6 +71,8 @@ type Trouble struct {
 type Options struct {
 	// Function is the full name.
 	Function string
+	// SocketDir is as of an instance.
+	SocketDir string
 	// Receiver takes in the bodies.
 	Receiver *instance.Receiver
 	// Pressure is called when a request begins to wait. It must not block.
@@ -134,11 +136,11 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// New makes the activator of a function and opens its listener on the loopback.
+// New makes the activator of a function and opens its listener.
 func New(o Options, l Limits) (*Activator, error) {
 	a := newActivator(o, l)
 	var err error
-	if a.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if a.listener, err = instance.Listen(o.SocketDir, "a-"+rand.Text()[:12]); err != nil {
 		return nil, fmt.Errorf("listen for requests of %s: %w", o.Function, err)
 	}
 	// No timeout for idle connections, as for instances: a close of ours could meet
@@ -183,7 +185,7 @@ func (a *Activator) count(_ net.Conn, s http.ConnState) {
 }
 
 // Addr is where requests come in.
-func (a *Activator) Addr() netip.AddrPort { return a.listener.Addr().(*net.TCPAddr).AddrPort() }
+func (a *Activator) Addr() net.Addr { return a.listener.Addr() }
 
 // SetLimits changes the limits for requests that come from now on.
 func (a *Activator) SetLimits(l Limits) {

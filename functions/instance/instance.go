@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -41,6 +40,10 @@ type Options struct {
 	Dir string
 	// Env are the function's own variables.
 	Env map[string]string
+	// SocketDir is where the Unix socket is made that requests come by, a folder that
+	// only this user may enter; "": they come by a TCP port of the loopback interface,
+	// which all processes of the machine can reach.
+	SocketDir string
 	// Sandbox is how the process is kept apart; nil: not at all.
 	Sandbox *sandbox.Plan
 	// Contract says how the process is spoken to.
@@ -125,7 +128,7 @@ type Instance struct {
 
 	listener *countingListener
 	server   *http.Server
-	addr     netip.AddrPort
+	addr     net.Addr
 
 	// slots are for all requests, streams for those whose body still comes.
 	slots, streams *gate
@@ -241,7 +244,7 @@ func (i *Instance) Closed() <-chan struct{} { return i.closed }
 func (i *Instance) Replace() <-chan struct{} { return i.replace }
 
 // Addr is where requests reach a ready instance.
-func (i *Instance) Addr() netip.AddrPort { return i.addr }
+func (i *Instance) Addr() net.Addr { return i.addr }
 
 // PID is the id of the process that all others of the instance descend from: the
 // program, or the first process of its own view of processes.
@@ -343,12 +346,12 @@ func (i *Instance) waitReady() error {
 }
 
 func (i *Instance) listen() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := Listen(i.o.SocketDir, i.o.ID[max(0, len(i.o.ID)-10):]) // its random part
 	if err != nil {
 		return fmt.Errorf("listen for requests: %w", err)
 	}
 	i.listener = &countingListener{Listener: l}
-	i.addr = l.Addr().(*net.TCPAddr).AddrPort()
+	i.addr = l.Addr()
 	// No timeout for idle connections: Envoy closes its own, and a close of ours
 	// could meet a request on its way.
 	i.server = &http.Server{

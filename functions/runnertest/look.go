@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -90,14 +91,35 @@ func (p *plane) activator(id string) string {
 	address := ""
 	p.await("the activator of "+id, func() bool {
 		f := stateOf(p.state(), id)
-		address = net.JoinHostPort(f.GetActivatorAddress(), strconv.Itoa(int(f.GetActivatorPort())))
-		return f.GetActivatorPort() != 0
+		address = whereOf(f.GetActivatorAddress(), f.GetActivatorPort())
+		return address != ""
 	})
 	return address
 }
 
-func addressOf(i *pb.Instance) string {
-	return net.JoinHostPort(i.GetAddress(), strconv.Itoa(int(i.GetPort())))
+func addressOf(i *pb.Instance) string { return whereOf(i.GetAddress(), i.GetPort()) }
+
+// whereOf is an address as it is reported, in one text: host:port, or the path of a
+// Unix socket.
+func whereOf(host string, port uint32) string {
+	if port == 0 {
+		return host
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
+}
+
+// dialTo connects to such an address.
+func dialTo(ctx context.Context, where string) (net.Conn, error) {
+	var d net.Dialer
+	if filepath.IsAbs(where) {
+		return d.DialContext(ctx, "unix", where)
+	}
+	return d.DialContext(ctx, "tcp", where)
+}
+
+// transportTo is for one client, so that no connection keeps an instance alive.
+func transportTo(where string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialTo(ctx, where) }}
 }
 
 type answer struct {
@@ -110,11 +132,11 @@ type answer struct {
 func send(ctx context.Context, address, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://instance"+path, nil)
 	if err != nil {
 		return answer{}, err
 	}
-	transport := &http.Transport{}
+	transport := transportTo(address)
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(r)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -210,7 +211,7 @@ func (p *plane) take(s *pb.RunnerState) {
 		ids[i.GetId()] = true
 		switch i.GetState() {
 		case pb.InstanceState_INSTANCE_STATE_READY, pb.InstanceState_INSTANCE_STATE_DRAINING:
-			if i.GetAddress() == "" || i.GetPort() == 0 {
+			if i.GetAddress() == "" || i.GetPort() == 0 && !filepath.IsAbs(i.GetAddress()) {
 				fault("an instance that serves, without an address: %v", i)
 			}
 		case pb.InstanceState_INSTANCE_STATE_UNSPECIFIED:

@@ -48,12 +48,41 @@ func handled(abi int) uint64 {
 	return all
 }
 
+// landlockNet is the version from which Landlock has rules for TCP.
+const landlockNet = 4
+
+// landlockRuleNetPort is LANDLOCK_RULE_NET_PORT.
+const landlockRuleNetPort = 2
+
+// portRules are the ports that a program may listen on by TCP. They are no isolation of
+// a network (UDP, Multipath TCP and listen without bind are not bounded), but without a
+// network of its own they keep a program off the ports of others.
+type portRules struct {
+	// listen is the one port; 0: none.
+	listen uint16
+}
+
+func (p *portRules) allow(ruleset uintptr) error {
+	if p.listen == 0 {
+		return nil
+	}
+	rule := struct{ access, port uint64 }{unix.LANDLOCK_ACCESS_NET_BIND_TCP, uint64(p.listen)}
+	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, ruleset, landlockRuleNetPort, uintptr(unsafe.Pointer(&rule)), 0, 0, 0); errno != 0 {
+		return fmt.Errorf("port %d: %w", p.listen, errno)
+	}
+	return nil
+}
+
 // landlock restricts this thread to some paths and, with version 6, to its own for
 // signals and abstract Unix sockets.
-func landlock(abi int, paths []path) error {
+func landlock(abi int, paths []path, ports *portRules) error {
 	all := handled(abi)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: all}
 	size := unsafe.Sizeof(attr.Handled_access_fs) // older kernels refuse what they do not know
+	if ports != nil && abi >= landlockNet {
+		attr.Handled_access_net = unix.LANDLOCK_ACCESS_NET_BIND_TCP
+		size = unsafe.Offsetof(attr.Handled_access_net) + unsafe.Sizeof(attr.Handled_access_net)
+	}
 	if abi >= 6 {
 		attr.Scoped = unix.LANDLOCK_SCOPE_SIGNAL | unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
 		size = unsafe.Offsetof(attr.Scoped) + unsafe.Sizeof(attr.Scoped)
@@ -63,6 +92,11 @@ func landlock(abi int, paths []path) error {
 		return fmt.Errorf("create rules: %w", errno)
 	}
 	defer unix.Close(int(ruleset))
+	if attr.Handled_access_net != 0 {
+		if err := ports.allow(ruleset); err != nil {
+			return err
+		}
+	}
 	for _, p := range paths {
 		access := uint64(accessRead)
 		if p.Write {

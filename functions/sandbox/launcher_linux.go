@@ -117,7 +117,7 @@ func (l *launching) prepare() error {
 		}
 	}
 	if l.Own {
-		if l.root, err = beginRoot(l.System); err != nil {
+		if l.root, err = beginRoot(l.System, l.PlainProc); err != nil {
 			return fmt.Errorf("a root of its own: %w", err)
 		}
 	}
@@ -125,8 +125,10 @@ func (l *launching) prepare() error {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("no new privileges: %w", err)
 		}
-		if err := dropBounding(); err != nil {
-			return fmt.Errorf("capabilities: %w", err)
+		if !l.Capabilities {
+			if err := dropBounding(); err != nil {
+				return fmt.Errorf("capabilities: %w", err)
+			}
 		}
 	}
 	if err := sendFrame(controlFD, frameReady, nil, fds...); err != nil && !errors.Is(err, unix.EPIPE) {
@@ -209,12 +211,14 @@ func (l *launching) enter(s *spec) error {
 		return nil
 	}
 	if s.Landlock > 0 {
-		if err := landlock(s.Landlock, l.visible(s)); err != nil {
+		if err := landlock(s.Landlock, l.visible(s), s.Ports); err != nil {
 			return fmt.Errorf("landlock: %w", err)
 		}
 	}
-	if err := dropCapabilities(); err != nil {
-		return fmt.Errorf("capabilities: %w", err)
+	if !s.Capabilities {
+		if err := dropCapabilities(); err != nil {
+			return fmt.Errorf("capabilities: %w", err)
+		}
 	}
 	if s.Seccomp {
 		if err := installFilter(); err != nil {

@@ -23,8 +23,10 @@ type Machine struct {
 	// can be led out of it.
 	private, outbound bool
 	groups            *groups
-	ready             *ready
-	nets              *machineNet
+	// off are means that tests turn off, to see what the others keep.
+	off   struct{ proc, capabilities bool }
+	ready *ready
+	nets  *machineNet
 	// means and missing are for the status.
 	means, missing []string
 }

@@ -25,6 +25,8 @@ func (m *Machine) KeepReady(int, func(*exec.Cmd) error) (end func()) { return fu
 
 func (m *Machine) lacks() []string { return m.missing }
 
+func (p *Plan) bound() bool { return false }
+
 func (m *Machine) lacksOf(...string) []string { return m.missing }
 
 func (p *Plan) limits() {

@@ -84,6 +84,11 @@ func (p *Place) allow(a netip.AddrPort) error {
 	return nil
 }
 
+// bound tells whether a program in the machine's network may listen on its PORT only.
+func (p *Plan) bound() bool {
+	return !p.private && p.policy.Level != None && p.policy.Network.Mode != HostNetwork && p.machine.landlock >= landlockNet
+}
+
 // lacksOf are the entries of missing that name some means.
 func (m *Machine) lacksOf(means ...string) (out []string) {
 	for _, entry := range m.missing {

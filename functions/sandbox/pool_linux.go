@@ -59,7 +59,7 @@ func (m *Machine) startLauncher(k kind, start func(*exec.Cmd) error) (*launcher,
 	if k.own {
 		m.unshare(cmd.SysProcAttr, k)
 	}
-	a := ahead{Own: k.own, Private: k.private, Restrict: k.restrict}
+	a := ahead{Own: k.own, Private: k.private, Restrict: k.restrict, PlainProc: m.off.proc, Capabilities: m.off.capabilities}
 	if k.own || k.restrict {
 		a.System = existing(systemPaths())
 	}

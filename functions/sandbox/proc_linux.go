@@ -22,12 +22,15 @@ var (
 )
 
 // proc mounts /proc of the own processes.
-func (r *rootBuilder) proc() error {
+func (r *rootBuilder) proc(plain bool) error {
 	if err := os.MkdirAll(r.at("/proc"), 0o755); err != nil {
 		return err
 	}
 	if err := unix.Mount("proc", r.at("/proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if plain {
+		return nil
 	}
 	for _, p := range procReadOnly {
 		if err := r.overlay(p, r.at(p)); err != nil {

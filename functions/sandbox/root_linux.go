@@ -32,7 +32,7 @@ func devicePaths() (out []path) {
 
 // beginRoot makes a root that holds some paths, at their places. This process is in a
 // mount namespace and a pid namespace of its own.
-func beginRoot(system []path) (*rootBuilder, error) {
+func beginRoot(system []path, plainProc bool) (*rootBuilder, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
@@ -46,7 +46,7 @@ func beginRoot(system []path) (*rootBuilder, error) {
 	if err := r.placeAll(append(slices.Clone(system), devicePaths()...)); err != nil {
 		return nil, err
 	}
-	return r, r.special()
+	return r, r.special(plainProc)
 }
 
 // complete adds what one program needs, and makes it the root of this process.
@@ -192,8 +192,8 @@ func mountPoint(to string, dir bool) error {
 }
 
 // special mounts /proc of the own processes and what /dev has besides devices.
-func (r *rootBuilder) special() error {
-	if err := r.proc(); err != nil {
+func (r *rootBuilder) special(plainProc bool) error {
+	if err := r.proc(plainProc); err != nil {
 		return err
 	}
 	if err := r.tmpfs("/dev/shm", "mode=1777,size=64m"); err != nil {

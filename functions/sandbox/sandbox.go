@@ -57,6 +57,7 @@ const (
 	MeansTmpLimit   = "tmp-limit"
 	MeansNetwork    = "network-namespace"
 	MeansOutbound   = "outbound-proxy"
+	MeansPort       = "port-only"
 	MeansReadOnly   = "read-only-proc"
 	defaultFileSize = 4 << 30
 	defaultTmpSize  = 512 << 20
@@ -145,6 +146,12 @@ func (m *Machine) Plan(p Policy) (*Plan, error) {
 	plan.paths = append(plan.paths, existing(p.Read)...)
 	plan.Means = append(plan.Means, m.means...)
 	plan.Missing = append(plan.Missing, m.missing...)
+	if plan.bound() {
+		plan.Means = append(plan.Means, MeansPort)
+	}
+	if p.Network.Mode != Outbound || !plan.private {
+		plan.Means = slices.DeleteFunc(plan.Means, func(s string) bool { return s == MeansOutbound || s == MeansNetwork && !plan.private })
+	}
 	slices.Sort(plan.Means)
 	return plan, nil
 }

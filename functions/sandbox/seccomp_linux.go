@@ -31,6 +31,10 @@ var refused = append([]uint32{
 // kernel.
 var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
+// protocols are refused of the families that are allowed: as Multipath TCP and SCTP are
+// not TCP to what bounds that (Landlock).
+var protocols = []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP}
+
 // newNamespaces are the flags of clone(2) that make namespaces.
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
@@ -40,6 +44,7 @@ const (
 	offsetNumber = 0
 	offsetArch   = 4
 	offsetArg0   = 16
+	offsetArg2   = 32
 )
 
 func load(offset uint32) unix.SockFilter {
@@ -79,13 +84,17 @@ func filter() []unix.SockFilter {
 		jump(unix.BPF_JSET, newNamespaces, 0, 1),
 		fail(unix.EPERM),
 		answer(unix.SECCOMP_RET_ALLOW),
-		jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(families)+2),
+		jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(families)+2*len(protocols)+3),
 		load(offsetArg0),
 	)
 	for i, family := range families {
 		f = append(f, jump(unix.BPF_JEQ, family, len(families)-i, 0))
 	}
-	return append(f, fail(unix.EAFNOSUPPORT), answer(unix.SECCOMP_RET_ALLOW))
+	f = append(f, fail(unix.EAFNOSUPPORT), load(offsetArg2))
+	for _, protocol := range protocols {
+		f = append(f, jump(unix.BPF_JEQ, protocol, 0, 1), fail(unix.EPROTONOSUPPORT))
+	}
+	return append(f, answer(unix.SECCOMP_RET_ALLOW))
 }
 
 // seccompMissing tells why there is no seccomp; nil when there is.

@@ -14,6 +14,9 @@ type ahead struct {
 	Net     netns
 	// Restrict takes the way to new privileges away.
 	Restrict bool
+	// PlainProc leaves /proc as it is, Capabilities those that programs may get, for
+	// tests.
+	PlainProc, Capabilities bool
 }
 
 func (a *ahead) pack() []byte {
@@ -26,6 +29,8 @@ func (a *ahead) pack() []byte {
 	p.addresses(a.Net.Machine)
 	p.addresses(a.Net.Resolvers)
 	p.flag(a.Restrict)
+	p.flag(a.PlainProc)
+	p.flag(a.Capabilities)
 	return p.b
 }
 
@@ -34,7 +39,7 @@ func (a *ahead) unpack(b []byte) error {
 	*a = ahead{
 		Own: u.flag(), System: u.paths(), Private: u.flag(),
 		Net:      netns{Outbound: u.flag(), IPv6: u.flag(), Machine: u.addresses(), Resolvers: u.addresses()},
-		Restrict: u.flag(),
+		Restrict: u.flag(), PlainProc: u.flag(), Capabilities: u.flag(),
 	}
 	return u.err
 }
@@ -72,8 +77,12 @@ type spec struct {
 	Paths []path
 	// Landlock is the version of Landlock's interface; 0: none.
 	Landlock int
+	// Ports are the ports that it may listen on; nil: all.
+	Ports *portRules
 	// Restrict takes capabilities and, with Seccomp, system calls away.
 	Restrict, Seccomp bool
+	// Capabilities leaves them, for tests.
+	Capabilities bool
 }
 
 func (s *spec) pack() []byte {
@@ -89,6 +98,11 @@ func (s *spec) pack() []byte {
 	p.number(uint64(s.Landlock))
 	p.flag(s.Restrict)
 	p.flag(s.Seccomp)
+	p.flag(s.Capabilities)
+	p.flag(s.Ports != nil)
+	if s.Ports != nil {
+		p.number(uint64(s.Ports.listen))
+	}
 	return p.b
 }
 
@@ -96,7 +110,10 @@ func (s *spec) unpack(b []byte) error {
 	u := &unpacker{b: b}
 	*s = spec{
 		Program: u.string(), Args: u.strings(), Env: u.strings(), Dir: u.string(), Groups: u.strings(), File: u.number(), Tmp: u.number(),
-		Paths: u.paths(), Landlock: int(u.number()), Restrict: u.flag(), Seccomp: u.flag(),
+		Paths: u.paths(), Landlock: int(u.number()), Restrict: u.flag(), Seccomp: u.flag(), Capabilities: u.flag(),
+	}
+	if u.flag() {
+		s.Ports = &portRules{listen: uint16(u.number())}
 	}
 	return u.err
 }

@@ -167,7 +167,11 @@ func (p *Process) sandbox(c Command, s *spec) (map[string]string, error) {
 	if real, err := filepath.EvalSymlinks(s.Program); err == nil && real != s.Program {
 		s.Paths = append(s.Paths, path{Path: real})
 	}
-	s.Landlock, s.Seccomp, s.Restrict = m.landlock, m.seccomp, true
+	s.Landlock, s.Seccomp, s.Restrict, s.Capabilities = m.landlock, m.seccomp, true, m.off.capabilities
+	if p.plan.bound() {
+		port, _ := strconv.ParseUint(c.Env["PORT"], 10, 16)
+		s.Ports = &portRules{listen: uint16(port)}
+	}
 	if m.namespaces {
 		return map[string]string{"HOME": "/tmp", "TMPDIR": "/tmp"}, nil
 	}

@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -36,7 +39,7 @@ func endpointsOf(st *pb.RunnerState) (serve, refuse map[string][]compile.Endpoin
 	out, central := map[string][]compile.Endpoint{}, map[string]bool{}
 	refuse = map[string][]compile.Endpoint{}
 	for _, f := range st.GetFunctions() {
-		if f.GetActivatorPort() == 0 {
+		if !reachable(f.GetActivatorAddress(), f.GetActivatorPort()) {
 			continue
 		}
 		if f.GetRefusing() {
@@ -51,7 +54,7 @@ func endpointsOf(st *pb.RunnerState) (serve, refuse map[string][]compile.Endpoin
 		out[f.GetFunction()] = []compile.Endpoint{{Address: f.GetActivatorAddress(), Port: f.GetActivatorPort(), Priority: priority}}
 	}
 	for _, i := range st.GetInstances() {
-		if f := i.GetFunction(); i.GetState() == pb.InstanceState_INSTANCE_STATE_READY && i.GetPort() != 0 && !central[f] {
+		if f := i.GetFunction(); i.GetState() == pb.InstanceState_INSTANCE_STATE_READY && reachable(i.GetAddress(), i.GetPort()) && !central[f] {
 			out[f] = append(out[f], compile.Endpoint{Address: i.GetAddress(), Port: i.GetPort()})
 		}
 	}
@@ -59,6 +62,23 @@ func endpointsOf(st *pb.RunnerState) (serve, refuse map[string][]compile.Endpoin
 		slices.SortFunc(list, compareEndpoints)
 	}
 	return out, refuse
+}
+
+// reachable tells whether a runner reports where requests go: to an address and a
+// port, or to a Unix socket.
+func reachable(address string, port uint32) bool {
+	return port != 0 || filepath.IsAbs(address) && len(address) <= maxSocketPath
+}
+
+// maxSocketPath is the longest path of a Unix socket (unix(7)).
+const maxSocketPath = 107
+
+// dialAddress is where such an address is dialled.
+func dialAddress(address string, port uint32) (network, to string) {
+	if port == 0 {
+		return "unix", address
+	}
+	return "tcp", net.JoinHostPort(address, strconv.FormatUint(uint64(port), 10))
 }
 
 func compareEndpoints(a, b compile.Endpoint) int {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -172,19 +171,19 @@ func (o operations) InvokeFunction(ctx context.Context, r *pb.InvokeFunctionRequ
 	if err != nil {
 		return nil, err
 	}
-	addr := o.core.runners.entrance(name)
+	network, addr := o.core.runners.entrance(name)
 	if addr == "" {
 		return nil, status.Errorf(codes.Unavailable, "no instance of %s takes requests: %s", name, o.core.runners.condition(f).GetMessage())
 	}
 	timeout := cmp.Or(f.GetTimeout().AsDuration(), invokeTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout+invokeSpare)
 	defer cancel()
-	req, traceID, err := invocation(ctx, r, addr)
+	req, traceID, err := invocation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	resp, err := o.client(f).Do(req)
+	resp, err := o.client(f, network, addr).Do(req)
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "%s did not answer: %v", name, err)
 	}
@@ -209,8 +208,11 @@ func (o operations) InvokeFunction(ctx context.Context, r *pb.InvokeFunctionRequ
 }
 
 // client speaks what the function's instances speak, over a connection of its own.
-func (o operations) client(f *pb.Function) *http.Client {
-	t := &http.Transport{DisableKeepAlives: true, DisableCompression: true, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
+func (o operations) client(f *pb.Function, network, address string) *http.Client {
+	d := &net.Dialer{Timeout: 2 * time.Second}
+	t := &http.Transport{DisableKeepAlives: true, DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, network, address)
+	}}
 	if f.GetServer().GetProtocol() == pb.ServerProtocol_SERVER_PROTOCOL_H2C {
 		t.Protocols = new(http.Protocols)
 		t.Protocols.SetUnencryptedHTTP2(true)
@@ -219,13 +221,13 @@ func (o operations) client(f *pb.Function) *http.Client {
 }
 
 // invocation makes the request; its trace begins here.
-func invocation(ctx context.Context, r *pb.InvokeFunctionRequest, addr string) (*http.Request, string, error) {
+func invocation(ctx context.Context, r *pb.InvokeFunctionRequest) (*http.Request, string, error) {
 	method := cmp.Or(r.GetMethod(), map[bool]string{true: http.MethodPost, false: http.MethodGet}[len(r.GetBody()) > 0])
 	path := cmp.Or(r.GetPath(), "/")
 	if !strings.HasPrefix(path, "/") {
 		return nil, "", status.Errorf(codes.InvalidArgument, "path: %.128q must begin with /", path)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(r.GetBody()))
+	req, err := http.NewRequestWithContext(ctx, method, "http://function"+path, bytes.NewReader(r.GetBody()))
 	if err != nil {
 		return nil, "", status.Errorf(codes.InvalidArgument, "method or path: %v", err)
 	}
@@ -276,20 +278,20 @@ func deploymentName(f *pb.Function, number int64) string {
 
 // entrance is the address at which a deployment takes a request now: its activator,
 // which knows what is free, else one of its instances.
-func (r *runners) entrance(name string) string {
+func (r *runners) entrance(name string) (network, address string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, k := range r.known {
 		for _, f := range k.state.GetFunctions() {
-			if f.GetFunction() == name && f.GetActivatorPort() != 0 {
-				return net.JoinHostPort(f.GetActivatorAddress(), fmt.Sprint(f.GetActivatorPort()))
+			if f.GetFunction() == name && reachable(f.GetActivatorAddress(), f.GetActivatorPort()) {
+				return dialAddress(f.GetActivatorAddress(), f.GetActivatorPort())
 			}
 		}
 	}
 	for _, k := range r.known {
 		for _, e := range k.serve[name] {
-			return net.JoinHostPort(e.Address, fmt.Sprint(e.Port))
+			return dialAddress(e.Address, e.Port)
 		}
 	}
-	return ""
+	return "", ""
 }

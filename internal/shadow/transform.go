@@ -108,6 +108,9 @@ func fakeEndpoints(body *anypb.Any) (proto.Message, error) {
 func nowhere(a *endpointv3.ClusterLoadAssignment, names bool) {
 	for _, l := range a.GetEndpoints() {
 		for _, e := range l.GetLbEndpoints() {
+			if p := e.GetEndpoint().GetAddress().GetPipe(); p != nil {
+				p.Path = "/dev/null/nowhere"
+			}
 			s := e.GetEndpoint().GetAddress().GetSocketAddress()
 			if s == nil {
 				continue

@@ -105,7 +105,7 @@ func startRunner(t *testing.T, p *plane) *runner {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- functions.Run(ctx, functions.Config{
-			Name: "a", Root: r.root, CacheDir: filepath.Join(r.root, "cache"), Conn: conn, Logger: slog.New(slog.DiscardHandler),
+			Name: "a", Root: r.root, CacheDir: filepath.Join(r.root, "cache"), SocketDir: filepath.Join(r.root, "sockets"), Conn: conn, Logger: slog.New(slog.DiscardHandler),
 			NewScaler: func(c scale.Config) functions.Scaler { return &forced{runner: r, scaler: scale.New(c)} },
 		})
 	}()

@@ -292,7 +292,7 @@ func (st *clusterState) serve(name string, instances []Endpoint) error {
 			list = append(list, &endpointv3.LocalityLbEndpoints{Priority: e.Priority})
 		}
 		l := list[len(list)-1]
-		l.LbEndpoints = append(l.LbEndpoints, lbEndpoint(e.Address, e.Port, 0))
+		l.LbEndpoints = append(l.LbEndpoints, e.lbEndpoint())
 	}
 	r, err := assignmentResource(&endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: list}, name)
 	if err != nil {

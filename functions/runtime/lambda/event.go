@@ -170,7 +170,10 @@ func sourceIP(r *http.Request) string {
 		last := f[len(f)-1]
 		return strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
 	}
-	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil { // it came by a Unix socket, from this machine
+		return "127.0.0.1"
+	}
 	return host
 }
 

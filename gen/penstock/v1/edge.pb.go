@@ -311,9 +311,9 @@ func (ClientRequestIds) EnumDescriptor() ([]byte, []int) {
 // EdgeProfile says what a listener does with parts of a request that servers are
 // known to read in different ways. Every default is the safe one. Whatever is
 // kept, what is authorised is what is sent: a path that could be read in two ways
-// is served only when both lead to the same rule, else it is answered with 400
-// and the code PK-EDGE-AMBIGUOUS-PATH. Each refusal says why, with a code
-// (docs/answers.md). A backslash in a path is always read as a slash.
+// is served only when both lead to the same rule, else, as one that has two of the
+// kept kinds at once, it is answered with 400 and the code PK-EDGE-AMBIGUOUS-PATH.
+// Each refusal says why, with a code (docs/answers.md). A backslash in a path is always read as a slash.
 type EdgeProfile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// %2F and %5C in a path.

@@ -1689,9 +1689,10 @@ type Instance struct {
 	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
 	// Unique over time.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Where requests reach it; empty until ready.
+	// Where requests reach it: an IP address or, with port 0, the path of a Unix socket
+	// on the runner's machine; empty until ready.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// TCP port; 0 until ready.
+	// TCP port; 0 until ready, and for a Unix socket.
 	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	// What it does.
 	State InstanceState `protobuf:"varint,5,opt,name=state,proto3,enum=penstock.v1.InstanceState" json:"state,omitempty"`
@@ -1815,9 +1816,11 @@ type FunctionState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The function's full name; of an older version with "@" and its number.
 	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
-	// Where requests are taken when no instance is free, or all, with central.
+	// Where requests are taken when no instance is free, or all, with central: an IP
+	// address or, with port 0, the path of a Unix socket on the runner's machine; empty:
+	// none.
 	ActivatorAddress string `protobuf:"bytes,2,opt,name=activator_address,json=activatorAddress,proto3" json:"activator_address,omitempty"`
-	// Its TCP port; 0: none.
+	// Its TCP port; 0 for a Unix socket.
 	ActivatorPort uint32 `protobuf:"varint,3,opt,name=activator_port,json=activatorPort,proto3" json:"activator_port,omitempty"`
 	// All requests are to go to the activator, instances or not.
 	Central bool `protobuf:"varint,4,opt,name=central,proto3" json:"central,omitempty"`
