@@ -37,6 +37,14 @@ func (f *clientFlags) add(c *cobra.Command) {
 	f.addWhere(c)
 	c.Flags().StringVar(&f.project, "project", "default", "project of short names")
 	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
+	c.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("project") {
+			return nil
+		}
+		p, err := connect.Project(f.Where)
+		f.project = cmp.Or(p, f.project)
+		return err
+	}
 }
 
 // addWhere adds the flags that say which control plane is meant.
@@ -212,6 +220,9 @@ func describeError(err error) string {
 	}
 	if st.Code() == codes.Unavailable && (strings.Contains(st.Message(), "connection refused") || strings.Contains(st.Message(), "no such file")) {
 		return "the control plane does not answer (" + st.Message() + "): is `penstock up` running by this user, or is --server or --context needed?"
+	}
+	if _, why, ok := strings.Cut(st.Message(), "authentication handshake failed: "); ok {
+		return "the server is not trusted: " + strings.Trim(why, "\"") + " (a token of Penstock knows its control plane; for other credentials give its certificate authority, --ca of `penstock login` or PENSTOCK_CA_FILE)"
 	}
 	if st.Code() == codes.Unauthenticated {
 		return "the control plane does not know who you are: " + st.Message()

@@ -131,10 +131,11 @@ func runControl(ctx context.Context, f controlFlags) error {
 	}
 	defer core.Close()
 	tel.Registry.MustRegister(core.Collector())
-	guard, err := f.openAccess(ctx, ca, core, log)
+	guard, err := f.openAccess(ctx, st, ca, core, log)
 	if err != nil {
 		return err
 	}
+	defer guard.Close()
 	withdraw := func() {}
 	defer func() { withdraw() }()
 	return core.Serve(ctx, control.ServeOptions{

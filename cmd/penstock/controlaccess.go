@@ -14,6 +14,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/store"
 )
 
 // beyondLoopback reports whether others than this machine can reach an address.
@@ -78,9 +79,9 @@ func addNames(r *pki.Request, names []string, addresses ...string) {
 }
 
 // openAccess opens the guard of the configuration API.
-func (f *controlFlags) openAccess(ctx context.Context, ca *pki.CA, core *control.Core, log *slog.Logger) (*access.Service, error) {
+func (f *controlFlags) openAccess(ctx context.Context, st store.Store, ca *pki.CA, core *control.Core, log *slog.Logger) (*access.Service, error) {
 	return access.Open(ctx, access.Options{
-		Dir: connect.Dir(f.dataDir), Logger: log.With("part", "access"), Revoked: core.CertificateRevoked, AuthorityHash: ca.Hash(),
+		Dir: connect.Dir(f.dataDir), Store: st, Logger: log.With("part", "access"), Revoked: core.CertificateRevoked, AuthorityHash: ca.Hash(),
 	})
 }
 

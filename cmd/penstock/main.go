@@ -19,8 +19,8 @@ func main() {
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		// Differences are an answer, not an error; only the exit code tells.
-		if !errors.Is(err, errDiffers) {
+		// Differences and "no" are answers, not errors; only the exit code tells.
+		if !errors.Is(err, errDiffers) && !errors.Is(err, errNotAllowed) {
 			fmt.Fprintln(os.Stderr, "error: "+describeError(err))
 		}
 		os.Exit(exitCode(err))
@@ -51,8 +51,9 @@ func newRoot() *cobra.Command {
 	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand(),
 		newProxyCommand())
 	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
-		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand())
+		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newTokenCommand(),
+		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),
-		newVersionCommand())
+		newVersionCommand(), newAuditCommand())
 	return root
 }

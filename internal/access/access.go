@@ -20,8 +20,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/access/audit"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
@@ -31,6 +34,8 @@ type Options struct {
 	// is not there.
 	Dir    string
 	Logger *slog.Logger
+	// Store keeps roles, bindings and tokens, for all replicas.
+	Store State
 	// Revoked reports whether a certificate was revoked; nil: none is.
 	Revoked func(spiffe, serial string) bool
 	// AuthorityHash is the SHA-256 of the certificate authority that clients know the
@@ -42,19 +47,28 @@ type Options struct {
 
 // Service decides who may call the configuration API.
 type Service struct {
-	log     *slog.Logger
-	dir     string
-	now     func() time.Time
-	revoked func(spiffe, serial string) bool
-	owner   ownerCredential
-	tries   *tries
-	// inner proves that a call comes from the REST front of this process.
-	inner string
+	log      *slog.Logger
+	dir      string
+	now      func() time.Time
+	revoked  func(spiffe, serial string) bool
+	owner    ownerCredential
+	tries    *tries
+	refusals *tries // bounds the audit records of refusals
+	audit    *audit.Log
+	state    State
+	loading  sync.Mutex // of load: an older reading never replaces a newer one
+	policy   atomic.Pointer[policy]
+	calls    calls
+	hash     [32]byte // of the authority that tokens pin
+	stop     context.CancelFunc
+	done     sync.WaitGroup
+	// tickets are the identities of REST calls under way, for the gRPC server behind.
+	tickets sync.Map
 }
 
 // Open makes the private folder and the owner's credential file, if they are not
-// there.
-func Open(_ context.Context, o Options) (*Service, error) {
+// there, reads what is stored and follows it until Close.
+func Open(ctx context.Context, o Options) (*Service, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -64,12 +78,33 @@ func Open(_ context.Context, o Options) (*Service, error) {
 	if err := PrivateDir(o.Dir); err != nil {
 		return nil, err
 	}
-	s := &Service{log: o.Logger, dir: o.Dir, now: o.Now, revoked: o.Revoked, tries: newTries(o.Now), inner: randomText()}
+	s := &Service{
+		log: o.Logger, dir: o.Dir, now: o.Now, revoked: o.Revoked, tries: newTries(o.Now), refusals: newTries(o.Now),
+		state: o.Store, hash: o.AuthorityHash,
+	}
 	var err error
 	if s.owner, err = openOwner(filepath.Join(o.Dir, CredentialFile), o.AuthorityHash); err != nil {
 		return nil, err
 	}
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	if s.audit, err = audit.Open(ctx, filepath.Join(o.Dir, "audit"), o.Store, o.Logger, o.Now); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.done.Go(func() { s.follow(run) })
 	return s, nil
+}
+
+// Close ends what Open began; the store stays the caller's.
+func (s *Service) Close() {
+	s.stop()
+	s.done.Wait()
+	if err := s.audit.Close(); err != nil {
+		s.log.Warn("the audit log was not closed in order", "error", err)
+	}
 }
 
 // PrivateDir makes a folder that only its owner can enter, or checks that it is one.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -32,13 +34,13 @@ const nobody = "this needs a credential: `penstock` finds that of the user who s
 
 // authenticate tells who a caller is. Errors are gRPC statuses: UNAUTHENTICATED, or
 // RESOURCE_EXHAUSTED for a source that fails too often.
-func (s *Service) authenticate(ctx context.Context, p presented) (*Identity, error) {
+func (s *Service) authenticate(ctx context.Context, p presented, action string) (*Identity, error) {
 	id, err := s.known(ctx, p)
 	if err != nil {
 		if !s.tries.allowed(source(p)) {
 			return nil, status.Error(codes.ResourceExhausted, "too many failed attempts from here: wait a second")
 		}
-		s.log.Warn("audit: refused a caller", "from", source(p), "error", status.Convert(err).Message())
+		s.refusedCaller(p, action, err)
 		return nil, err
 	}
 	return id, nil
@@ -48,10 +50,21 @@ func source(p presented) string {
 	if p.uid >= 0 {
 		return localName(p.uid)
 	}
-	if host, _, err := net.SplitHostPort(p.from); err == nil {
-		return host
+	host, _, err := net.SplitHostPort(p.from)
+	if err != nil {
+		return p.from
 	}
-	return p.from
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return host
+	case ip.IsLoopback():
+		return "this machine" // which has 16 million addresses of this kind
+	case ip.Unmap().Is6():
+		p, _ := ip.Prefix(64) // what one customer has
+		return p.String()
+	}
+	return ip.Unmap().String()
 }
 
 func (s *Service) known(ctx context.Context, p presented) (*Identity, error) {
@@ -84,6 +97,13 @@ func (s *Service) bearer(_ context.Context, p presented) (*Identity, error) {
 	if s.owner.is(t) {
 		return &Identity{Name: s.owner.name, Via: "credential file", From: p.from, Owner: true}, nil
 	}
+	if it := s.policy.Load().tokens[hashOf(t)]; it != nil {
+		expires := it.token.GetExpireTime().AsTime()
+		if !s.now().Before(expires) {
+			return nil, status.Errorf(codes.Unauthenticated, "the token %q expired on %s: an administrator makes another with `penstock access token create`", it.token.GetName(), expires.Format(time.RFC3339))
+		}
+		return &Identity{Name: "token:" + it.token.GetName(), Via: "token", From: p.from, Expires: expires, tokenHash: &it.hash}, nil
+	}
 	return nil, status.Error(codes.Unauthenticated, "the token is not known here: it was revoked, has expired, or is of another control plane; an administrator makes one with `penstock access token create`")
 }
 
@@ -101,5 +121,5 @@ func (s *Service) certificate(p presented) (*Identity, error) {
 	if s.revoked(spiffe, pki.Serial(cert)) {
 		return nil, status.Error(codes.Unauthenticated, "the client certificate was revoked")
 	}
-	return &Identity{Name: "user:" + name, Via: "client certificate", From: p.from, Expires: cert.NotAfter}, nil
+	return &Identity{Name: "user:" + name, Via: "client certificate", From: p.from, Expires: cert.NotAfter, spiffe: spiffe, serial: pki.Serial(cert)}, nil
 }

@@ -12,7 +12,10 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 )
 
-type socketKey struct{}
+type (
+	socketKey struct{}
+	ticketKey struct{}
+)
 
 // ConnContext notes who is at the other end of a Unix socket. It is the ConnContext
 // of the http.Server.
@@ -44,7 +47,7 @@ func (s *Service) HTTP(next http.Handler, open ...string) http.Handler {
 		if uid, ok := r.Context().Value(socketKey{}).(int); ok {
 			who.uid = uid
 		}
-		id, err := s.authenticate(r.Context(), who)
+		id, err := s.authenticate(r.Context(), who, r.Method+" "+r.URL.Path)
 		if err != nil {
 			st := status.Convert(err)
 			code := http.StatusUnauthorized
@@ -56,16 +59,28 @@ func (s *Service) HTTP(next http.Handler, open ...string) http.Handler {
 			api.WriteProblem(w, code, st.Code(), st.Message())
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(s.enter(r.Context(), id)))
+		rule := page(r.URL.Path)
+		err = s.check(id, rule, nil)
+		if !rule.anybody {
+			s.ended(id, rule, r.Method+" "+r.URL.Path, nil, err)
+		}
+		if err != nil {
+			api.WriteProblem(w, http.StatusForbidden, codes.PermissionDenied, status.Convert(err).Message())
+			return
+		}
+		ticket, forget := s.outer(id)
+		defer forget()
+		ctx := context.WithValue(r.Context(), ticketKey{}, ticket)
+		next.ServeHTTP(w, r.WithContext(s.enter(ctx, id)))
 	})
 }
 
 // Metadata is what a REST call carries to the gRPC server behind it, to say who
 // makes it.
 func (s *Service) Metadata(ctx context.Context, _ *http.Request) metadata.MD {
-	id := From(ctx)
-	if id == nil {
+	ticket, ok := ctx.Value(ticketKey{}).(string)
+	if !ok {
 		return nil
 	}
-	return metadata.Pairs(innerHeader, s.outer(id))
+	return metadata.Pairs(innerHeader, ticket)
 }

@@ -2,9 +2,12 @@ package access
 
 import (
 	"context"
+	"crypto/sha256"
 	"os/user"
 	"strconv"
 	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // Identity is who calls.
@@ -21,6 +24,11 @@ type Identity struct {
 	Expires time.Time
 	// Owner is the owner of the control plane on its own machine, who may do all.
 	Owner bool
+	// Grants are the roles that the credential itself brings.
+	Grants []*pb.Grant
+
+	tokenHash      *[sha256.Size]byte
+	spiffe, serial string
 }
 
 type identityKey struct{}

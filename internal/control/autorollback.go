@@ -117,7 +117,7 @@ func (ro *rollout) verdict(rule *pb.AutoRollback, now *pb.FunctionStats) string 
 
 // rollBack gives all requests of a function to an older version.
 func (c *Core) rollBack(f *pb.Function, version int64, why string) {
-	ctx, cancel := context.WithTimeout(context.Background(), autoRollbackTimeout)
+	ctx, cancel := context.WithTimeout(api.WithCaller(context.Background(), api.System("penstock")), autoRollbackTimeout)
 	defer cancel()
 	next := proto.CloneOf(f)
 	next.Traffic = []*pb.Traffic{{Version: version, Weight: 100}}

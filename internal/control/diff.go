@@ -24,9 +24,9 @@ import (
 )
 
 // Diff implements api.Core.
-func (c *Core) Diff(_ context.Context, w *api.Write) (*pb.DiffResponse, error) {
+func (c *Core) Diff(ctx context.Context, w *api.Write) (*pb.DiffResponse, error) {
 	head := c.Snapshot()
-	p, err := c.plan(w)
+	p, err := c.plan(ctx, w)
 	if err != nil {
 		return nil, err
 	}
@@ -310,9 +310,10 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 			return status.Errorf(codes.InvalidArgument, "kinds: %q is none of %s", k, strings.Join(collections, ", "))
 		}
 	}
+	who := api.CallerOf(ctx)
 	wants := func(name string) bool {
 		_, collection, _, err := gateway.KindOf(name)
-		return err == nil && (len(kinds) == 0 || slices.Contains(kinds, collection))
+		return err == nil && (len(kinds) == 0 || slices.Contains(kinds, collection)) && who.MayRead(name)
 	}
 	for {
 		wake := *c.heads.Load()

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -57,7 +58,7 @@ func (o operations) function(name string) (*pb.Function, error) {
 }
 
 // DescribeFunction implements pb.FunctionOperationsServiceServer.
-func (o operations) DescribeFunction(_ context.Context, r *pb.DescribeFunctionRequest) (*pb.DescribeFunctionResponse, error) {
+func (o operations) DescribeFunction(ctx context.Context, r *pb.DescribeFunctionRequest) (*pb.DescribeFunctionResponse, error) {
 	f, err := o.function(r.GetName())
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func (o operations) DescribeFunction(_ context.Context, r *pb.DescribeFunctionRe
 	s := o.core.Snapshot()
 	out := &pb.DescribeFunctionResponse{Function: o.core.Annotator()(f).(*pb.Function), Versions: s.Versions(f.GetName()), BuildOutput: map[string]string{}}
 	for _, name := range s.Referrers(f.GetName()) {
-		if _, ok := s.Get(name).(*pb.Route); ok {
+		if _, ok := s.Get(name).(*pb.Route); ok && api.CallerOf(ctx).MayRead(name) {
 			out.Routes = append(out.Routes, name)
 		}
 	}

@@ -189,7 +189,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 		grpc.Creds(access.Credentials(o.APITLS)), grpc.InTapHandle(o.Access.Tap), grpc.MaxConcurrentStreams(maxAPIStreams),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithTracerProvider(o.TracerProvider))),
-		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger)),
+		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), o.Access.Unary), grpc.ChainStreamInterceptor(o.Access.Stream),
 		// Workers keep their stacks, which grow to 32 kB in a call; more calls at once
 		// than there are workers get goroutines of their own.
 		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))),
@@ -199,6 +199,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	api.Register(s, c)
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})
 	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
+	pb.RegisterAccessServiceServer(s, o.Access.Server())
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)

@@ -141,7 +141,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		}
 	}
 	for {
-		plan, err := c.plan(w)
+		plan, err := c.plan(ctx, w)
 		if err != nil {
 			return nil, err
 		}
@@ -160,6 +160,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		if err != nil {
 			return nil, commitError(err)
 		}
+		tellChanges(ctx, c.Snapshot(), plan)
 		c.install(plan.next)
 		if len(plan.changes) > manyChanges {
 			// What a big write left behind would stay resident for minutes.
@@ -208,13 +209,17 @@ func (p *plan) outcome(revision int64, changed bool) *api.Outcome {
 
 // plan checks a write against the head and builds what it would lead to. It
 // reports every problem of every object at once.
-func (c *Core) plan(w *api.Write) (*plan, error) {
+func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 	head := c.Snapshot()
 	if w.ExpectedRevision != 0 && w.ExpectedRevision != head.Revision() {
 		return nil, status.Errorf(codes.Aborted, "expected_revision is %d, but the head is %d: read again and retry", w.ExpectedRevision, head.Revision())
 	}
 	mutations, err := withPrunes(head, w)
 	if err != nil {
+		return nil, err
+	}
+	// Before anything else is said of what is there.
+	if err := api.CallerOf(ctx).MayChange(touches(head, w, mutations)); err != nil {
 		return nil, err
 	}
 	p := &plan{}
@@ -362,7 +367,7 @@ func withPrunes(head *gateway.Snapshot, w *api.Write) ([]api.Mutation, error) {
 	}
 	for o := range head.All() {
 		if o.GetMetadata().GetAnnotations()[pruneSetAnnotation] == w.PruneSet && !seen[o.GetName()] {
-			out = append(out, api.Mutation{Mode: api.Delete, Name: o.GetName()})
+			out = append(out, api.Mutation{Mode: api.Delete, Name: o.GetName(), Pruned: true})
 		}
 	}
 	return out, nil

@@ -39,6 +39,8 @@ type Mutation struct {
 	Object gateway.Object
 	// Etag, when set, must be the current one, else the write is ABORTED.
 	Etag string
+	// Pruned: nobody named it; it goes because the prune set no longer holds it.
+	Pruned bool
 }
 
 // Write is a set of mutations that make one revision, or none.
@@ -50,8 +52,12 @@ type Write struct {
 	// ExpectedRevision, when not 0, must be the head.
 	ExpectedRevision int64
 	Options          *pb.WriteOptions
-	// Caller is who writes, for the history and the origin of objects.
+	// Caller is who writes, for the history and the origin of objects. What it may
+	// change is checked by the Caller of the context.
 	Caller string
+	// Look: nothing is to be written; the caller must be allowed to see what would
+	// change, not to change it.
+	Look bool
 	// Source is the front door, for the origin of objects that name none.
 	Source string
 }

@@ -159,7 +159,7 @@ func (k *kind) get(_ context.Context, in, out protoreflect.Message) error {
 	return nil
 }
 
-func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
+func (k *kind) list(ctx context.Context, in, out protoreflect.Message) error {
 	project, err := parent(text(in, "parent"))
 	if err != nil {
 		return err
@@ -177,11 +177,11 @@ func (k *kind) list(_ context.Context, in, out protoreflect.Message) error {
 		return status.Error(codes.InvalidArgument, "page_token: is not one that this server gave")
 	}
 	list := out.Mutable(field(out, k.plural)).List()
-	annotate := k.core.Annotator()
+	annotate, who := k.core.Annotator(), CallerOf(ctx)
 	// The token is the last name of the page before, so a page stays right when
 	// objects come and go between two calls.
 	for _, o := range k.core.Snapshot().List(k.collection, project) {
-		if o.GetName() <= string(after) {
+		if o.GetName() <= string(after) || !who.MayRead(o.GetName()) {
 			continue
 		}
 		if list.Len() == size {

@@ -56,12 +56,17 @@ func (s *configService) Diff(ctx context.Context, r *pb.DiffRequest) (*pb.DiffRe
 		if r.GetFromRevision() == 0 {
 			return nil, status.Error(codes.InvalidArgument, "apply or from_revision must be set")
 		}
-		return s.core.DiffRevisions(ctx, r.GetFromRevision(), r.GetToRevision())
+		d, err := s.core.DiffRevisions(ctx, r.GetFromRevision(), r.GetToRevision())
+		if err != nil {
+			return nil, err
+		}
+		return SeenDiff(CallerOf(ctx), d), nil
 	}
 	w, err := writeOf(ctx, r.GetApply())
 	if err != nil {
 		return nil, err
 	}
+	w.Look = true
 	return s.core.Diff(ctx, w)
 }
 
@@ -107,7 +112,7 @@ func (s *configService) Watch(r *pb.WatchRequest, stream grpc.ServerStreamingSer
 
 func (s *configService) WaitServing(r *pb.WaitServingRequest, stream grpc.ServerStreamingServer[pb.WaitServingResponse]) error {
 	return s.core.WaitServing(stream.Context(), r.GetRevision(), func(rep *pb.ServingReport) error {
-		return stream.Send(&pb.WaitServingResponse{Report: rep})
+		return stream.Send(&pb.WaitServingResponse{Report: seenReport(CallerOf(stream.Context()), rep)})
 	})
 }
 
@@ -116,12 +121,16 @@ type proxyService struct {
 	core Core
 }
 
-func (s *proxyService) ListProxies(context.Context, *pb.ListProxiesRequest) (*pb.ListProxiesResponse, error) {
-	return &pb.ListProxiesResponse{Proxies: s.core.Proxies()}, nil
+func (s *proxyService) ListProxies(ctx context.Context, _ *pb.ListProxiesRequest) (*pb.ListProxiesResponse, error) {
+	return &pb.ListProxiesResponse{Proxies: seen(CallerOf(ctx), s.core.Proxies())}, nil
 }
 
 func (s *proxyService) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
-	return s.core.Status(ctx)
+	st, err := s.core.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return seenStatus(CallerOf(ctx), st), nil
 }
 
 type explainService struct {

@@ -15,10 +15,18 @@ import (
 // Open opens the guard of a data folder.
 func Open(tb testing.TB, dataDir string) *access.Service {
 	tb.Helper()
-	s, err := access.Open(tb.Context(), access.Options{Dir: connect.Dir(dataDir), Logger: slog.New(slog.DiscardHandler)})
+	return OpenWith(tb, access.Options{Dir: connect.Dir(dataDir), Store: NewState()})
+}
+
+// OpenWith opens the guard with options; the log is thrown away.
+func OpenWith(tb testing.TB, o access.Options) *access.Service {
+	tb.Helper()
+	o.Logger = slog.New(slog.DiscardHandler)
+	s, err := access.Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(s.Close)
 	return s
 }
 

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -55,9 +56,7 @@ type Where struct {
 // environment (PENSTOCK_DATA_DIR, PENSTOCK_CONTEXT, PENSTOCK_SERVER), else the
 // context that is in use, else the one that runs on this machine.
 func Find(w Where) (*Target, error) {
-	if w == (Where{}) {
-		w = Where{DataDir: os.Getenv("PENSTOCK_DATA_DIR"), Server: os.Getenv("PENSTOCK_SERVER"), Context: os.Getenv("PENSTOCK_CONTEXT")}
-	}
+	w = w.orEnvironment()
 	switch {
 	case w.DataDir != "" && w.Server == "":
 		return ofDataDir(w.DataDir)
@@ -79,6 +78,35 @@ func Find(w Where) (*Target, error) {
 		return c.target(c.Current)
 	}
 	return ofMachine()
+}
+
+func (w Where) orEnvironment() Where {
+	if w == (Where{}) {
+		w = Where{DataDir: os.Getenv("PENSTOCK_DATA_DIR"), Server: os.Getenv("PENSTOCK_SERVER"), Context: os.Getenv("PENSTOCK_CONTEXT")}
+	}
+	return w
+}
+
+// Project is the project of short names of the context that is meant; "" when none
+// is, or it does not say.
+func Project(w Where) (string, error) {
+	w = w.orEnvironment()
+	if w.DataDir != "" || w.Server != "" {
+		return "", nil
+	}
+	all, err := LoadContexts()
+	if err != nil {
+		return "", err
+	}
+	name := cmp.Or(w.Context, all.Current)
+	if name == "" {
+		return "", nil
+	}
+	x, err := all.Get(name)
+	if err != nil {
+		return "", err
+	}
+	return x.Project, nil
 }
 
 // ofDataDir is the control plane of a data folder.

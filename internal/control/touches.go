@@ -1,0 +1,63 @@
+package control
+
+import (
+	"context"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/api"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// touches are the objects that a write is about, for the check of who may do that.
+func touches(head *gateway.Snapshot, w *api.Write, mutations []api.Mutation) []api.Touch {
+	out := make([]api.Touch, 0, len(mutations))
+	named := map[string]gateway.Object{}
+	for _, m := range mutations {
+		named[m.Name] = m.Object
+	}
+	for _, m := range mutations {
+		if _, version := m.Object.(*pb.FunctionVersion); version {
+			continue // counts with its function, which alone gives it requests
+		}
+		t := api.Touch{Name: m.Name, Old: head.Get(m.Name), New: m.Object, Pruned: m.Pruned, Look: w.Look}
+		if f, ok := m.Object.(*pb.Function); ok {
+			for _, tr := range f.GetTraffic() {
+				if v := versionSpec(head, named, m.Name, tr.GetVersion()); v != nil {
+					t.Versions = append(t.Versions, v)
+				}
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// versionSpec is what a version of a function runs, as it is or comes with the write.
+func versionSpec(head *gateway.Snapshot, named map[string]gateway.Object, function string, number int64) *pb.Function {
+	if number == 0 {
+		return nil
+	}
+	name := gateway.VersionOf(function, number)
+	if v, ok := named[name].(*pb.FunctionVersion); ok {
+		return v.GetSpec()
+	}
+	v, _ := head.Get(name).(*pb.FunctionVersion)
+	return v.GetSpec()
+}
+
+// tellChanges says what a write that is stored changed, for the audit log.
+func tellChanges(ctx context.Context, before *gateway.Snapshot, p *plan) {
+	tell := api.CallerOf(ctx).Changed
+	if tell == nil {
+		return
+	}
+	etag := func(o gateway.Object) string {
+		if o == nil {
+			return ""
+		}
+		return o.GetMetadata().GetEtag()
+	}
+	for _, ch := range p.changes {
+		tell(ch.Name, etag(before.Get(ch.Name)), etag(p.next.Get(ch.Name)))
+	}
+}
