@@ -124,40 +124,23 @@ func (s *Service) mayChange(id *Identity, changes []api.Touch) error {
 // function could do what it could, so every change of one counts.
 func relaxes(old, next *pb.Function, versions []*pb.Function) bool {
 	for _, f := range append([]*pb.Function{next}, versions...) {
-		if weakness(f) > weakness(nil) || old != nil && weakness(f) > weakness(old) {
+		if privileged(f.GetIsolation()) || old != nil && looser(old.GetIsolation(), f.GetIsolation()) {
 			return true
 		}
 	}
 	return false
 }
 
-// weakness orders how far functions are kept apart: 0 is the most.
-func weakness(f *pb.Function) int {
-	w := 0
-	switch f.GetIsolation().GetLevel() {
-	case pb.IsolationLevel_ISOLATION_LEVEL_NONE:
-		w = 4
-	case pb.IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED, pb.IsolationLevel_ISOLATION_LEVEL_BEST:
-		w = 1
-	}
-	if hostNetwork(f.GetIsolation()) {
-		w += 8
-	}
-	if len(f.GetIsolation().GetWritable()) > 0 {
-		w += 2
-	}
-	return w
+// privileged reports whether instances get more of the machine than by default.
+func privileged(i *pb.Isolation) bool {
+	return i.GetLevel() == pb.IsolationLevel_ISOLATION_LEVEL_NONE || i.GetNetwork() == pb.NetworkAccess_NETWORK_ACCESS_HOST ||
+		len(i.GetWritable()) > 0 || len(i.GetNetworkAllow()) > 0
 }
 
-// hostNetwork reports whether the network of the machine is asked for.
-func hostNetwork(i *pb.Isolation) bool {
-	m := i.ProtoReflect()
-	f := m.Descriptor().Fields().ByName("network")
-	if f == nil || f.Enum() == nil {
-		return false
-	}
-	v := f.Enum().Values().ByNumber(m.Get(f).Enum())
-	return v != nil && strings.HasSuffix(string(v.Name()), "_HOST")
+// looser reports whether instances get more than before.
+func looser(old, next *pb.Isolation) bool {
+	const sandbox, none = pb.IsolationLevel_ISOLATION_LEVEL_SANDBOX, pb.NetworkAccess_NETWORK_ACCESS_NONE
+	return old.GetLevel() == sandbox && next.GetLevel() != sandbox || old.GetNetwork() == none && next.GetNetwork() != none
 }
 
 // usesMore reports whether a function gets the value of a secret that it did not get

@@ -91,6 +91,11 @@ func TestDeployerStaysInFunctions(t *testing.T) {
 	wantRefused(t, "less apart", apply(t, d, deployed(name, level(pb.IsolationLevel_ISOLATION_LEVEL_NONE))), "relax isolation")
 	wantRefused(t, "new and less apart", apply(t, d, deployed(name+"2", level(pb.IsolationLevel_ISOLATION_LEVEL_NONE))), "relax isolation")
 	wantRefused(t, "writable folders", apply(t, d, deployed(name, func(f *pb.Function) { f.Isolation = &pb.Isolation{Writable: []string{"/etc"}} })), "relax isolation")
+	for what, i := range map[string]*pb.Isolation{
+		"the machine's network": {Network: pb.NetworkAccess_NETWORK_ACCESS_HOST}, "a service of the machine": {NetworkAllow: []string{"127.0.0.1:5432"}},
+	} {
+		wantRefused(t, what, apply(t, d, deployed(name, func(f *pb.Function) { f.Isolation = i })), "relax isolation")
+	}
 	wantRefused(t, "the value of a secret", apply(t, d, deployed(name, func(f *pb.Function) {
 		f.EnvSecrets = map[string]*pb.SecretKey{"DB": {Secret: "db", Key: "url"}}
 	})), "use secrets")
