@@ -259,6 +259,13 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 		return p, nil
 	}
 	p.next = gateway.Build(head, head.Revision()+1, ch)
+	var written []string
+	for _, o := range ch.Updates {
+		written = append(written, o.GetName())
+	}
+	for _, w := range p.next.Neighbours(written) {
+		p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
+	}
 	return p, c.checkNext(head, p.next, ch)
 }
 

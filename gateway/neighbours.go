@@ -1,0 +1,87 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Neighbours returns where authentication can be walked around by another spelling
+// of a path: a rule that asks for a token matches by an exact path or a regular
+// expression, and another rule of its host that matches more paths asks for none and
+// leads to the same backend. To many servers /vault/ is /vault, but it is another
+// path to an exact match. Only routes are looked at; a route is named once for each
+// pair of rules.
+func (s *Snapshot) Neighbours(routes []string) []Problem {
+	var out []Problem
+	seen := map[string]bool{}
+	for _, name := range routes {
+		r, ok := s.Get(name).(*pb.Route)
+		if !ok {
+			continue
+		}
+		for _, g := range s.gatewaysOf(s, name) {
+			state := s.states.Get(g)
+			if state == nil || state.attached.Get(name) == nil {
+				continue
+			}
+			for i, l := range state.listeners {
+				for _, host := range state.attached.Get(name).hosts[i] {
+					for _, p := range neighboursIn(l.hosts.Get(host), r) {
+						if key := p.Object + p.Field + p.Message; !seen[key] {
+							seen[key] = true
+							out = append(out, p)
+						}
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// maxNeighbours bounds how many entries of a host are compared with a route, so that
+// a write costs the same in a host with very many.
+const maxNeighbours = 1000
+
+func neighboursIn(h *Host, r *pb.Route) []Problem {
+	if h == nil || len(h.Entries) > maxNeighbours {
+		return nil
+	}
+	var out []Problem
+	for _, strict := range h.Entries {
+		if !narrow(strict.Match.GetPath()) || len(strict.Policies.Authentication) == 0 {
+			continue
+		}
+		for _, wide := range h.Entries {
+			if strict.Route != r && wide.Route != r || len(wide.Policies.Authentication) > 0 || narrow(wide.Match.GetPath()) || !sameBackend(strict, wide) {
+				continue
+			}
+			out = append(out, Problem{
+				Object: strict.Route.GetName(), Origin: strict.Route.GetMetadata().GetOrigin(),
+				Field: fmt.Sprintf("rules[%d].matches[%d].path", strict.RuleIndex, strict.MatchIndex),
+				Message: fmt.Sprintf("%s asks for a token, but rule %s of %s%s, %s, leads to the same backend without one: another spelling of the path, such as a / at its end, goes there; match by prefix or text_prefix, or ask for a token there, too",
+					DescribePath(strict.Match.GetPath()), wide.RuleName, wide.Route.GetName(), at(wide.Route), DescribePath(wide.Match.GetPath())),
+			})
+		}
+	}
+	return out
+}
+
+// narrow reports whether a path match leaves out other spellings of its paths.
+func narrow(p *pb.PathMatch) bool { return p.GetExact() != "" || p.GetRegex() != "" }
+
+func sameBackend(a, b *Entry) bool {
+	return slices.ContainsFunc(a.Backends, func(t Target) bool {
+		return slices.ContainsFunc(b.Backends, func(o Target) bool { return o.Name() == t.Name() })
+	})
+}
+
+// at is where a route was written, in parentheses; "" when that is not known.
+func at(r *pb.Route) string {
+	if o := r.GetMetadata().GetOrigin(); o.GetFile() != "" {
+		return fmt.Sprintf(" (%s:%d)", o.GetFile(), o.GetLine())
+	}
+	return ""
+}
