@@ -305,6 +305,12 @@ func (w *workshop) replaceByCopy(dir string, seen []string) error {
 	var folders []fs.FileInfo
 	var names []string
 	err = walkWithin(src, w.limits.Files, w.limits.DiskBytes, func(name string, info fs.FileInfo) error {
+		// A build may have shut what it made, also for the runner when that is not root.
+		if mode := info.Mode(); mode.IsDir() && mode.Perm()&0o700 != 0o700 || mode.IsRegular() && mode.Perm()&0o400 == 0 {
+			if err := src.Chmod(filepath.FromSlash(name), mode.Perm()|0o700); err != nil {
+				return err
+			}
+		}
 		if info.IsDir() {
 			names, folders = append(names, name), append(folders, info)
 		}

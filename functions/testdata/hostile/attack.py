@@ -66,7 +66,7 @@ ACTIONS = {
     "list": lambda p: " ".join(sorted(os.listdir(p))),
     "kill": lambda pid: os.kill(int(pid), 0) or "killed",
     "hardlink": lambda p: os.link(p, "hard") or "linked",
-    "chown": lambda p: os.chown(p, 12345, 12345) or "owned",
+    "chown": lambda p: os.chown(p, os.getuid() + 1, -1) or "owned",
     "mknod": lambda p: os.mknod(p, 0o20666, os.makedev(1, 1)) or "made",
     "mount": lambda p: subprocess.run(["mount", "-t", "tmpfs", "none", p], capture_output=True, check=True) and "mounted",
     "environment": lambda _: " ".join(sorted(os.environ)),
