@@ -124,7 +124,7 @@ func (b *bench) build(ctx context.Context) error {
 func (b *bench) hello() string { return filepath.Join(b.root, "hello", "hello") }
 
 func (b *bench) up(ctx context.Context) error {
-	args := []string{"up", "-d", "--data-dir", filepath.Join(b.dir, "data"), "--no-jaeger", "--settings", os.DevNull, "--functions-root", b.root}
+	args := []string{"up", "-d", "--data-dir", filepath.Join(b.dir, "data"), "--no-jaeger", "--settings", os.DevNull, "--functions-root", b.root, "--function-ports"}
 	for flag, to := range map[string]*string{
 		"--gateway-listen": &b.gateway, "--api-listen": &b.api, "--http-listen": new(string), "--limiter-listen": new(string), "--xds-listen": new(string),
 	} {
@@ -230,6 +230,7 @@ func (b *bench) warm(ctx context.Context) error {
 	if err != nil || len(list) != 1 {
 		return fmt.Errorf("instances %v: %w", list, err)
 	}
+	// By ports, for a static backend has no Unix sockets.
 	static := &pb.Backend{Name: "projects/default/backends/static", Target: &pb.Backend_Static{Static: &pb.StaticTarget{
 		Endpoints: []*pb.Endpoint{{Address: list[0].GetAddress(), Port: list[0].GetPort()}},
 	}}}

@@ -26,6 +26,7 @@ type upFlags struct {
 	dataDir, toolsDir, envoyPath string
 	config                       []string
 	functionsRoot, settings      string
+	functionPorts                bool
 	run                          []string
 	beside                       []supervise.Process // from run
 	redisURL                     string
@@ -64,6 +65,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.toolsDir, "tools-dir", "", "folder of installed tools (default: .tools of the clone, else penstock/tools in the user's cache folder; environment PENSTOCK_TOOLS_DIR)")
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.StringSliceVar(&f.config, "config", nil, "file or folder of resources, applied at the first start and whenever it changed (repeatable)")
+	fl.BoolVar(&f.functionPorts, "function-ports", false, "take requests of functions by TCP ports of 127.0.0.1, which every process of the machine can reach, instead of Unix sockets")
 	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config, or a folder \"functions\" in it or beside it, where all sources are)")
 	fl.StringArrayVar(&f.run, "run", nil, "another process to run beside, NAME=COMMAND (repeatable)")
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")

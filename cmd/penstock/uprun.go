@@ -293,8 +293,10 @@ func (u *up) helpers() []supervise.Process {
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
 		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"),
-		"--socket-dir", filepath.Join(runDir(u.f.dataDir), "sockets"),
 		"--tools-dir", u.f.toolsDir,
+	}
+	if !u.f.functionPorts {
+		runner = append(runner, "--socket-dir", filepath.Join(runDir(u.f.dataDir), "sockets"))
 	}
 	out = append(out, supervise.Process{
 		Name: "runner", Command: u.self, Args: append(runner, u.otlp()...), Env: ownEnv, StopTimeout: 20 * time.Second,
