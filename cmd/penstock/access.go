@@ -23,7 +23,7 @@ func newAccessCommand() *cobra.Command {
 			"without one, but to the owner of the control plane on its own machine. Nobody can give what he does not hold.",
 	}
 	c.AddCommand(newWhoAmICommand(), newCanICommand(), newAccessListCommand(), newRolesCommand(), newRoleSetCommand(), newRoleDeleteCommand(),
-		newGrantCommand(), newUngrantCommand(), newAccessTokenCommand())
+		newGrantCommand(), newUngrantCommand(), newAccessTokenCommand(), newCertificateCommand())
 	return c
 }
 
@@ -186,7 +186,7 @@ func newRoleDeleteCommand() *cobra.Command {
 func newGrantCommand() *cobra.Command {
 	return accessCall(&cobra.Command{
 		Use: "grant WHO ROLE", Short: "Give somebody a role in a project; --project '*' is all", Args: cobra.ExactArgs(2),
-		Long:    "WHO is user:NAME of a client certificate, token:NAME of a token, or oidc:ISSUER/SUBJECT of an OpenID Connect token.",
+		Long:    "WHO is user:NAME of a client certificate, or token:NAME of a token.",
 		Example: "  penstock access grant user:bob editor --project default\n  penstock access grant token:ci deployer --project '*'",
 	},
 		func(ctx context.Context, cf *clientFlags, c pb.AccessServiceClient, _ *cobra.Command, args []string) (proto.Message, error) {

@@ -209,6 +209,22 @@ func TestCertificates(t *testing.T) {
 	if code := status(pki.UserID("bob")); code != http.StatusOK {
 		t.Errorf("bob with a role: %d", code)
 	}
+	home, files := t.TempDir(), filepath.Join(t.TempDir(), "carol")
+	r.owner(t, "access", "certificate", "carol", "--out", files)
+	if out, err := r.laptop(t, home, nil, "login", "--server", "https://"+r.api, "--name", "prod", "--ca", filepath.Join(files, "ca.crt"),
+		"--cert", filepath.Join(files, "carol.crt"), "--key", filepath.Join(files, "carol.key")); err != nil || !strings.Contains(out, "as user:carol") {
+		t.Fatalf("login: %v %s", err, out)
+	}
+	if out, err := r.laptop(t, home, nil, "list", "routes"); err == nil || !strings.Contains(out, "user:carol may not read routes") {
+		t.Errorf("without a role: %v %s", err, out)
+	}
+	cert, err := pki.ReadCertificate(filepath.Join(files, "carol.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.owner(t, "proxy", "revoke", "--serial", pki.Serial(cert))
+	out, err := r.laptop(t, home, nil, "access", "whoami")
+	wantError(t, asError(err, out), "certificate was revoked")
 	for _, id := range []string{
 		pki.ProxyID("default", "-", "bob"), "spiffe://" + pki.TrustDomain + "/runner/local", "spiffe://" + pki.TrustDomain + "/control",
 		"spiffe://" + pki.TrustDomain + "/user/bob/x", "spiffe://" + pki.TrustDomain + "/limiter/bob",

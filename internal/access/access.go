@@ -6,7 +6,7 @@
 //   - the Unix socket in the data folder: the kernel names the peer's user
 //     (SO_PEERCRED, unix(7)), and only the owner of the control plane and root pass;
 //   - a bearer token (RFC 6750): that of the credential file, which is the owner's,
-//     one that was issued, or an OpenID Connect token of a declared issuer;
+//     or one that was issued;
 //   - a client certificate of the installation's own authority, made for a person.
 //
 // Nothing but health is served to anybody else. What a caller may do is said by

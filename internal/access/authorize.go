@@ -22,6 +22,9 @@ func (s *Service) check(id *Identity, r rule, req proto.Message) error {
 	}
 	has := s.rights(id)
 	project := AllProjects
+	if w, ok := req.(*pb.WatchRequest); ok && r.watches {
+		return mayWatch(id, has, w.GetKinds())
+	}
 	switch {
 	case r.somewhere:
 		if has.somewhere(r.verb, r.kind) {
@@ -39,6 +42,25 @@ func (s *Service) check(id *Identity, r rule, req proto.Message) error {
 		return nil
 	}
 	return refusal(id, right{r.verb, r.kind, project})
+}
+
+// mayWatch refuses who would see nothing of the kinds that are watched: that is no
+// empty list.
+func mayWatch(id *Identity, has rights, watched []string) error {
+	if len(watched) == 0 {
+		watched = resources
+	}
+	var lacking []right
+	for _, k := range watched {
+		if k == gateway.KindFunctionVersions {
+			k = gateway.KindFunctions
+		}
+		if has.somewhere("read", k) || !slices.Contains(resources, k) {
+			return nil
+		}
+		lacking = append(lacking, right{"read", k, AllProjects})
+	}
+	return refusal(id, lacking...)
 }
 
 // right is a verb on a kind in a project.

@@ -6,17 +6,15 @@ import (
 	"os/user"
 	"strconv"
 	"time"
-
-	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // Identity is who calls.
 type Identity struct {
 	// Name is unique over all ways to be known: "local:alice", "token:ci",
-	// "user:bob", "oidc:corp/carol". It is the author in the history.
+	// "user:bob". It is the author in the history.
 	Name string
-	// Via is the way: "socket", "credential file", "token", "client certificate",
-	// "OIDC token".
+	// Via is the way: "socket", "credential file", "token", "client
+	// certificate".
 	Via string
 	// From is where the call comes from: an address, or "uid 1000".
 	From string
@@ -24,8 +22,6 @@ type Identity struct {
 	Expires time.Time
 	// Owner is the owner of the control plane on its own machine, who may do all.
 	Owner bool
-	// Grants are the roles that the credential itself brings.
-	Grants []*pb.Grant
 
 	tokenHash      *[sha256.Size]byte
 	spiffe, serial string

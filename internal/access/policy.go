@@ -140,7 +140,6 @@ func (s *Service) rights(id *Identity) rights {
 	if id.Owner {
 		return r
 	}
-	r.grants = append(r.grants, id.Grants...)
 	if name, ok := strings.CutPrefix(id.Name, "token:"); ok {
 		r.grants = append(r.grants, p.byName[name].grantsOf()...)
 	}

@@ -27,7 +27,7 @@ const (
 // nobody's right.
 var vocabulary = map[string][]string{
 	"read":       append(slices.Clone(resources), "logs", "status", "history", "proxies", "metrics", "quarantine", "debug", "access", "audit"),
-	"create":     append(slices.Clone(resources), "packages", "join-tokens", "dev-tokens", "access"),
+	"create":     append(slices.Clone(resources), "packages", "join-tokens", "access"),
 	"update":     append(slices.Clone(resources), "proxies", "quarantine", "access"),
 	"delete":     append(slices.Clone(resources), "access"),
 	verbUse:      {"secrets"},

@@ -21,6 +21,8 @@ type rule struct {
 	// somewhere: the right in any project is enough, and the method itself shows or
 	// changes only what the caller may.
 	somewhere bool
+	// watches: the right to read one of the kinds of a WatchRequest, in any project.
+	watches bool
 	// anybody: every known caller.
 	anybody bool
 	// writes: the call is audited although it is allowed.
@@ -32,7 +34,7 @@ var rules = map[string]rule{
 	// Each object is checked on its own (api.Caller.MayChange).
 	pb.ConfigService_Apply_FullMethodName:         {anybody: true, writes: true},
 	pb.ConfigService_Diff_FullMethodName:          {anybody: true},
-	pb.ConfigService_Watch_FullMethodName:         {anybody: true},
+	pb.ConfigService_Watch_FullMethodName:         {watches: true, scope: everywhere},
 	pb.ConfigService_Rollback_FullMethodName:      {verb: verbRollback, kind: "configuration", somewhere: true, writes: true},
 	pb.ConfigService_ListRevisions_FullMethodName: {verb: "read", kind: "history"},
 	pb.ConfigService_WaitServing_FullMethodName:   {verb: "read", kind: "status", somewhere: true},
@@ -169,6 +171,8 @@ func ofProject(m proto.Message) string {
 	}
 	return "default"
 }
+
+func everywhere(proto.Message) string { return AllProjects }
 
 func explained(m proto.Message) string { return ofProject(m) }
 

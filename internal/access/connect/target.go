@@ -226,7 +226,7 @@ func tokenOfEnvironment() (string, error) {
 	return "", nil
 }
 
-// maxToken bounds the text of a token; those of OpenID Connect may be long.
+// maxToken bounds the text of a token.
 const maxToken = 16 << 10
 
 // ReadToken reads a token from a file that only its owner can read, or from in when
