@@ -38,7 +38,7 @@ func TestLambdaFaults(t *testing.T) {
 		{handler: "raises", path: "/", status: 502, kind: "handler-error", body: internalError, log: "no such order"},
 		{handler: "rubbish", path: "/", status: 502, kind: "handler-error", body: internalError, log: "MarshalError"},
 		{handler: "bad_status", path: "/", status: 502, kind: "bad-response", body: internalError, log: "statusCode is"},
-		{handler: "bad_body", path: "/", status: 502, kind: "bad-response", body: internalError, log: "body is no string"},
+		{handler: "bad_body", path: "/", status: 502, kind: "bad-response", body: internalError, log: "body must be text"},
 		{handler: "bad_header", path: "/", status: 502, kind: "bad-response", body: internalError, log: "does not allow"},
 		{handler: "bare", path: "/", status: 200, body: "[1, 2]"},
 		{handler: "big", path: "/big", status: 502, kind: "too-large", body: internalError, log: "too large"},

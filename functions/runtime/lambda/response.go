@@ -157,15 +157,17 @@ func scalar(raw json.RawMessage) (string, bool) {
 	return string(raw), true
 }
 
-// parseBody reads the body. AWS documents text; numbers were seen to be taken as they
-// are written, and so are booleans, objects and lists here.
+// parseBody reads the body: text or, as AWS takes them too, a number or a boolean as
+// it is written. An object or a list is what API Gateway calls a malformed proxy
+// response: the handler forgot to make JSON of it, and its callers would notice only
+// after it moves to AWS.
 func (r *Response) parseBody(d *replyDocument) error {
 	if len(d.Body) == 0 || string(d.Body) == "null" {
 		return nil
 	}
 	text, ok := scalar(d.Body)
 	if !ok {
-		text = string(d.Body)
+		return fmt.Errorf("the handler's answer: body must be text, a number or a boolean, not %.40s: write an object or a list as JSON text (json.dumps, JSON.stringify)", d.Body)
 	}
 	r.Body = []byte(text)
 	if !d.IsBase64Encoded {
