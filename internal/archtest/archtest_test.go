@@ -46,7 +46,7 @@ var rules = []rule{
 	{tree: "xds/delivery", may: []string{"xds", "xds/ledger"}, never: kubernetes, why: "delivery knows resources by type and name, not routes"},
 	{tree: "internal/shadow", may: []string{"xds", "xds/ledger", "xds/delivery", "xds/bootstrap", "internal/launch"}, never: kubernetes,
 		why: "the shadow tries resources as any proxy gets them, and knows neither the model nor the store"},
-	{tree: "internal/access", may: []string{"gateway", "gateway/source/api", "internal/pki", "internal/keyfile", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/access", may: []string{"gateway", "gateway/source/api", "internal/pki", "internal/keyfile", "internal/launch", "internal/socket"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the guard knows the API that it guards, and nothing of what is behind it"},
 	{tree: "xds/bootstrap", may: []string{"xds"}, never: kubernetes, why: "the bootstrap is one function"},
 	{tree: "authn", may: []string{"gateway", "xds"}, never: kubernetes, why: "an authentication method is a policy"},
