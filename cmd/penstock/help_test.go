@@ -165,9 +165,23 @@ func TestExamples(t *testing.T) {
 	}
 	up := examples(newUpCommand())
 	out := must(up[0])
-	if !strings.Contains(out, "3 of 3 ready") {
+	// On a busy machine one may still be built when up returns; none may fail.
+	if !strings.Contains(out, " of 3 ready") || strings.Contains(out, "failing") {
 		t.Errorf("%s: its functions do not serve:\n%s", up[0], out)
 	}
+	await(t, func() error {
+		if j := in.state(t).Jaeger; j != "running" {
+			return fmt.Errorf("Jaeger is %s", j)
+		}
+		if out, err := run("curl -sSf http://127.0.0.1:8080/catalog"); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		out, err := run("curl -sSf -X POST -d '{\"question\":\"where\"}' http://127.0.0.1:8080/support")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 	_, hints, _ := strings.Cut(out, "What to try next:")
 	tried := 0
 	for line := range strings.Lines(hints) {
@@ -185,14 +199,6 @@ func TestExamples(t *testing.T) {
 	if tried < 7 {
 		t.Errorf("only %d hints:\n%s", tried, out)
 	}
-	must("curl -sSf -X POST -d '{\"question\":\"where\"}' http://127.0.0.1:8080/support")
-	must("curl -sSf http://127.0.0.1:8080/catalog")
-	await(t, func() error {
-		if j := in.state(t).Jaeger; j != "running" {
-			return fmt.Errorf("Jaeger is %s", j)
-		}
-		return nil
-	})
 	if out := must("curl -sSf http://" + in.flags.jaeger); !strings.Contains(out, "Penstock traces") {
 		t.Errorf("Jaeger's address shows %s", out)
 	}

@@ -122,7 +122,7 @@ func (s *upState) all() []launch.ID { return append(launch.Descendants(s.PID), s
 // await polls until cond says nothing.
 func await(t *testing.T, cond func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := until(ctx, func(context.Context) error { return cond() }); err != nil {
 		t.Fatal(err)

@@ -96,13 +96,14 @@ func TestUpIsQuiet(t *testing.T) {
 	ready, function := false, false
 	for line := range strings.Lines(out) {
 		var r struct {
-			Time, Level, Msg, Service, Function string
-			Addresses                           []upAddress
+			Time, Level, Msg, Service, Function, Component string
+			Addresses                                      []upAddress
 		}
 		if err := json.Unmarshal([]byte(line), &r); err != nil || r.Time == "" || r.Service == "" || r.Msg == "" {
 			t.Errorf("not a record: %v: %s", err, line)
 		}
-		if r.Level != "INFO" {
+		// A machine that is busy with other tests is slow, which etcd tells.
+		if r.Level != "INFO" && !(r.Component == "etcd" && slow.MatchString(r.Msg)) {
 			t.Errorf("a healthy start says %s", line)
 		}
 		if strings.HasPrefix(r.Msg, "{") {
@@ -115,6 +116,8 @@ func TestUpIsQuiet(t *testing.T) {
 		t.Errorf("addresses: %v, the function's line: %v\n%s", ready, function, out)
 	}
 }
+
+var slow = regexp.MustCompile(`took too long|slow fdatasync|overloaded`)
 
 var readable = regexp.MustCompile(`^\d\d:\d\d:\d\d (up|control|limiter|relay|runner|envoy|jaeger|fn hello) +\S`)
 
