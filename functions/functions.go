@@ -63,6 +63,9 @@ type Config struct {
 	MaxEventBytes int64
 	// Build bounds each build and each installation of dependencies; 0: the default.
 	Build BuildLimits
+	// Silence is how long a response that has begun may pause. Default 5 min, as
+	// timeout.idle of routes.
+	Silence time.Duration
 	// NewScaler makes what decides how many instances of a function there are. Default:
 	// scale.New.
 	NewScaler func(scale.Config) Scaler

@@ -126,7 +126,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 	}
 	o = instance.Options{
 		Function: f.GetName(), SocketDir: c.SocketDir, Dir: dir, Env: g.secrets.environment(f.GetEnv()),
-		Timeout: f.GetTimeout().AsDuration(), StartTimeout: f.GetStartTimeout().AsDuration(),
+		Timeout: f.GetTimeout().AsDuration(), Silence: c.Silence, StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
 	}
 	level, err := buildLevel(f)

@@ -229,7 +229,7 @@ func TestGRPC(t *testing.T) {
 // TestGRPCFaults: each failure has a status of gRPC.
 func TestGRPCFaults(t *testing.T) {
 	t.Parallel()
-	r := startRunner(t)
+	r := startRunner(t, silence(300*time.Millisecond))
 	short := timeout(300 * time.Millisecond)
 	r.want(self(t, "exit", "grpc", h2c), self(t, "exit-stream", "grpc", h2c), self(t, "hang", "grpc", h2c, short), self(t, "hang-stream", "grpc", h2c, short))
 	for _, c := range []struct {

@@ -389,6 +389,11 @@ func env(pairs map[string]string) func(*pb.Function) {
 	}
 }
 
+// silence has responses that have begun end when they pause for as long.
+func silence(d time.Duration) func(*functions.Config) {
+	return func(c *functions.Config) { c.Silence = d }
+}
+
 func timeout(d time.Duration) func(*pb.Function) {
 	return func(f *pb.Function) { f.Timeout = durationpb.New(d) }
 }

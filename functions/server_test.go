@@ -216,7 +216,7 @@ func upgrades(t *testing.T, i *pb.Instance) {
 // TestServerFaults: what a caller gets, and that requests go on afterwards.
 func TestServerFaults(t *testing.T) {
 	t.Parallel()
-	r := startRunner(t)
+	r := startRunner(t, silence(200*time.Millisecond))
 	r.want(
 		self(t, "exit", "plain"), self(t, "cut", "plain"),
 		self(t, "hang", "plain", timeout(200*time.Millisecond)),

@@ -10,10 +10,12 @@ import (
 // which compile them, and explain, which prints them, agree. The comments of the
 // protos name the same values.
 const (
-	// DefaultRequestTimeout bounds a whole request, retries included.
+	// DefaultRequestTimeout bounds the time until the response of a backend begins.
 	DefaultRequestTimeout = 15 * time.Second
 	// DefaultIdleTimeout bounds the time without a byte in either direction.
 	DefaultIdleTimeout = 300 * time.Second
+	// DefaultUploadTimeout bounds how long a request may take to arrive.
+	DefaultUploadTimeout = time.Hour
 	// DefaultRetryAttempts is the number of retries beside the first try, for
 	// either group of methods.
 	DefaultRetryAttempts = 2
@@ -41,8 +43,12 @@ const (
 func IdempotentMethods() []string { return []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"} }
 
 // DefaultIdempotentRetryOn are the conditions on which idempotent requests are
-// retried by default.
-func DefaultIdempotentRetryOn() []pb.RetryOn {
+// retried by default. Where there is one endpoint alone (see Alone), a request that it
+// did not answer is not sent to it again: it would take as long once more.
+func DefaultIdempotentRetryOn(alone bool) []pb.RetryOn {
+	if alone {
+		return DefaultOtherRetryOn()
+	}
 	return append(DefaultOtherRetryOn(), pb.RetryOn_RETRY_ON_RESET)
 }
 

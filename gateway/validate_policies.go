@@ -89,7 +89,7 @@ func (c *checker) retry(path string, p *pb.Policies) {
 	look := func(path string, r *pb.RetryRule) {
 		t := r.GetPerTryTimeout()
 		if t != nil && request != nil && request.AsDuration() > 0 && t.AsDuration() > request.AsDuration() {
-			c.add(path+".per_try_timeout", "%v is longer than timeout.request, %v, which bounds all tries together; make it shorter", t.AsDuration(), request.AsDuration())
+			c.add(path+".per_try_timeout", "%v is longer than timeout.request, %v, whose place it takes for each try; make it shorter", t.AsDuration(), request.AsDuration())
 		}
 		if r != nil && r.Attempts != nil && r.GetAttempts() == 0 && (len(r.GetOn()) > 0 || len(r.GetStatusCodes()) > 0) {
 			c.add(path+".attempts", "is 0, which switches retries off, but on or status_codes say when to retry; take one away")

@@ -354,6 +354,9 @@ func (a *Activator) acquire(ctx context.Context, h *instance.Held, at time.Time,
 
 // ServeHTTP implements http.Handler.
 func (a *Activator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if instance.Late(w, r) {
+		return
+	}
 	at := time.Now()
 	id := instance.RequestID(r)
 	a.o.Arrived()

@@ -55,6 +55,9 @@ type Options struct {
 	// UploadStall is how long a sender may pause in the body of a request. Default
 	// 10 s.
 	UploadStall time.Duration
+	// Silence is how long a response that has begun may pause. Default 5 min, as
+	// timeout.idle of routes.
+	Silence time.Duration
 	// StreamAfter is how long a body of unknown length may come before its request
 	// is begun as a stream. Default: 250 ms where Concurrency is above 1, else such
 	// a request is not begun before its first MiB is there. When it is set, streams
@@ -81,6 +84,7 @@ func (o *Options) setDefaults() {
 	}
 	def(&o.QueueTimeout, 5*time.Second)
 	def(&o.UploadStall, 10*time.Second)
+	def(&o.Silence, 5*time.Minute)
 	def(&o.Timeout, 30*time.Second)
 	def(&o.StartTimeout, 30*time.Second)
 	def(&o.StopGrace, 2*time.Second)

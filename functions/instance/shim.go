@@ -27,7 +27,8 @@ const (
 	// it whatever its method. Its value is the reason.
 	HeaderRefused = "x-penstock-refused"
 	// HeaderError is on every other answer that is not the function's own:
-	// handler-error, bad-response, too-large, died, deadline, bad-request, slow-body.
+	// handler-error, bad-response, too-large, died, deadline, bad-request, slow-body,
+	// timeout.
 	HeaderError = "x-penstock-error"
 )
 
@@ -68,6 +69,9 @@ type Error struct {
 
 // ServeHTTP implements http.Handler: it is the shim.
 func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if Late(w, r) {
+		return
+	}
 	i.o.Observer.Arrived()
 	_ = i.serve(w, r, nil)
 }
@@ -155,9 +159,9 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 	}
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	stop := i.watch(rec, cancel)
+	stop := i.watch(rec, r.Context(), cancel)
 	defer stop()
-	// A connection that was taken over (WebSocket) is an invocation no more.
+	// A connection that was taken over (WebSocket) lasts for as long as both sides want.
 	rec.switched = stop
 	err := i.contract.Serve(rec, r.WithContext(ctx), inv)
 	if err == nil {
@@ -177,36 +181,6 @@ func (i *Instance) handle(rec *recorder, r *http.Request, inv *Invocation, span 
 		return context.DeadlineExceeded
 	}
 	return err
-}
-
-// watch ends an invocation at the function's timeout: what waits for the caller,
-// in either direction, too.
-func (i *Instance) watch(rec *recorder, cancel context.CancelCauseFunc) (stop func()) {
-	var mu sync.Mutex // so that nothing happens to the connection after stop
-	var timer *time.Timer
-	over := false
-	mu.Lock()
-	defer mu.Unlock()
-	timer = time.AfterFunc(i.o.Timeout, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case over:
-		case rec.expire() && !i.contract.Cancels():
-			// The caller does not take the answer. The handler, which cannot be given
-			// up, has the same time again to come to its end without the caller.
-			timer.Reset(i.o.Timeout)
-		default:
-			rec.upload.overdue()
-			cancel(context.DeadlineExceeded)
-		}
-	})
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		over = true
-		timer.Stop()
-	}
 }
 
 // admit takes a slot, or waits for one in the queue. A request whose body still
@@ -357,6 +331,8 @@ type recorder struct {
 	begun   bool
 	expired bool
 	writing int // calls that may wait for the caller
+	// moved is when the answer began, or the last write began or ended.
+	moved time.Time
 }
 
 // sample is what an observer is told.
@@ -395,19 +371,21 @@ func (r *recorder) enter() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.writing++
+	r.moved = time.Now()
 }
 
 func (r *recorder) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.writing--
+	r.moved = time.Now()
 }
 
 // begin notes that the answer begins.
 func (r *recorder) begin(status int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.status, r.begun = status, true
+	r.status, r.begun, r.moved = status, true, time.Now()
 	if r.expired && !r.internal { // it came a moment too late
 		_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
 	}
@@ -431,11 +409,7 @@ func (r *recorder) WriteHeader(status int) {
 			r.upload.relax()
 		}
 	}
-	if status == http.StatusSwitchingProtocols {
-		if r.switched != nil {
-			r.switched()
-		}
-	} else if final && (r.instance.draining.Load() || !r.http2 && !r.upload.complete()) {
+	if status != http.StatusSwitchingProtocols && final && (r.instance.draining.Load() || !r.http2 && !r.upload.complete()) {
 		// For HTTP/2 this asks for a new connection, without harm to other streams.
 		h.Set("Connection", "close")
 	}
@@ -470,7 +444,15 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			return nil, nil, errors.New("the connection cannot be taken over in the middle of the request's body")
 		}
 	}
-	return http.NewResponseController(r.ResponseWriter).Hijack()
+	conn, buffered, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		// Who takes a connection over writes the head of the answer himself.
+		r.begin(http.StatusSwitchingProtocols)
+		if r.switched != nil {
+			r.switched()
+		}
+	}
+	return conn, buffered, err
 }
 
 // Unwrap is for http.ResponseController.

@@ -55,6 +55,7 @@ type upload struct {
 	changed sync.Cond
 	buf     bytes.Buffer
 	total   int64
+	last    time.Time     // when the last part of it came
 	spent   time.Duration // waiting for the sender
 	pumping bool
 	reading bool  // the sender is waited for
@@ -205,6 +206,9 @@ func (u *upload) take(b []byte, err error, took time.Duration) {
 	u.spent += took
 	u.total += int64(len(b))
 	u.buf.Write(b)
+	if len(b) > 0 || errors.Is(err, io.EOF) {
+		u.last = time.Now()
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		u.whole = true
@@ -302,6 +306,16 @@ func (u *upload) complete() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.whole
+}
+
+// lastPart is when the last part of it came; the zero time when none has.
+func (u *upload) lastPart() time.Time {
+	if u == nil {
+		return time.Time{}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.last
 }
 
 // overdue ends the reading at the function's deadline, and puts it down to the

@@ -29,8 +29,8 @@ func (x *explainer) policies(e *gateway.Entry) {
 	if e.Rule.GetForward() == nil {
 		return
 	}
-	x.timeouts(p)
-	x.retries(p)
+	x.timeouts(e)
+	x.retries(e)
 }
 
 // policy adds one row. path is that of the field within the policies.
@@ -43,16 +43,29 @@ func (x *explainer) policy(name, summary string, from gateway.Source, path strin
 	x.out.Policies = append(x.out.Policies, row)
 }
 
-func (x *explainer) timeouts(p *gateway.Effective) {
-	request, idle := gateway.DefaultRequestTimeout, gateway.DefaultIdleTimeout
-	if d := p.Timeout.GetRequest(); d != nil {
-		request = d.AsDuration()
-	}
+func (x *explainer) timeouts(e *gateway.Entry) {
+	p := e.Policies
+	request, follows := gateway.RequestTimeout(p.Timeout, e.Backends)
+	idle := gateway.DefaultIdleTimeout
 	if d := p.Timeout.GetIdle(); d != nil {
 		idle = d.AsDuration()
 	}
-	x.policy("timeout.request", orNone(request, "%s for the whole request, retries included; then 504"), p.From("timeout.request"), "timeout.request")
+	text := orNone(request, "%s until the response begins, for each try; then 504")
+	if follows != nil {
+		text += fmt.Sprintf("; it follows %s, which may take %s", follows.GetName(), short(gateway.FunctionTimeout(follows)))
+	}
+	for _, t := range e.Backends {
+		if f := t.Function; f != nil && request > 0 && request < gateway.FunctionTimeout(f) {
+			text += fmt.Sprintf("; shorter than the timeout of %s, %s", f.GetName(), short(gateway.FunctionTimeout(f)))
+		}
+	}
+	x.policy("timeout.request", text, p.From("timeout.request"), "timeout.request")
 	x.policy("timeout.idle", orNone(idle, "%s without a byte in either direction; then the stream ends"), p.From("timeout.idle"), "timeout.idle")
+	stream := "none: what flows may last"
+	if d := p.Timeout.GetMaxStreamDuration().AsDuration(); d > 0 {
+		stream = short(d) + " from the first byte of the request; then it ends, whatever flows"
+	}
+	x.policy("timeout.max_stream_duration", stream, p.From("timeout.max_stream_duration"), "timeout.max_stream_duration")
 }
 
 func orNone(d time.Duration, format string) string {
@@ -75,11 +88,12 @@ func short(d time.Duration) string {
 }
 
 // retries explains the rule of the group that the request's method is in.
-func (x *explainer) retries(p *gateway.Effective) {
+func (x *explainer) retries(e *gateway.Entry) {
+	p := e.Policies
 	group, rule, on, methods := "other", p.Retry.GetOther(), gateway.DefaultOtherRetryOn(), "which is not idempotent"
 	for _, m := range gateway.IdempotentMethods() {
 		if m == x.request.Method {
-			group, rule, on, methods = "idempotent", p.Retry.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), "which is idempotent"
+			group, rule, on, methods = "idempotent", p.Retry.GetIdempotent(), gateway.DefaultIdempotentRetryOn(gateway.Alone(e.Backends)), "which is idempotent"
 		}
 	}
 	path := "retry." + group
@@ -107,7 +121,7 @@ func (x *explainer) retries(p *gateway.Effective) {
 		add("status_codes", "also on "+strings.Trim(strings.ReplaceAll(fmt.Sprint(codes), " ", ", "), "[]"))
 	}
 	if t := rule.GetPerTryTimeout(); t != nil {
-		add("per_try_timeout", short(t.AsDuration())+" for each try")
+		add("per_try_timeout", short(t.AsDuration())+" until the response begins, for each try, in the place of timeout.request")
 	}
 }
 

@@ -181,25 +181,11 @@ func clusterResource(p *packer, c *clusterv3.Cluster, owners []string) (*xds.Res
 	return xds.NewResource(xds.Cluster, c.Name, c, refs, owners)
 }
 
-// staticEndpoints are the endpoints of a backend or, when a subset is named, those
-// that carry all its labels.
+// staticEndpoints are the endpoints of a backend or of one of its subsets.
 func staticEndpoints(b *pb.Backend, subset string) []*endpointv3.LbEndpoint {
-	var labels map[string]string
-	for _, s := range b.GetSubsets() {
-		if s.GetName() == subset {
-			labels = s.GetLabels()
-		}
-	}
 	var out []*endpointv3.LbEndpoint
-	for _, e := range b.GetStatic().GetEndpoints() {
-		matches := true
-		for k, v := range labels {
-			got, ok := e.GetLabels()[k]
-			matches = matches && ok && got == v
-		}
-		if matches {
-			out = append(out, lbEndpoint(e.GetAddress(), e.GetPort(), e.GetWeight()))
-		}
+	for _, e := range (gateway.Target{Backend: b, Subset: subset}).StaticEndpoints() {
+		out = append(out, lbEndpoint(e.GetAddress(), e.GetPort(), e.GetWeight()))
 	}
 	return out
 }

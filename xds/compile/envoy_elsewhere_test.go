@@ -107,3 +107,8 @@ func TestRetryElsewhere(t *testing.T) {
 		t.Errorf("instances that have ended were asked %d times in 200 requests: they must be left alone", n)
 	}
 }
+
+// replaceAll replaces pairs in a text.
+func replaceAll(text string, pairs ...string) string {
+	return strings.NewReplacer(pairs...).Replace(text)
+}

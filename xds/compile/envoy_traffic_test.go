@@ -176,7 +176,7 @@ func testRetries(t *testing.T, r *rig) {
 		t.Cleanup(func() { s.Close() })
 		return fmt.Sprintf("{address: 127.0.0.1, port: %d, labels: {kind: KIND}}", l.Addr().(*net.TCPAddr).Port)
 	}
-	reset := endpoint(func(w http.ResponseWriter, req *http.Request) {
+	resetting := func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		resets.Add(1)
 		c, _, err := w.(http.Hijacker).Hijack()
@@ -184,7 +184,8 @@ func testRetries(t *testing.T, r *rig) {
 			_ = c.(*net.TCPConn).SetLinger(0)
 			c.Close()
 		}
-	})
+	}
+	reset, resetToo := endpoint(resetting), endpoint(resetting)
 	refuse := endpoint(func(w http.ResponseWriter, req *http.Request) {
 		refusals.Add(1)
 		w.Header().Set("x-penstock-refused", "busy")
@@ -220,7 +221,7 @@ source: f
 kind: Backend
 name: resetting
 load_balancing: ROUND_ROBIN
-static: {endpoints: [`+kind(reset, "bad")+`, `+kind(good, "good")+`]}
+static: {endpoints: [`+kind(reset, "bad")+`, `+kind(good, "good")+`, `+kind(resetToo, "bad")+`]}
 subsets: [{name: bad, labels: {kind: bad}}]
 ---
 kind: Backend

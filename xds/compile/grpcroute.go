@@ -6,12 +6,10 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
-	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -110,9 +108,8 @@ func (c *grpcEntry) action() *routev3.RouteAction {
 	}
 	c.targets = p.targets
 	a := &routev3.RouteAction{ClusterSpecifier: all.GetClusterSpecifier()}
-	if d := timeout.Request(c.e.Policies.Timeout); d > 0 {
-		a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(d)}
-	}
+	// gRPC knows no bound but that of the whole call, which would end streams.
+	a.MaxStreamDuration = all.GetMaxStreamDuration()
 	a.RetryPolicy = grpcRetry(c.e.Policies.Retry)
 	return a
 }

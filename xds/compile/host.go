@@ -146,6 +146,8 @@ func newVirtualHost(h *gateway.Host, s share, project string) *routev3.VirtualHo
 	return &routev3.VirtualHost{
 		Name: name, Domains: []string{name}, Routes: []*routev3.Route{last},
 		TypedPerFilterConfig: s.entries, RetryPolicy: s.retry,
+		// Instances answer a request whose time is over instead of beginning it again.
+		IncludeIsTimeoutRetryHeader: true,
 	}
 }
 
@@ -431,7 +433,8 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 	if base == nil {
 		return simple(e, unavailable(e, "proxies refuse its backend, see the status of that")), nil
 	}
-	idempotent, other := retry.Policies(e.Policies.Retry, retryTargets(p.targets))
+	behind := retryTargets(e.Policies.Timeout, p.targets)
+	idempotent, other := retry.Policies(e.Policies.Retry, behind)
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string
@@ -462,6 +465,9 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 			r := &routev3.Route{Match: v.match, Action: &routev3.Route_Route{Route: a}}
 			if !reset {
 				r.RequestHeadersToRemove = []string{retryOnHeader}
+			}
+			if retry.Repeats(e.Policies.Retry) && behind.Functions {
+				r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, set(retry.RepeatHeader, "1").GetAppend())
 			}
 			out = append(out, r)
 		}

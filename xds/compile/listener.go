@@ -112,6 +112,7 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 	e := gateway.EdgeOf(l)
 	m := edgeProfile(l, e)
 	m.RequestIdExtension = requestID(p)
+	m.RequestTimeout = durationpb.New(uploadTimeout(l))
 	m.StatPrefix = statPrefix(name)
 	m.HttpFilters = filters(p, v.in.View.Project, lay, name, e, v.settings.tracing())
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
@@ -135,6 +136,14 @@ func requestID(p *packer) *hcmv3.RequestIDExtension {
 	return &hcmv3.RequestIDExtension{TypedConfig: p.pack(&uuidv3.UuidRequestIdConfig{
 		PackTraceReason: wrapperspb.Bool(false), UseRequestIdForTraceSampling: wrapperspb.Bool(false),
 	})}
+}
+
+// uploadTimeout bounds how long a request may take to arrive; 0 for ever.
+func uploadTimeout(l *pb.Listener) time.Duration {
+	if d := l.GetUploadTimeout(); d != nil {
+		return d.AsDuration()
+	}
+	return gateway.DefaultUploadTimeout
 }
 
 func scopedRoutes(name string) *hcmv3.ScopedRoutes {

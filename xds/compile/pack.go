@@ -71,6 +71,7 @@ func (u *unit) seam(vhost *routev3.VirtualHost) error {
 	rest := &routev3.VirtualHost{
 		Name: vhost.Name, Domains: vhost.Domains, Routes: routes[len(routes)-1:],
 		TypedPerFilterConfig: vhost.TypedPerFilterConfig, RetryPolicy: vhost.RetryPolicy,
+		IncludeIsTimeoutRetryHeader: vhost.IncludeIsTimeoutRetryHeader,
 	}
 	return u.marshal(rest, func(out []byte, i int) ([]byte, error) {
 		n := len(u.made[i].traits)

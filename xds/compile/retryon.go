@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // retryOnHeader adds conditions to those of a route's retry policy. Envoy's router
@@ -58,8 +59,9 @@ func retryOn(p *packer) *matchingv3.ExtensionWithMatcher {
 }
 
 // retryTargets is what retries have to know of the targets of a route.
-func retryTargets(targets []gateway.Target) retry.Targets {
-	out := retry.Targets{Functions: true}
+func retryTargets(p *pb.TimeoutPolicy, targets []gateway.Target) retry.Targets {
+	out := retry.Targets{Functions: true, Alone: gateway.Alone(targets)}
+	out.Request, _ = gateway.RequestTimeout(p, targets)
 	for _, t := range targets {
 		if t.Function != nil {
 			continue
@@ -67,8 +69,8 @@ func retryTargets(targets []gateway.Target) retry.Targets {
 		// A header of anybody else's is no promise that nothing was done.
 		out.Functions = false
 		lightest, all := uint64(0), uint64(0)
-		for _, e := range staticEndpoints(t.Backend, t.Subset) {
-			w := uint64(max(e.GetLoadBalancingWeight().GetValue(), 1))
+		for _, e := range t.StaticEndpoints() {
+			w := uint64(max(e.GetWeight(), 1))
 			if all += w; lightest == 0 || w < lightest {
 				lightest = w
 			}
@@ -80,7 +82,8 @@ func retryTargets(targets []gateway.Target) retry.Targets {
 	return out
 }
 
-// noRetries is the policy of a route without retries in a host that has some.
+// noRetries is the policy of a route without retries, and without a bound of its time,
+// in a host that has some.
 func noRetries() *routev3.RetryPolicy { return &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(0)} }
 
 // sharedRetries is the retry policy that saves the most bytes when it stands at the

@@ -81,7 +81,7 @@ func TestRetries(t *testing.T) {
 			t.Fatal(u.problems)
 		}
 		for _, e := range host.Entries {
-			idempotent, other := retry.Policies(e.Policies.Retry, retry.Targets{})
+			idempotent, other := retry.Policies(e.Policies.Retry, retry.Targets{Request: gateway.DefaultRequestTimeout})
 			for _, method := range methods {
 				want := other
 				if slices.Contains(gateway.IdempotentMethods(), method) {

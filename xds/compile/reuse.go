@@ -328,7 +328,10 @@ func (u *unit) marshal(vhost *routev3.VirtualHost, entry func(out []byte, i int)
 	if err != nil {
 		return err
 	}
-	tail := &routev3.VirtualHost{Routes: vhost.Routes, TypedPerFilterConfig: vhost.TypedPerFilterConfig, RetryPolicy: vhost.RetryPolicy}
+	tail := &routev3.VirtualHost{
+		Routes: vhost.Routes, TypedPerFilterConfig: vhost.TypedPerFilterConfig, RetryPolicy: vhost.RetryPolicy,
+		IncludeIsTimeoutRetryHeader: vhost.IncludeIsTimeoutRetryHeader,
+	}
 	out, err = proto.MarshalOptions{Deterministic: true}.MarshalAppend(out, tail)
 	u.raw = slices.Clone(out)
 	return err

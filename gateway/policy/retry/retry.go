@@ -5,6 +5,7 @@
 package retry
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,15 @@ const RefusedHeader = "x-penstock-refused"
 // instance says that it will take no request any more. The others say that it is busy.
 const RefusedGone = "dead|stopping|ended-before-reading"
 
+// RepeatHeader tells instances of functions that a request whose try has timed out is
+// to be begun again; without it they answer 504.
+const RepeatHeader = "x-penstock-repeat"
+
+// Repeats reports whether tries have a time of their own, after which another follows.
+func Repeats(p *pb.RetryPolicy) bool {
+	return p.GetIdempotent().GetPerTryTimeout() != nil || p.GetOther().GetPerTryTimeout() != nil
+}
+
 const (
 	// Back-off between tries: the next one goes to another endpoint, so there is
 	// little to wait for.
@@ -53,6 +63,10 @@ type Targets struct {
 	// WeightRatio is how many times the weight of the lightest endpoint of a backend
 	// all of its endpoints weigh together; 0 when weights do not matter.
 	WeightRatio uint64
+	// Alone: there is no other endpoint than one.
+	Alone bool
+	// Request is how long a try waits for the response to begin; 0: for ever.
+	Request time.Duration
 }
 
 // draws is how often an endpoint is drawn at most until one is found that was not
@@ -117,12 +131,16 @@ type made struct {
 	reset, ok                 bool
 }
 
-// defaults are those of routes that say nothing about retries, which most do.
+// defaults are those of routes that say nothing about retries and time, which most do.
 var defaults = sync.OnceValue(func() map[Targets]made {
 	out := map[Targets]made{}
-	for _, functions := range []bool{false, true} {
+	for _, t := range []Targets{{}, {Alone: true}, {Functions: true}} {
+		var function []gateway.Target
+		if t.Functions {
+			function = []gateway.Target{{Function: &pb.Function{}}}
+		}
+		t.Request, _ = gateway.RequestTimeout(nil, function)
 		var m made
-		t := Targets{Functions: functions}
 		m.idempotent, m.other = policies(nil, t)
 		m.merged, m.reset, m.ok = merge(m.idempotent, m.other)
 		out[t] = m
@@ -130,7 +148,9 @@ var defaults = sync.OnceValue(func() map[Targets]made {
 	return out
 })
 
-// Policies are those for idempotent methods and for all others; nil: no retries.
+// Policies are those for idempotent methods and for all others; nil: no retries, and no
+// bound of the time. They bound the time until a response begins, since Envoy leaves the
+// bound of a try alone once the response has begun, as it does not with that of a route.
 // p may be nil. The messages are shared: do not change them.
 func Policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPolicy) {
 	if p == nil {
@@ -142,7 +162,7 @@ func Policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPol
 }
 
 func policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPolicy) {
-	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(), t), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), t)
+	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(t.Alone), t), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), t)
 }
 
 // Attempts is the number of retries of a rule, which may be nil.
@@ -156,7 +176,10 @@ func Attempts(r *pb.RetryRule) uint32 {
 func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolicy {
 	attempts := Attempts(r)
 	if attempts == 0 {
-		return nil
+		if t.Request == 0 {
+			return nil
+		}
+		return &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(0), PerTryTimeout: durationpb.New(t.Request)}
 	}
 	conditions := r.GetOn()
 	if len(conditions) == 0 {
@@ -183,8 +206,8 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolic
 		on = append(on, "retriable-status-codes")
 		out.RetriableStatusCodes = slices.Sorted(slices.Values(codes))
 	}
-	if d := r.GetPerTryTimeout(); d != nil {
-		out.PerTryTimeout = durationpb.New(d.AsDuration())
+	if d := cmp.Or(r.GetPerTryTimeout().AsDuration(), t.Request); d > 0 {
+		out.PerTryTimeout = durationpb.New(d)
 	}
 	out.RetryOn = strings.Join(on, ",")
 	return out

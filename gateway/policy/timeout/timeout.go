@@ -11,14 +11,6 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// Request is the bound of the whole request; 0 means none. p may be nil.
-func Request(p *pb.TimeoutPolicy) time.Duration {
-	if d := p.GetRequest(); d != nil {
-		return d.AsDuration()
-	}
-	return gateway.DefaultRequestTimeout
-}
-
 // Idle is the bound of the time without a byte; 0 means none. p may be nil.
 func Idle(p *pb.TimeoutPolicy) time.Duration {
 	if d := p.GetIdle(); d != nil {
@@ -27,9 +19,14 @@ func Idle(p *pb.TimeoutPolicy) time.Duration {
 	return gateway.DefaultIdleTimeout
 }
 
-// Apply sets the time bounds of an action. Both are always set, so that neither
-// Envoy's defaults nor those of the listener decide. In Envoy, too, 0 is none.
+// Apply sets the time bounds of an action but that of the time until the response
+// begins, which is one of each try: package retry compiles it. Envoy's bound of a route
+// would end a response that flows, so it is switched off. Those that are always set are,
+// so that neither Envoy's defaults nor those of the listener decide. In Envoy, too, 0 is none.
 func Apply(a *routev3.RouteAction, p *pb.TimeoutPolicy) {
-	a.Timeout = durationpb.New(Request(p))
+	a.Timeout = durationpb.New(0)
 	a.IdleTimeout = durationpb.New(Idle(p))
+	if d := p.GetMaxStreamDuration().AsDuration(); d > 0 {
+		a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(d)}
+	}
 }

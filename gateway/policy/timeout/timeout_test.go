@@ -13,17 +13,18 @@ import (
 
 func TestApply(t *testing.T) {
 	for name, c := range map[string]struct {
-		policy        *pb.TimeoutPolicy
-		request, idle time.Duration
+		policy       *pb.TimeoutPolicy
+		idle, stream time.Duration
 	}{
-		"none":    {nil, 15 * time.Second, 300 * time.Second},
-		"request": {&pb.TimeoutPolicy{Request: durationpb.New(time.Minute)}, time.Minute, 300 * time.Second},
+		"none":    {nil, 300 * time.Second, 0},
+		"request": {&pb.TimeoutPolicy{Request: durationpb.New(time.Minute)}, 300 * time.Second, 0},
 		"off":     {&pb.TimeoutPolicy{Request: durationpb.New(0), Idle: durationpb.New(0)}, 0, 0},
-		"both":    {&pb.TimeoutPolicy{Request: durationpb.New(1), Idle: durationpb.New(2)}, 1, 2},
+		"all":     {&pb.TimeoutPolicy{Request: durationpb.New(1), Idle: durationpb.New(2), MaxStreamDuration: durationpb.New(3)}, 2, 3},
 	} {
 		a := &routev3.RouteAction{}
 		timeout.Apply(a, c.policy)
-		if a.Timeout == nil || a.IdleTimeout == nil || a.Timeout.AsDuration() != c.request || a.IdleTimeout.AsDuration() != c.idle {
+		if a.Timeout == nil || a.IdleTimeout == nil || a.Timeout.AsDuration() != 0 || a.IdleTimeout.AsDuration() != c.idle ||
+			a.GetMaxStreamDuration().GetMaxStreamDuration().AsDuration() != c.stream {
 			t.Errorf("%s: %v", name, a)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -181,7 +182,11 @@ type Listener struct {
 	// trusted. Default 0: the peer's own address is the client.
 	TrustedHops uint32 `protobuf:"varint,7,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
 	// What is refused, changed and kept of a request before any route is looked at.
-	Edge          *EdgeProfile `protobuf:"bytes,8,opt,name=edge,proto3" json:"edge,omitempty"`
+	Edge *EdgeProfile `protobuf:"bytes,8,opt,name=edge,proto3" json:"edge,omitempty"`
+	// The longest that a request may take to arrive, from its first byte to its last.
+	// Then it is answered with 408. While its bytes flow nothing else bounds it, and a
+	// pause in it is bounded by the route's timeout.idle. Default 1h; 0s switches it off.
+	UploadTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=upload_timeout,json=uploadTimeout,proto3" json:"upload_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -272,6 +277,13 @@ func (x *Listener) GetEdge() *EdgeProfile {
 	return nil
 }
 
+func (x *Listener) GetUploadTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.UploadTimeout
+	}
+	return nil
+}
+
 // ListenerTls names the certificates of an HTTPS listener.
 type ListenerTls struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -322,14 +334,14 @@ var File_penstock_v1_gateway_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_gateway_proto_rawDesc = "" +
 	"\n" +
-	"\x19penstock/v1/gateway.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x16penstock/v1/edge.proto\x1a\x1apenstock/v1/metadata.proto\x1a\x1apenstock/v1/policies.proto\"\xd7\x02\n" +
+	"\x19penstock/v1/gateway.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x16penstock/v1/edge.proto\x1a\x1apenstock/v1/metadata.proto\x1a\x1apenstock/v1/policies.proto\"\xd7\x02\n" +
 	"\aGateway\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xbaH[rY2W^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/gateways/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$R\x04name\x121\n" +
 	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x12?\n" +
 	"\tlisteners\x18\x03 \x03(\v2\x15.penstock.v1.ListenerB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\tlisteners\x121\n" +
 	"\bpolicies\x18\x04 \x01(\v2\x15.penstock.v1.PoliciesR\bpolicies\x121\n" +
-	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\"\xa6\x04\n" +
+	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\"\xf8\x04\n" +
 	"\bListener\x12?\n" +
 	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\x12d\n" +
 	"\aaddress\x18\x02 \x01(\tBJ\xbaHG\xba\x01D\n" +
@@ -339,7 +351,8 @@ const file_penstock_v1_gateway_proto_rawDesc = "" +
 	"\thostnames\x18\x05 \x03(\tBh\xbaHe\x92\x01b\x10\x80\b\x18\x01\"[rY2W^(\\*|(\\*\\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*)$R\thostnames\x12*\n" +
 	"\x03tls\x18\x06 \x01(\v2\x18.penstock.v1.ListenerTlsR\x03tls\x12*\n" +
 	"\ftrusted_hops\x18\a \x01(\rB\a\xbaH\x04*\x02\x18\x10R\vtrustedHops\x12,\n" +
-	"\x04edge\x18\b \x01(\v2\x18.penstock.v1.EdgeProfileR\x04edge\"?\n" +
+	"\x04edge\x18\b \x01(\v2\x18.penstock.v1.EdgeProfileR\x04edge\x12P\n" +
+	"\x0eupload_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\ruploadTimeout\"?\n" +
 	"\vListenerTls\x120\n" +
 	"\fcertificates\x18\x01 \x03(\tB\f\xbaH\t\x92\x01\x06\b\x01\x10\x14\x18\x01R\fcertificates*n\n" +
 	"\x10ListenerProtocol\x12!\n" +
@@ -362,14 +375,15 @@ func file_penstock_v1_gateway_proto_rawDescGZIP() []byte {
 var file_penstock_v1_gateway_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_penstock_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_penstock_v1_gateway_proto_goTypes = []any{
-	(ListenerProtocol)(0), // 0: penstock.v1.ListenerProtocol
-	(*Gateway)(nil),       // 1: penstock.v1.Gateway
-	(*Listener)(nil),      // 2: penstock.v1.Listener
-	(*ListenerTls)(nil),   // 3: penstock.v1.ListenerTls
-	(*Metadata)(nil),      // 4: penstock.v1.Metadata
-	(*Policies)(nil),      // 5: penstock.v1.Policies
-	(*Status)(nil),        // 6: penstock.v1.Status
-	(*EdgeProfile)(nil),   // 7: penstock.v1.EdgeProfile
+	(ListenerProtocol)(0),       // 0: penstock.v1.ListenerProtocol
+	(*Gateway)(nil),             // 1: penstock.v1.Gateway
+	(*Listener)(nil),            // 2: penstock.v1.Listener
+	(*ListenerTls)(nil),         // 3: penstock.v1.ListenerTls
+	(*Metadata)(nil),            // 4: penstock.v1.Metadata
+	(*Policies)(nil),            // 5: penstock.v1.Policies
+	(*Status)(nil),              // 6: penstock.v1.Status
+	(*EdgeProfile)(nil),         // 7: penstock.v1.EdgeProfile
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_penstock_v1_gateway_proto_depIdxs = []int32{
 	4, // 0: penstock.v1.Gateway.metadata:type_name -> penstock.v1.Metadata
@@ -379,11 +393,12 @@ var file_penstock_v1_gateway_proto_depIdxs = []int32{
 	0, // 4: penstock.v1.Listener.protocol:type_name -> penstock.v1.ListenerProtocol
 	3, // 5: penstock.v1.Listener.tls:type_name -> penstock.v1.ListenerTls
 	7, // 6: penstock.v1.Listener.edge:type_name -> penstock.v1.EdgeProfile
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	8, // 7: penstock.v1.Listener.upload_timeout:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_gateway_proto_init() }

@@ -35,7 +35,7 @@ const (
 	RetryOn_RETRY_ON_REFUSED_STREAM RetryOn = 2
 	// The connection broke before the request was sent.
 	RetryOn_RETRY_ON_RESET_BEFORE_REQUEST RetryOn = 3
-	// The connection broke before a response came.
+	// No response came: the connection broke, or the time of the try was over.
 	RetryOn_RETRY_ON_RESET RetryOn = 4
 	// Any 5xx, or no response.
 	RetryOn_RETRY_ON_5XX RetryOn = 5
@@ -110,7 +110,8 @@ func (RetryOn) EnumDescriptor() ([]byte, []int) {
 type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// GET, HEAD, OPTIONS, PUT, DELETE. Default: 2 retries on connect-failure,
-	// refused-stream, reset-before-request, reset.
+	// refused-stream, reset-before-request and, unless a backend has one static endpoint
+	// alone, reset.
 	Idempotent *RetryRule `protobuf:"bytes,1,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
 	// All other methods. Default: 2 retries on connect-failure, refused-stream,
 	// reset-before-request.
@@ -172,7 +173,9 @@ type RetryRule struct {
 	On []RetryOn `protobuf:"varint,2,rep,packed,name=on,proto3,enum=penstock.v1.RetryOn" json:"on,omitempty"`
 	// Response codes to retry on, besides.
 	StatusCodes []uint32 `protobuf:"varint,3,rep,packed,name=status_codes,json=statusCodes,proto3" json:"status_codes,omitempty"`
-	// Time of one try. Default: none of its own.
+	// The time that one try waits for the response to begin, in the place of
+	// timeout.request. With reset a try that took longer is repeated at another endpoint,
+	// so a short time finds one that hangs soon. Default: timeout.request.
 	PerTryTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=per_try_timeout,json=perTryTimeout,proto3" json:"per_try_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -23,16 +23,31 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// TimeoutPolicy bounds a request.
+// TimeoutPolicy bounds a request. What lasts (uploads, streams of events, gRPC streams,
+// downloads, WebSockets) is bounded by idle and max_stream_duration alone: it may go on
+// for as long as bytes flow.
 type TimeoutPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whole request, from the end of the request to the end of the response,
-	// retries included. Default 15s; 0s switches it off.
+	// The time that a try waits for the response to begin: from when all of the request
+	// has been sent until the first line of the response comes. Then the answer is 504. A
+	// response that has begun is never ended by it, nor a request that is still being
+	// sent. Where an idempotent request may be answered by several endpoints, another one
+	// is tried first (RetryPolicy), so it waits (attempts + 1) times as long at most.
+	// Waiting for an instance of a function to start counts.
+	// Default: 15s for backends; for functions, what the longest of them may take (its
+	// timeout, the wait for an instance and 10s), so that its own answer comes first.
+	// 0s switches it off.
 	Request *durationpb.Duration `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
-	// Time without any byte in either direction. Default 300s.
-	Idle          *durationpb.Duration `protobuf:"bytes,2,opt,name=idle,proto3" json:"idle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The time without any byte in either direction, before or in a response, in an
+	// upload, or in a WebSocket. Then the stream ends: with 408 or 504 when nothing has
+	// been answered, else it is cut. Default 300s; 0s switches it off.
+	Idle *durationpb.Duration `protobuf:"bytes,2,opt,name=idle,proto3" json:"idle,omitempty"`
+	// The longest that anything may last, from the first byte of the request: uploads,
+	// responses, streams and upgraded connections. Then it is ended as by idle.
+	// Default: none.
+	MaxStreamDuration *durationpb.Duration `protobuf:"bytes,3,opt,name=max_stream_duration,json=maxStreamDuration,proto3" json:"max_stream_duration,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *TimeoutPolicy) Reset() {
@@ -79,14 +94,22 @@ func (x *TimeoutPolicy) GetIdle() *durationpb.Duration {
 	return nil
 }
 
+func (x *TimeoutPolicy) GetMaxStreamDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStreamDuration
+	}
+	return nil
+}
+
 var File_penstock_v1_timeout_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_timeout_proto_rawDesc = "" +
 	"\n" +
-	"\x19penstock/v1/timeout.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x93\x01\n" +
+	"\x19penstock/v1/timeout.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xef\x01\n" +
 	"\rTimeoutPolicy\x12C\n" +
 	"\arequest\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\arequest\x12=\n" +
-	"\x04idle\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x04idleBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\x04idle\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x04idle\x12Z\n" +
+	"\x13max_stream_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x01*\x00R\x11maxStreamDurationBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_timeout_proto_rawDescOnce sync.Once
@@ -108,11 +131,12 @@ var file_penstock_v1_timeout_proto_goTypes = []any{
 var file_penstock_v1_timeout_proto_depIdxs = []int32{
 	1, // 0: penstock.v1.TimeoutPolicy.request:type_name -> google.protobuf.Duration
 	1, // 1: penstock.v1.TimeoutPolicy.idle:type_name -> google.protobuf.Duration
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1, // 2: penstock.v1.TimeoutPolicy.max_stream_duration:type_name -> google.protobuf.Duration
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_timeout_proto_init() }

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import flask
 import functions_framework
 
 while "LISTEN_FILE" in os.environ and not os.path.exists(os.environ["LISTEN_FILE"]):
@@ -73,6 +74,17 @@ def breaks(request):
         raise ValueError("lost the thread")
 
     return pieces()
+
+
+def ticks(request):
+    """Streams events for three seconds."""
+
+    def events():
+        for _ in range(30):
+            yield "data: tick\n\n"
+            time.sleep(0.1)
+
+    return flask.Response(events(), mimetype="text/event-stream")
 
 
 def forks(request):

@@ -44,6 +44,19 @@ exports.breaks = (req, res) => {
   setImmediate(() => { throw new Error('lost the thread'); });
 };
 
+exports.ticks = (req, res) => {
+  res.set('content-type', 'text/event-stream');
+  let left = 30;
+  const timer = setInterval(() => {
+    res.write('data: tick\n\n');
+    left -= 1;
+    if (left === 0) {
+      clearInterval(timer);
+      res.end();
+    }
+  }, 100);
+};
+
 exports.forks = (req, res) => res.json({ children: [spawn('sleep', ['600'], { detached: true, stdio: 'ignore' }).pid] });
 
 exports.stubborn = (req, res) => {

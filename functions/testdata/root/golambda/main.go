@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambda"
@@ -20,6 +21,8 @@ func handle(ctx context.Context, e events.APIGatewayV2HTTPRequest) (any, error) 
 		return nil, errors.New("no such order")
 	case "/panic":
 		panic("out of kettles")
+	case "/ticks":
+		return ticks(), nil
 	case "/stream", "/stream-fails":
 		return stream(e.RawPath == "/stream-fails"), nil
 	}
@@ -28,6 +31,21 @@ func handle(ctx context.Context, e events.APIGatewayV2HTTPRequest) (any, error) 
 		StatusCode: 201, Headers: map[string]string{"content-type": "text/plain"},
 		Body: fmt.Sprintf("%s %s %s %s", e.RequestContext.HTTP.Method, e.Body, lc.AwsRequestID, os.Getenv("AWS_LAMBDA_FUNCTION_NAME")),
 	}, nil
+}
+
+// ticks are events for three seconds.
+func ticks() *events.LambdaFunctionURLStreamingResponse {
+	r, w := io.Pipe()
+	go func() {
+		for range 30 {
+			fmt.Fprint(w, "data: tick\n\n")
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.Close()
+	}()
+	return &events.LambdaFunctionURLStreamingResponse{
+		StatusCode: 200, Headers: map[string]string{"content-type": "text/event-stream"}, Body: r,
+	}
 }
 
 // stream answers piece by piece: the next one only when the last was written.

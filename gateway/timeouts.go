@@ -1,0 +1,91 @@
+package gateway
+
+import (
+	"time"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// functionSlack is how much longer a route waits than its function may take, so that
+// the function's own answer, with its reason, comes first.
+const functionSlack = 10 * time.Second
+
+// RequestTimeout is how long a route waits for a response to begin (see
+// TimeoutPolicy.request); 0 means for ever. Unless p says so it follows what is behind
+// the route: the function that may take the longest, its start included, or
+// DefaultRequestTimeout for backends. p may be nil. follows is the function, or nil.
+func RequestTimeout(p *pb.TimeoutPolicy, targets []Target) (d time.Duration, follows *pb.Function) {
+	if d := p.GetRequest(); d != nil {
+		return d.AsDuration(), nil
+	}
+	for _, t := range targets {
+		if f := t.Function; f == nil {
+			if d < DefaultRequestTimeout {
+				d, follows = DefaultRequestTimeout, nil
+			}
+		} else if need := FunctionTimeout(f) + functionWait(f) + functionSlack; need > d {
+			d, follows = need, f
+		}
+	}
+	if d == 0 {
+		d = DefaultRequestTimeout
+	}
+	return d, follows
+}
+
+// FunctionTimeout is how long a function may take until its response begins.
+func FunctionTimeout(f *pb.Function) time.Duration {
+	if d := f.GetTimeout().AsDuration(); d > 0 {
+		return d
+	}
+	return DefaultFunctionTimeout
+}
+
+// functionWait is how long a request may wait for an instance.
+func functionWait(f *pb.Function) time.Duration {
+	if f.GetScale() == nil {
+		return 0
+	}
+	d := DefaultStartTimeout
+	for _, set := range []time.Duration{f.GetStartTimeout().AsDuration(), f.GetScale().GetMaxWait().AsDuration()} {
+		if set > 0 {
+			d = set
+		}
+	}
+	return d
+}
+
+// StaticEndpoints are the endpoints of a backend or, when a subset is named, those
+// that carry all its labels.
+func (t Target) StaticEndpoints() []*pb.Endpoint {
+	var labels map[string]string
+	for _, s := range t.Backend.GetSubsets() {
+		if s.GetName() == t.Subset {
+			labels = s.GetLabels()
+		}
+	}
+	var out []*pb.Endpoint
+	for _, e := range t.Backend.GetStatic().GetEndpoints() {
+		matches := true
+		for k, v := range labels {
+			got, ok := e.GetLabels()[k]
+			matches = matches && ok && got == v
+		}
+		if matches {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Alone reports whether no target has an endpoint beside the one that a request went
+// to, as far as is known: a name may have several addresses, a function several
+// instances.
+func Alone(targets []Target) bool {
+	for _, t := range targets {
+		if t.Function != nil || t.Backend.GetDns() != nil || len(t.StaticEndpoints()) > 1 {
+			return false
+		}
+	}
+	return true
+}
