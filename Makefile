@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
 # `make test` needs Node.js with npm, and curl, too; `make race` a C compiler.
 .DEFAULT_GOAL := build
-.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -63,6 +63,10 @@ bench-listener: tools
 # Functions: warm, cold, churn, a thousand of them; bench/results/functions.json.
 bench-functions: build tools bench-scaler
 	$(GO) run ./bench/functions -bin bin/penstock -out bench/results/functions.json
+
+# Kills and stops under load; bench/results/storms.json.
+bench-storms: tools
+	PENSTOCK_STORMS=$(CURDIR)/bench/results/storms.json $(GO) test -count=1 -timeout 60m -run TestStorms -v ./internal/soak
 
 # The scalers in simulated time, ours and Knative's; bench/results/scaler.json.
 bench-scaler:

@@ -35,6 +35,9 @@ import (
 // TestMain lets the test binary be a function's server, and a runner.
 func TestMain(m *testing.M) {
 	switch os.Getenv("SOAK_AS") {
+	case "victim":
+		serveVictim()
+		return
 	case "function":
 		serveFunction()
 		return
