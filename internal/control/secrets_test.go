@@ -318,6 +318,7 @@ func TestSecretFieldsAreMarked(t *testing.T) {
 		"penstock.v1.JwtAuthentication.jwks", // public keys: a private or symmetric one is refused
 		"penstock.v1.CreateSecretRequest.secret_id",
 		"penstock.v1.CreateJoinTokenResponse.token",                              // shown once, to who asked for it
+		"penstock.v1.CreateTokenResponse.secret",                                 // likewise
 		"penstock.v1.ConnectResponse.secrets", "penstock.v1.FunctionSecrets.env", // to runners only
 	} {
 		harmless[n] = "a name, public, or for runners only"
