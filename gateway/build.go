@@ -71,8 +71,39 @@ func Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
 			}
 		}
 	}
+	s.recheckRoutes(changed, dirty)
 	s.buildGateways(prev, changed, dirty)
 	return s
+}
+
+// recheckRoutes looks again at the routes that a changed gateway serves without being
+// named by them: whether a request can match them depends on its listeners.
+func (s *Snapshot) recheckRoutes(changed map[string]Object, dirty map[string]bool) {
+	for name, old := range changed {
+		if kindOf(name) != KindGateways || sameListeners(old, s.Get(name)) {
+			continue
+		}
+		for _, o := range s.List(KindRoutes, projectOf(name)) {
+			r := o.(*pb.Route)
+			if dirty[r.GetName()] || len(r.GetGateways()) > 0 {
+				continue
+			}
+			delete(s.problems, r.GetName())
+			if p := s.checkObject(r); len(p) > 0 {
+				s.problems[r.GetName()] = p
+			}
+		}
+	}
+}
+
+// sameListeners reports whether two gateways serve the same hosts with the same edge
+// profiles.
+func sameListeners(a, b Object) bool {
+	x, _ := a.(*pb.Gateway)
+	y, _ := b.(*pb.Gateway)
+	return slices.EqualFunc(x.GetListeners(), y.GetListeners(), func(l, m *pb.Listener) bool {
+		return EdgeOf(l).ofMatches() == EdgeOf(m).ofMatches() && slices.Equal(l.GetHostnames(), m.GetHostnames())
+	})
 }
 
 // take puts the changes into objects, kinds and referrers. It returns the objects
@@ -349,15 +380,15 @@ func (s *Snapshot) Changed(since *Snapshot) []string {
 	return names
 }
 
-// Problems are the references that do not hold in this state, by object. Check
-// keeps them from being written, so they come only from states written otherwise.
+// Problems are what Check finds in this state, by object. Writes that would make one are
+// refused, so they come only from states written otherwise.
 // Entries that they touch are kept in Hosts, with Entry.Problem or without the
 // missing target.
 func (s *Snapshot) Problems() []Problem { return s.Check() }
 
 // Check returns what is wrong between the named objects and the others: missing
 // references, secrets of the wrong kind, missing subsets, consumers that cannot be
-// told apart. Without names it looks at all objects. It reports all problems, by
+// told apart, matches that no request satisfies on the listeners of a route. Without names it looks at all objects. It reports all problems, by
 // object; names that do not exist have none.
 func (s *Snapshot) Check(names ...string) []Problem {
 	if s == nil {

@@ -109,6 +109,27 @@ func Removed(header string) string {
 	return ""
 }
 
+// Removed is Removed for a listener with this profile. A header whose name has "_" reaches
+// routes when the listener allows it, unless a server would take it for one that the
+// gateway vouches for.
+func (e Edge) Removed(header string) string {
+	why := Removed(header)
+	if why != "" || !strings.Contains(header, "_") {
+		return why
+	}
+	if e.Underscores != pb.HeaderUnderscores_HEADER_UNDERSCORES_ALLOW {
+		return "the listener takes no headers with _ in their name; use -, or let edge.header_underscores of the listener allow them"
+	}
+	if twin := strings.ReplaceAll(header, "_", "-"); Removed(twin) != "" || slices.Contains(Vouched, twin) {
+		return "the edge removes it, because servers take it for " + twin
+	}
+	return ""
+}
+
+// Vouched are the headers that Envoy or the edge sets anew in every request, for which no
+// header with "_" may pass.
+var Vouched = []string{"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"}
+
 // ClientHeaders are removed from every request: what only proxies before the gateway
 // or the gateway itself may say, and what makes a backend see another request than
 // the one that was authorised. x-forwarded-for and -proto are Envoy's business.

@@ -5,6 +5,8 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // A regular expression that no request can satisfy is refused: not by a list of
@@ -91,44 +93,83 @@ const (
 	pathDoubled // "//", which Envoy leaves of a path of slashes and dots
 	pathPercent
 	firstDigit
+	pathStates = firstDigit + 16
 )
 
-// paths are the paths that routes see.
-var paths = language{
-	next: func(state int, b byte) int {
-		switch {
-		case state >= firstDigit:
-			if v := byte(state-firstDigit)<<4 | unhex(b); isHex(b) && !unreserved(v) {
-				if _, err := NormalizePath(fmt.Sprintf("/%%%02X", v)); err == nil {
-					return pathOther
-				}
+// What a path holds that backends may read in several ways, of which a path has one kind
+// at most (Edge.Reading). It is the rest of a state above those of pathStates.
+const (
+	holdsNothing = iota
+	holdsSlash
+	holdsBackslash
+	holdsSemicolon
+	holdsRepeated
+)
+
+// paths are the paths that routes see on a listener with this profile.
+func (e Edge) paths() language {
+	return language{
+		next: func(state int, b byte) int {
+			to, holds := e.nextInPath(state%pathStates, b)
+			switch before := state / pathStates; {
+			case to == dead || before != holdsNothing && holds != holdsNothing && holds != before:
+				return dead
+			case holds == holdsNothing:
+				holds = before
+				fallthrough
+			default:
+				return holds*pathStates + to
 			}
-			return dead
-		case state == pathPercent:
-			if isHex(b) {
-				return firstDigit + int(unhex(b))
-			}
-			return dead
-		case state == pathStart && b == '/':
-			return pathFirst
-		case state == pathFirst && b == '/':
-			return pathDoubled
-		case state == pathOther && b == '/':
-			return pathSlash
-		case state == pathStart || state == pathDoubled || b == '/' || b <= ' ' || b >= 0x7f || strings.IndexByte("?#;\\\"<>^`{|}", b) >= 0:
-			return dead
-		case b == '%':
-			return pathPercent
-		case b == '.' && state == pathFirst:
-			return pathDot
-		case b == '.' && state < pathOther:
-			return state + 1 // the third dot is as any other character
+		},
+		last: func(state int) bool {
+			state %= pathStates
+			return state == pathFirst || state == pathDoubled || state == pathSlash || state == pathOther
+		},
+	}
+}
+
+// nextInPath returns what follows a state that holds nothing, and what the path holds by
+// it.
+func (e Edge) nextInPath(state int, b byte) (to, holds int) {
+	switch {
+	case state >= firstDigit:
+		return e.escaped(byte(state-firstDigit)<<4|unhex(b), isHex(b))
+	case state == pathPercent:
+		if isHex(b) {
+			return firstDigit + int(unhex(b)), holdsNothing
 		}
-		return pathOther
-	},
-	last: func(state int) bool {
-		return state == pathFirst || state == pathDoubled || state == pathSlash || state == pathOther
-	},
+		return dead, holdsNothing
+	case state == pathStart && b == '/':
+		return pathFirst, holdsNothing
+	case (state == pathFirst || state == pathSlash) && b == '/' && e.KeepRepeated:
+		return pathSlash, holdsRepeated
+	case state == pathFirst && b == '/':
+		return pathDoubled, holdsNothing
+	case state == pathOther && b == '/':
+		return pathSlash, holdsNothing
+	case b == ';' && e.KeepSemicolons && state != pathDot && state != pathDots && state != pathStart && state != pathDoubled:
+		return pathOther, holdsSemicolon
+	case state == pathStart || state == pathDoubled || b == '/' || b <= ' ' || b >= 0x7f || strings.IndexByte("?#;\\\"<>^`{|}", b) >= 0:
+		return dead, holdsNothing
+	case b == '%':
+		return pathPercent, holdsNothing
+	case b == '.' && state == pathFirst:
+		return pathDot, holdsNothing
+	case b == '.' && state < pathOther:
+		return state + 1, holdsNothing // the third dot is as any other character
+	}
+	return pathOther, holdsNothing
+}
+
+// escaped is nextInPath for the last digit of an escape of v.
+func (e Edge) escaped(v byte, isHex bool) (to, holds int) {
+	if !isHex || unreserved(v) {
+		return dead, holdsNothing
+	}
+	if normal, err := e.NormalizePath(fmt.Sprintf("/%%%02X", v)); err != nil || normal[1:] == "" || normal[1] != '%' {
+		return dead, holdsNothing
+	}
+	return pathOther, map[byte]int{'/': holdsSlash, '\\': holdsBackslash, ';': holdsSemicolon}[v]
 }
 
 // headerValues are the values of a header: no control characters but tabs, and no blanks
@@ -160,6 +201,22 @@ var queryValues = language{
 		return 0
 	},
 	last: func(int) bool { return true },
+}
+
+// meets reports whether some text of the language satisfies a match, with the field of the
+// match that says what text that is. Whether a text is there at all is not asked.
+func (l language) meets(m *pb.StringMatch) (field, text string, ok bool) {
+	switch k := m.GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		return ".exact", k.Exact, l.possibleString("exact", k.Exact)
+	case *pb.StringMatch_Prefix:
+		return ".prefix", k.Prefix, l.possibleString("prefix", k.Prefix)
+	case *pb.StringMatch_Suffix:
+		return ".suffix", k.Suffix, l.possibleString("suffix", k.Suffix)
+	case *pb.StringMatch_Regex:
+		return ".regex", k.Regex, l.possible(k.Regex)
+	}
+	return "", "", true
 }
 
 // possibleString is possible for a match of a text.

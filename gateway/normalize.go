@@ -54,8 +54,8 @@ func headerName(h string) string { return strings.ToLower(strings.TrimSpace(h)) 
 
 func normalizeRule(r *pb.RouteRule) {
 	for _, m := range r.GetMatches() {
-		if p, ok := m.GetPath().GetMatch().(*pb.PathMatch_Prefix); ok && strings.Trim(p.Prefix, "/") != "" {
-			// One slash only: Validate shows the others.
+		if p, ok := m.GetPath().GetMatch().(*pb.PathMatch_Prefix); ok && strings.Trim(p.Prefix, "/") != "" && !strings.HasSuffix(p.Prefix, "//") {
+			// Validate refuses several slashes.
 			p.Prefix = strings.TrimSuffix(p.Prefix, "/")
 		}
 		for i, method := range m.GetMethods() {

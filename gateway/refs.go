@@ -271,6 +271,9 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 	if f, ok := o.(*pb.Function); ok {
 		out = append(out, s.checkVersions(f)...)
 	}
+	if r, ok := o.(*pb.Route); ok {
+		out = append(out, s.unserved(r)...)
+	}
 	if c, ok := o.(*pb.Consumer); ok && c.GetJwt() != nil {
 		for _, other := range s.referring(identityKey(c)) {
 			if other != c.GetName() {

@@ -29,7 +29,7 @@ func Validate(o Object) []Problem {
 	if o == nil || !o.ProtoReflect().IsValid() {
 		return []Problem{{Message: "the resource is empty: set exactly one of gateway, route, backend, function, consumer, secret"}}
 	}
-	c := &checker{object: o}
+	c := &checker{object: o, edge: loosest}
 	if err := checkName(o); err != nil {
 		c.add("name", "%v", err)
 	}
@@ -58,6 +58,7 @@ func Validate(o Object) []Problem {
 // checker collects the problems of one object.
 type checker struct {
 	object   Object
+	edge     Edge // that matches are for
 	problems []Problem
 }
 

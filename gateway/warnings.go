@@ -20,7 +20,9 @@ func Warnings(o Object) []Problem {
 	if r, ok := o.(*pb.Route); ok {
 		for i, rule := range r.GetRules() {
 			for j, m := range rule.GetMatches() {
-				c.matchWarnings(fmt.Sprintf("rules[%d].matches[%d]", i, j), m)
+				path := fmt.Sprintf("rules[%d].matches[%d]", i, j)
+				c.matchWarnings(path, m)
+				c.readingWarning(path+".path", rule, m.GetPath())
 			}
 		}
 	}
@@ -45,4 +47,31 @@ func (c *checker) matchWarnings(path string, m *pb.RouteMatch) {
 			c.add(fmt.Sprintf("%s.methods[%d]", path, i), "%s reaches the route over HTTP/2 only: proxies answer 400 to it over HTTP/1.1", method)
 		}
 	}
+	for i, h := range m.GetHeaders() {
+		at := fmt.Sprintf("%s.headers[%d]", path, i)
+		_, _, possible := headerValues.meets(h.GetValue())
+		switch why := loosest.Removed(h.GetName()); {
+		case why != "":
+			c.add(at, "is satisfied by every request, as if it were not there: %s", why)
+		case h.GetInvert() && !possible:
+			c.add(at, "is satisfied by every request, as if it were not there: no header has that value, which holds control characters or blanks around it")
+		}
+	}
+}
+
+// readingWarning warns of a path that only listeners let through which keep what backends
+// may read in several ways, when its rule does not serve its other reading: such requests
+// are refused.
+func (c *checker) readingWarning(field string, rule *pb.RouteRule, p *pb.PathMatch) {
+	text := p.GetExact() + p.GetPrefix() + p.GetTextPrefix()
+	reading, ok := loosest.Reading(text)
+	if !ok || reading == text {
+		return
+	}
+	for _, m := range rule.GetMatches() {
+		if pathMismatch(m.GetPath(), reading) == "" {
+			return
+		}
+	}
+	c.add(field, "%q can be read as %q, too, and a request is served only when the same rule serves both; match %q in this rule as well", text, reading, reading)
 }

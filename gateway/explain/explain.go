@@ -162,7 +162,7 @@ func (x *explainer) headers(e gateway.Edge) string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
-		if why := gateway.Removed(name); why != "" {
+		if why := e.Removed(name); why != "" {
 			x.changed("%s: %s", name, why)
 			delete(x.request.Headers, name)
 		}

@@ -331,6 +331,33 @@ func TestPortOfAnotherGateway(t *testing.T) {
 	}
 }
 
+// TestListenerOfMatches: a listener may not stop to let through what a route asks for, and a
+// change of it that takes nothing away is no matter of the route's.
+func TestListenerOfMatches(t *testing.T) {
+	p := start(t, t.TempDir())
+	c := pb.NewConfigServiceClient(p.conn)
+	gateway := func(keep pb.RepeatedSlashes, hosts ...string) *pb.Resource {
+		return &pb.Resource{Kind: &pb.Resource_Gateway{Gateway: &pb.Gateway{
+			Name: "projects/default/gateways/edge", Listeners: []*pb.Listener{{Name: "http", Address: "127.0.0.1", Port: 8080, Hostnames: hosts, Edge: &pb.EdgeProfile{RepeatedSlashes: keep}}},
+		}}}
+	}
+	const keep, merge = pb.RepeatedSlashes_REPEATED_SLASHES_KEEP, pb.RepeatedSlashes_REPEATED_SLASHES_MERGE
+	route := direct("r", "/a//b", "")
+	_, err := c.Apply(t.Context(), &pb.ApplyRequest{Resources: []*pb.Resource{resource(route), gateway(merge)}})
+	wantCode(t, "a listener that merges slashes", err, codes.InvalidArgument, "rules[0].matches[0].path.prefix")
+	if _, err := c.Apply(t.Context(), &pb.ApplyRequest{Resources: []*pb.Resource{resource(route), gateway(keep)}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Apply(t.Context(), &pb.ApplyRequest{Resources: []*pb.Resource{gateway(merge)}})
+	wantCode(t, "a listener that merges them from now on", err, codes.InvalidArgument, "projects/default/routes/r")
+	if _, err := c.Apply(t.Context(), &pb.ApplyRequest{Resources: []*pb.Resource{gateway(keep, "a.test")}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Apply(t.Context(), &pb.ApplyRequest{Resources: []*pb.Resource{gateway(merge)}, Deletes: []string{route.GetName()}}); err != nil {
+		t.Errorf("without the route: %v", err)
+	}
+}
+
 func TestReferencedCannotBeDeleted(t *testing.T) {
 	p := start(t, t.TempDir())
 	c := pb.NewConfigServiceClient(p.conn)

@@ -290,6 +290,16 @@ func (c *Core) checkNext(head, next *gateway.Snapshot, ch gateway.Changes) error
 		// refer to it.
 		check = append(check, next.Dependents(n)...)
 	}
+	// A change of a listener can leave a route without requests that it matches.
+	before := map[string]bool{}
+	for _, p := range head.Problems() {
+		before[p.Object] = true
+	}
+	for _, p := range next.Problems() {
+		if !before[p.Object] {
+			check = append(check, p.Object)
+		}
+	}
 	slices.Sort(check)
 	var problems []gateway.Problem
 	if check = slices.Compact(check); len(check) > 0 {

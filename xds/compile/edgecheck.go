@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
@@ -110,7 +111,7 @@ end
 // one that the gateway sets or removes. (Those of claims are the claims filter's.)
 func removeTwins() []*mutationv3.HeaderMutation {
 	var out []*mutationv3.HeaderMutation
-	for _, name := range append([]string{"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-envoy-.*", "x-penstock-.*", "x-forwarded-client-cert"}, gateway.ClientHeaders...) {
+	for _, name := range slices.Concat(gateway.Vouched, []string{"x-envoy-.*", "x-penstock-.*"}, gateway.ClientHeaders) {
 		if p := twin(name); p != "" {
 			out = append(out, removeMatching(regex(p)))
 		}

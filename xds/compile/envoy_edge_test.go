@@ -22,6 +22,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/explain"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 // hostTable reads the hosts that gateway's own tests read, too.
@@ -415,6 +416,57 @@ rules:
 		}
 	}
 	t.Run("Headers", func(t *testing.T) { headerProfiles(t, r) })
+	t.Run("Matches", func(t *testing.T) { profileMatches(t, r) })
+}
+
+// profileMatches: rules that ask for what a listener keeps serve it, in lists and trees, and
+// the model says the same.
+func profileMatches(t *testing.T, r *rig) {
+	const rules = `
+---
+kind: Route
+name: kept
+HOSTS
+rules:
+- {name: exact, matches: [{path: {exact: /a//b}}, {path: {exact: /a/b}}], forward: {backends: [{backend: up}]}}
+- {name: prefix, matches: [{path: {prefix: /p//q}}, {path: {prefix: /p/q}}], forward: {backends: [{backend: up}]}}
+- {name: alone, matches: [{path: {exact: /alone//b}}], forward: {backends: [{backend: up}]}}
+- {name: regex, matches: [{path: {regex: "/r(/|%2[fF]|;v=1)?x?"}}, {path: {prefix: /r}}], forward: {backends: [{backend: up}]}}
+- {name: slash, matches: [{path: {exact: /s%2Ft}}, {path: {exact: /s/t}}], forward: {backends: [{backend: up}]}}
+- {name: parameter, matches: [{path: {prefix: "/v;v=1"}}, {path: {exact: /v}}, {path: {prefix: /v/w}}], forward: {backends: [{backend: up}]}}
+- {name: header, matches: [{path: {prefix: /h}, headers: [{name: my_id, value: {exact: "1"}}]}], forward: {backends: [{backend: up}]}}
+- {name: reserved, matches: [{path: {prefix: /i}, headers: [{name: x-real-ip, value: {exact: "1"}, invert: true}]}], forward: {backends: [{backend: up}]}}
+`
+	const profile = "edge: {encoded_slashes: KEEP, semicolons: KEEP, repeated_slashes: KEEP, header_underscores: ALLOW}"
+	for _, layout := range []string{"table", "scopes", "tree"} {
+		var names []string
+		if layout == "scopes" {
+			names = []string{"a.x.test"}
+		}
+		if layout == "tree" {
+			compile.SetTrees(t, 1)
+			r.setEager(0)
+			defer r.setEager(0)
+		}
+		port := r.serve(t, strings.Replace(gatewayOn, "port: PORT}", "port: PORT, "+profile+"}", 1)+hosts(rules, names...))
+		for path, want := range map[string]string{
+			"/a//b": "exact", "/a/b": "exact", "/a///b": "400", "/p//q": "prefix", "/p//q/r": "prefix", "/p/q/r": "prefix", "/alone//b": "400", "/alone/b": "404",
+			"/r%2fx": "regex", "/r;v=1": "regex", "/r//x": "regex", "/s%2Ft": "slash", "/s/t": "slash", "/s%5Ct": "400", "/v;v=1": "parameter", "/v;v=1/w": "parameter", "/v": "parameter", "/v;v=2": "400",
+			"/h": "header", "/i": "reserved", "//": "404",
+		} {
+			a := r.do(t, port, "GET", "a.x.test"+path, "my_id: 1", "x-real-ip: 1")
+			x := explain.Explain(r.snapshot, &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.x.test:%d%s", port, path), Headers: map[string]string{"my_id": "1", "x-real-ip": "1"}}, nil)
+			if n := outcome(t, x); n != a.status || (a.status == 200) != (x.GetRule() != nil && n == 200) {
+				t.Errorf("%s, %s: %d, explain says %q", layout, path, a.status, x.GetOutcome())
+			}
+			if got := x.GetRule().GetRule(); a.status == 200 && got != want || a.status != 200 && strconv.Itoa(a.status) != want {
+				t.Errorf("%s, %s: %d by rule %q, want %s", layout, path, a.status, got, want)
+			}
+		}
+	}
+	if problems := r.snapshot.Check(); len(problems) > 0 {
+		t.Error(problems)
+	}
 }
 
 func headerProfiles(t *testing.T, r *rig) {

@@ -1098,9 +1098,9 @@ const file_penstock_v1_route_proto_rawDesc = "" +
 	"\x05regex\x18\x04 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x10H\x00R\x05regex\x12\x1a\n" +
 	"\apresent\x18\x05 \x01(\bH\x00R\apresentB\x0e\n" +
-	"\x05match\x12\x05\xbaH\x02\b\x01\"\x99\x01\n" +
-	"\vHeaderMatch\x12:\n" +
-	"\x04name\x18\x01 \x01(\tB&\xbaH#r!2\x1f^[-!#$%&'*+.^`|~0-9a-z]{1,256}$R\x04name\x126\n" +
+	"\x05match\x12\x05\xbaH\x02\b\x01\"\x9a\x01\n" +
+	"\vHeaderMatch\x12;\n" +
+	"\x04name\x18\x01 \x01(\tB'\xbaH$r\"2 ^[-!#$%&'*+.^_`|~0-9a-z]{1,256}$R\x04name\x126\n" +
 	"\x05value\x18\x02 \x01(\v2\x18.penstock.v1.StringMatchB\x06\xbaH\x03\xc8\x01\x01R\x05value\x12\x16\n" +
 	"\x06invert\x18\x03 \x01(\bR\x06invert\"d\n" +
 	"\n" +

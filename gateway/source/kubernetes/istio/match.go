@@ -16,7 +16,7 @@ import (
 var (
 	// methods is a method or several, as people write them in a regex.
 	methodsRE = regexp.MustCompile(`^\^?\(?(\?:)?([A-Z]+(?:\|[A-Z]+)*)\)?\$?$`)
-	tokenRE   = regexp.MustCompile("^[-!#$%&'*+.^`|~0-9a-z]{1,256}$")
+	tokenRE   = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9a-z]{1,256}$")
 )
 
 // ignoredHeaders are keys that Istio ignores in match.headers.
