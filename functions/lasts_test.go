@@ -22,9 +22,8 @@ func TestLasts(t *testing.T) {
 	short := timeout(300 * time.Millisecond)
 	r.want(self(t, "lasts", "plain", short), self(t, "clock", "plain", short))
 	i := r.ready("lasts", 1)[0]
-	address := net.JoinHostPort(i.GetAddress(), fmt.Sprint(i.GetPort()))
 	dial := func(text string) (net.Conn, *bufio.Reader, *http.Response) {
-		c, err := net.Dial("tcp", address)
+		c, err := dialTo(t.Context(), whereOf(i.GetAddress(), i.GetPort()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,15 +110,7 @@ func TestTooLate(t *testing.T) {
 	if a.status != 200 || strings.Contains(strings.ToLower(a.body), "x-penstock-repeat") || strings.Contains(strings.ToLower(a.body), "timeout-retry") {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	host, port, err := net.SplitHostPort(r.activator("cold"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n uint32
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		t.Fatal(err)
-	}
-	if a := mustSend(t, &pb.Instance{Address: host, Port: n}, "GET", "/", "", "x-envoy-is-timeout-retry", "true"); a.status != 504 || a.header.Get("x-penstock-error") != "timeout" {
+	if a := mustSend(t, &pb.Instance{Address: r.activator("cold")}, "GET", "/", "", "x-envoy-is-timeout-retry", "true"); a.status != 504 || a.header.Get("x-penstock-error") != "timeout" {
 		t.Errorf("the activator: %d %v", a.status, a.header)
 	}
 }
