@@ -101,7 +101,7 @@ func (f *writeFlags) options() *pb.WriteOptions {
 }
 
 // errNotServing is returned when a write was stored but is not served everywhere.
-var errNotServing = errors.New("the revision is stored, but not all of it serves everywhere")
+var errNotServing = errors.New("the revision is stored, but not all of it serves")
 
 // printResult says what a write did and who serves it.
 func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bool) error {

@@ -117,6 +117,7 @@ func TestFunctionsByCommand(t *testing.T) {
 	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); got != `200 {"hi": ""}` {
 		t.Errorf("after the rollback: %s", got)
 	}
+	testRollbackStays(t, in, dir)
 	in.mustFn(t, "scale", "hello", "--max", "3", "--objective", "p99 <= 300ms", "--queue", "direct")
 	await(t, func() error {
 		out := in.mustFn(t, "explain-scale", "hello")
@@ -137,8 +138,56 @@ func TestFunctionsByCommand(t *testing.T) {
 	if out := in.mustFn(t, "ls"); !regexp.MustCompile(`(?m)^hello +lambda/python`).MatchString(out) {
 		t.Errorf("ls:\n%s", out)
 	}
+	testBrokenTwice(t, in, dir)
 	testBadFn(t, in, dir)
 	testDev(t, in, dir)
+}
+
+// testRollbackStays deploys after a rollback, and does what is printed then.
+func testRollbackStays(t *testing.T, in *installation, dir string) {
+	url := "http://" + in.flags.gateway + "/hello?name=eve"
+	app := filepath.Join(dir, "app.py")
+	edit(t, app, `{"hi": who}`, `{"next": who}`)
+	out := in.mustFn(t, "deploy", dir)
+	if got := body(t, url); got != `200 {"hi": "eve"}` {
+		t.Errorf("a deployment after a rollback serves: %s", got)
+	}
+	hint := regexp.MustCompile("`penstock fn (promote [^`]+)`").FindStringSubmatch(out)
+	if hint == nil {
+		t.Fatalf("a deployment after a rollback does not say how it gets requests:\n%s", out)
+	}
+	in.mustFn(t, strings.Fields(hint[1])...)
+	if got := body(t, url); got != `200 {"next": "eve"}` {
+		t.Errorf("after %s: %s", hint[0], got)
+	}
+	edit(t, app, `{"next": who}`, `{"hi": who}`)
+	in.mustFn(t, "deploy", dir)
+	if got := body(t, url); got != `200 {"hi": "eve"}` {
+		t.Errorf("a deployment after the promotion: %s", got)
+	}
+}
+
+// testBrokenTwice: a function that cannot run is an error as long as it is there,
+// not only for the command that brought it.
+func testBrokenTwice(t *testing.T, in *installation, dir string) {
+	app := filepath.Join(dir, "app.py")
+	edit(t, app, "import json", "import jsom")
+	for _, args := range [][]string{
+		{"fn", "deploy", dir}, {"fn", "deploy", dir}, {"fn", "deploy", dir}, {"wait"}, {"status"}, {"status", "-o", "json"},
+	} {
+		cmd := penstock(t.Context(), append(args, "--server", in.flags.api)...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != 3 || !strings.Contains(string(out), "jsom") {
+			t.Errorf("%s: %v, want exit code 3 and the reason\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	edit(t, app, "import jsom", "import json")
+	in.mustFn(t, "deploy", dir)
+	for _, verb := range []string{"wait", "status"} {
+		if out, err := in.run(t, verb, "--server", in.flags.api); err != nil {
+			t.Errorf("%s of what is mended: %v\n%s", verb, err, out)
+		}
+	}
 }
 
 func testBadFn(t *testing.T, in *installation, dir string) {

@@ -162,7 +162,7 @@ func (d *deployment) resolve(ctx context.Context, client *fnClient, cf clientFla
 	if v := old.GetVersions(); len(v) > 0 {
 		current = v[0].GetNumber()
 	}
-	traffic, err := split.traffic(current)
+	traffic, err := split.traffic(old.GetFunction(), current)
 	if err == nil && len(d.function.GetTraffic()) == 0 {
 		d.function.Traffic = traffic
 	}
@@ -193,6 +193,7 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	if loud {
 		return printResult(w, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
 	}
+	printWarnings(w, resp.GetResult().GetWarnings())
 	if s := resp.GetResult().GetServing(); len(s.GetProblems()) > 0 {
 		printServing(w, s)
 		return errNotServing

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -82,6 +84,10 @@ func newFnRollbackCommand() *cobra.Command {
 				}
 			}
 			f.Traffic = []*pb.Traffic{{Version: number, Weight: 100}}
+			if f.Metadata.Annotations == nil {
+				f.Metadata.Annotations = map[string]string{}
+			}
+			f.Metadata.Annotations[gateway.RolledBackAnnotation] = gateway.RolledBackByHand
 			return nil
 		})
 	})
@@ -121,47 +127,100 @@ func newFnPromoteCommand() *cobra.Command {
 	return fnVerb("promote NAME", "Give all requests to the newest version, and to those that follow", func(c *cobra.Command) { wf.add(c) },
 		func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
 			return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, _ *pb.DescribeFunctionResponse) error {
-				f.Traffic = nil
+				f.Traffic = newest
 				return nil
 			})
 		})
 }
+
+// newest gives all requests to the newest version, also of a function that was
+// rolled back; no traffic at all would leave that as it is.
+var newest = []*pb.Traffic{{Weight: 100}}
 
 // splitFlags say what a deployment gets of the requests.
 type splitFlags struct {
 	tag       string
 	percent   uint32
 	noTraffic bool
+	// said: --split was given.
+	said func() bool
 }
 
 func (s *splitFlags) add(c *cobra.Command) {
+	s.said = func() bool { return c.Flags().Changed("split") }
 	c.Flags().StringVar(&s.tag, "tag", "", "a name for the new version: routes reach it by subset, whatever its weight")
 	c.Flags().Uint32Var(&s.percent, "split", 100, "percent of the requests that the new version gets; the others stay where they are")
 	c.Flags().BoolVar(&s.noTraffic, "no-traffic", false, "the new version gets no requests but by its tag")
 }
 
-// traffic is that of a function after a deployment: the newest version is the one
-// that is deployed, current the number of the one that gets the requests now.
-func (s *splitFlags) traffic(current int64) ([]*pb.Traffic, error) {
-	percent := s.percent
-	if s.noTraffic {
+// traffic is that of a function after a deployment of the newest version. old is the
+// function before, nil for a new one, and current the number of its newest version then.
+func (s *splitFlags) traffic(old *pb.Function, current int64) ([]*pb.Traffic, error) {
+	percent, said := s.percent, s.said != nil && s.said()
+	if s.noTraffic || s.tag != "" && !said && gateway.RolledBack(old) {
 		percent = 0
 	}
 	switch {
 	case percent > 100:
 		return nil, fmt.Errorf("--split %d: it is a part of 100", percent)
+	case percent == 100 && s.tag == "" && said:
+		return newest, nil
 	case percent == 100 && s.tag == "":
-		return nil, nil
+		return nil, nil // a rollback stays
 	case percent == 100:
 		return []*pb.Traffic{{Weight: 100, Tag: s.tag}}, nil
 	case current == 0:
 		return nil, fmt.Errorf("--split and --no-traffic need a version that gets the other requests, and there is none yet: deploy it first")
 	}
-	out := []*pb.Traffic{{Version: current, Weight: 100 - percent}}
+	out, total := others(old, current)
 	if percent > 0 || s.tag != "" {
-		out = append(out, &pb.Traffic{Weight: percent, Tag: s.tag})
+		for _, t := range out {
+			t.Weight *= 100 - percent
+		}
+		out = append(out, &pb.Traffic{Weight: percent * total, Tag: s.tag})
 	}
-	return out, nil
+	return reduced(out), nil
+}
+
+// shares is the sum of the weights that others gives, about.
+const shares = 10_000
+
+// others are the versions that get requests before a deployment, by number, and the
+// sum of their weights. Their tags go: the new version may take one over.
+func others(old *pb.Function, current int64) (out []*pb.Traffic, total uint32) {
+	sum := uint64(0)
+	for _, t := range old.GetTraffic() {
+		sum += uint64(t.GetWeight())
+	}
+	if sum == 0 {
+		return []*pb.Traffic{{Version: current, Weight: 1}}, 1
+	}
+	for _, t := range old.GetTraffic() {
+		if t.GetWeight() == 0 {
+			continue
+		}
+		number := cmp.Or(t.GetVersion(), current)
+		weight := uint32(max(1, uint64(t.GetWeight())*shares/sum))
+		out, total = append(out, &pb.Traffic{Version: number, Weight: weight}), total+weight
+	}
+	return out, total
+}
+
+// reduced is traffic with the smallest whole weights of the same shares.
+func reduced(traffic []*pb.Traffic) []*pb.Traffic {
+	divisor := uint32(0)
+	for _, t := range traffic {
+		for a := t.GetWeight(); a != 0; {
+			divisor, a = a, divisor%a
+		}
+	}
+	for _, t := range traffic {
+		t.Weight /= max(divisor, 1)
+	}
+	if len(traffic) == 1 {
+		traffic[0].Weight = 100
+	}
+	return traffic
 }
 
 // trafficText is the traffic in short: "17 90%, newest 10% (canary)".

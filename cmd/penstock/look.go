@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -65,8 +66,10 @@ func ago(t *timestamppb.Timestamp) string {
 func newStatusCommand() *cobra.Command {
 	var cf clientFlags
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show the revision, who serves it, functions, problems, processes and addresses",
+		Use:   "status",
+		Short: "Show the revision, who serves it, functions, problems, processes and addresses",
+		Long: "Shows all that runs, and ends with exit code 3 when not all of it serves as it is stored: a proxy that\n" +
+			"lags or refuses a part, an object with a problem, a function that cannot run.",
 		Example: "  penstock status\n  penstock status --data-dir ./.penstock\n  penstock status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -82,15 +85,24 @@ func newStatusCommand() *cobra.Command {
 				return err
 			}
 			if cf.output != "text" {
-				return printMessage(w, cf.output, resp)
+				return cmp.Or(printMessage(w, cf.output, resp), statusError(resp))
 			}
 			printStatus(w, resp)
 			printProcesses(w, cf.DataDir)
-			return nil
+			return statusError(resp)
 		},
 	}
 	cf.add(c)
 	return c
+}
+
+// statusError is the exit code of what status shows: 3 when not all of the head is
+// served.
+func statusError(s *pb.GetStatusResponse) error {
+	if r := s.GetServing(); len(s.GetProblems()) > 0 || len(r.GetProblems()) > 0 || r.GetServing() < r.GetTotal() {
+		return errNotServing
+	}
+	return nil
 }
 
 // instanceAddress is where requests reach an instance: an address and a port, or the
@@ -203,8 +215,10 @@ func newWaitCommand() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "wait [REVISION]",
-		Short: "Wait until every connected proxy serves a revision (default: the head)",
-		Args:  cobra.MaximumNArgs(1),
+		Short: "Wait until every connected proxy serves a revision (default: the head), and functions run",
+		Long: "Waits for the proxies, and then for the functions of the head that are starting. The exit code is 3 when\n" +
+			"one cannot run.",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &pb.WaitServingRequest{}
 			if len(args) == 1 {
@@ -235,7 +249,7 @@ func newWaitCommand() *cobra.Command {
 				last = m.GetReport()
 				printServing(cmd.OutOrStdout(), last)
 			}
-			if last.GetServing() < last.GetTotal() {
+			if last.GetServing() < last.GetTotal() || len(last.GetProblems()) > 0 {
 				return errNotServing
 			}
 			return nil

@@ -14,11 +14,9 @@ import (
 )
 
 const (
-	// rolledBackAnnotation says why requests went back to the version before.
-	rolledBackAnnotation = "penstock.dev/rolled-back"
-	defaultWatch         = 10 * time.Minute
-	defaultMinRequests   = 20
-	autoRollbackTimeout  = 30 * time.Second
+	defaultWatch        = 10 * time.Minute
+	defaultMinRequests  = 20
+	autoRollbackTimeout = 30 * time.Second
 )
 
 // rollout is a new version of a function that is watched.
@@ -121,7 +119,7 @@ func (c *Core) rollBack(f *pb.Function, version int64, why string) {
 	defer cancel()
 	next := proto.CloneOf(f)
 	next.Traffic = []*pb.Traffic{{Version: version, Weight: 100}}
-	setAnnotation(next, rolledBackAnnotation, why)
+	setAnnotation(next, gateway.RolledBackAnnotation, why)
 	_, err := c.Write(ctx, &api.Write{
 		Mutations: []api.Mutation{{Mode: api.Update, Name: f.GetName(), Object: next, Etag: f.GetMetadata().GetEtag()}},
 		Options:   &pb.WriteOptions{Message: fmt.Sprintf("automatic rollback of %s to version %d: %s", f.GetName(), version, why), Wait: pb.WaitMode_WAIT_MODE_NONE},
@@ -137,8 +135,8 @@ func (c *Core) rollBack(f *pb.Function, version int64, why string) {
 // rolledBack is the condition of a function whose requests went back; nil when they
 // did not.
 func rolledBack(f *pb.Function) *pb.Condition {
-	why := f.GetMetadata().GetAnnotations()[rolledBackAnnotation]
-	if why == "" || len(f.GetTraffic()) == 0 {
+	why := f.GetMetadata().GetAnnotations()[gateway.RolledBackAnnotation]
+	if why == "" || why == gateway.RolledBackByHand || len(f.GetTraffic()) == 0 {
 		return nil
 	}
 	return &pb.Condition{Type: "RolledBack", Reason: "AutoRollback", Message: "requests went back to version " + fmt.Sprint(f.GetTraffic()[0].GetVersion()) + ", because of " + why}

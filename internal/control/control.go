@@ -358,7 +358,26 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// The proxies serve it; whether functions do is seen now.
+	problems := c.runners.waitReady(ctx, nil, c.functions())
+	if len(problems) == 0 {
+		return context.Cause(ctx)
+	}
+	rep := c.reportNow(revision)
+	rep.Problems = append(rep.Problems, problems...)
+	return send(rep)
+}
+
+// functions are all functions of the head.
+func (c *Core) functions() []*pb.Function {
+	var out []*pb.Function
+	for _, o := range c.Snapshot().List(gateway.KindFunctions, "") {
+		out = append(out, o.(*pb.Function))
+	}
+	return out
 }
 
 // waitTimeout is how long a write waits to be served.

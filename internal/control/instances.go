@@ -210,23 +210,40 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 	return c
 }
 
+// States of problems of functions, as in ProxyProblem.state.
+const (
+	stateStarting = "instancesstarting"
+	stateFailing  = "instancesfailing"
+)
+
+// notReady is what is in the way of a function; nil when nothing is.
+func (r *runners) notReady(f *pb.Function) *pb.ProxyProblem {
+	c := r.condition(f)
+	if c.GetOk() {
+		return nil
+	}
+	return &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()}
+}
+
 // waitReady waits until functions have their instances, or cannot have them, and
-// returns what is in the way. Without a runner there is nothing to wait for.
-func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb.ProxyProblem {
-	// What stood in the way of the version before may be mended by this one.
+// returns what is in the way. Without a runner there is nothing to wait for. What is
+// known of unchanged functions holds; what is known of changed ones may be of the
+// version before, which this one mends.
+func (r *runners) waitReady(ctx context.Context, changed, unchanged []*pb.Function) []*pb.ProxyProblem {
 	for fresh := false; ; fresh = true {
 		r.mu.Lock()
 		reported := r.reported
 		r.mu.Unlock()
 		var out []*pb.ProxyProblem
 		pending := false
-		for _, f := range functions {
-			c := r.condition(f)
-			if c.GetOk() {
+		for i, f := range slices.Concat(changed, unchanged) {
+			problem := r.notReady(f)
+			if problem == nil {
 				continue
 			}
-			out = append(out, &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()})
-			pending = pending || c.GetReason() == "InstancesStarting" || (!fresh && c.GetReason() == "InstancesFailing")
+			out = append(out, problem)
+			stale := i < len(changed) && (!fresh || r.behind(f))
+			pending = pending || problem.GetState() == stateStarting || stale && problem.GetState() == stateFailing
 		}
 		if !pending {
 			return out
@@ -237,6 +254,15 @@ func (r *runners) waitReady(ctx context.Context, functions []*pb.Function) []*pb
 		case <-reported:
 		}
 	}
+}
+
+// behind reports whether what is known of a function's instances is of a version
+// before: no runner has taken over the newest one, nor said that it cannot.
+func (r *runners) behind(f *pb.Function) bool {
+	problems := r.problems()
+	return slices.ContainsFunc(r.core.Snapshot().Deployments(f), func(d *pb.Function) bool {
+		return problems[d.GetName()] == "" && !r.current(d.GetName())
+	})
 }
 
 // resources are the endpoint resources that may follow from the endpoints of some

@@ -146,8 +146,10 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	for _, p := range c.problems() {
 		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.Object, Field: p.Field, Message: p.Message})
 	}
-	for name, why := range c.runners.problems() {
-		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: name, Message: why})
+	for _, f := range c.functions() {
+		if p := c.runners.notReady(f); p != nil && p.GetState() != stateStarting {
+			out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.GetObject(), Message: p.GetDetail()})
+		}
 	}
 	slices.SortStableFunc(out.Problems, func(a, b *pb.ObjectProblem) int { return strings.Compare(a.GetObject(), b.GetObject()) })
 	return out, nil

@@ -49,19 +49,20 @@ func (c *Core) Write(ctx context.Context, w *api.Write) (*api.Outcome, error) {
 		return nil, err
 	}
 	if !w.Options.GetValidateOnly() && w.Options.GetWait() != pb.WaitMode_WAIT_MODE_NONE {
-		out.Result.Serving = c.waitServed(ctx, out, w.Options)
+		out.Result.Serving = c.waitServed(ctx, out, w)
 	}
 	return out, nil
 }
 
-// waitServed waits for the instances of functions that a write changed, and for
-// the proxies.
-func (c *Core) waitServed(ctx context.Context, out *api.Outcome, o *pb.WriteOptions) *pb.ServingReport {
-	functions := changedFunctions(out)
-	ctx, cancel := context.WithTimeout(ctx, waitTimeout(o))
+// waitServed waits for the instances of the functions of a write, and for the
+// proxies. Functions that the write leaves as they were count as much as those that
+// it changes: a repeated write tells the state, as the first one did.
+func (c *Core) waitServed(ctx context.Context, out *api.Outcome, w *api.Write) *pb.ServingReport {
+	changed := changedFunctions(out)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout(w.Options))
 	defer cancel()
-	problems := c.runners.waitReady(ctx, functions)
-	c.waitEndpoints(ctx, functions)
+	problems := c.runners.waitReady(ctx, changed, namedFunctions(out, w, changed))
+	c.waitEndpoints(ctx, changed)
 	rep := c.wait(ctx, out.Result.GetRevision())
 	rep.Problems = append(rep.Problems, problems...)
 	return rep
@@ -82,6 +83,18 @@ func changedFunctions(out *api.Outcome) []*pb.Function {
 	var functions []*pb.Function
 	for _, n := range slices.Sorted(maps.Keys(names)) {
 		if f, ok := out.Snapshot.Get(n).(*pb.Function); ok {
+			functions = append(functions, f)
+		}
+	}
+	return functions
+}
+
+// namedFunctions are the functions that a write names beside those that it changed.
+func namedFunctions(out *api.Outcome, w *api.Write, changed []*pb.Function) []*pb.Function {
+	var functions []*pb.Function
+	for _, m := range w.Mutations {
+		f, ok := out.Snapshot.Get(m.Name).(*pb.Function)
+		if ok && !slices.ContainsFunc(changed, func(c *pb.Function) bool { return c.GetName() == f.GetName() }) {
 			functions = append(functions, f)
 		}
 	}
@@ -237,6 +250,7 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 			continue
 		}
 		c.stamp(m.Object, old, w)
+		p.warnings = append(p.warnings, rolledBackWarning(m.Object, old)...)
 		if _, version := m.Object.(*pb.FunctionVersion); !version { // its spec was one part of a function that was checked
 			problems = append(problems, gateway.Validate(m.Object)...)
 			for _, w := range gateway.Warnings(m.Object) {
@@ -422,6 +436,9 @@ func (c *Core) stamp(o, old gateway.Object, w *api.Write) {
 	}
 	md.Origin.Caller = w.Caller
 	keepHidden(o, old)
+	if w.Source != sourceRollback {
+		keepRollback(o, old)
+	}
 	md.Etag = etag(o, old)
 }
 
