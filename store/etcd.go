@@ -69,12 +69,8 @@ type headState struct {
 
 // open makes the store of checked options.
 func open(ctx context.Context, o Options) (_ Store, err error) {
-	seal, err := newSealer(o.SealKey)
-	if err != nil {
-		return nil, err
-	}
 	s := &etcdStore{
-		opts: o, seal: seal,
+		opts:  o,
 		grown: make(chan struct{}, 1), committing: make(chan struct{}, 1),
 		damaged: map[hash]bool{},
 		garbage: true, // of a process that died in a commit
@@ -90,7 +86,7 @@ func open(ctx context.Context, o Options) (_ Store, err error) {
 		s.cancel()
 		return nil, err
 	}
-	if err := s.checkSealKey(ctx); err != nil {
+	if err := s.openSeal(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if o.MaintenanceInterval > 0 {

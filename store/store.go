@@ -105,6 +105,12 @@ type Store interface {
 	// reverses it, for the same name only. Without a seal key both are ErrSealKey.
 	Seal(name string, plain []byte) ([]byte, error)
 	Unseal(name string, sealed []byte) ([]byte, error)
+	// Pin returns the value that the store has under a name, "" for none. When it has
+	// none and value is not empty, value is it from now on. It is for what must stay
+	// the same for the life of the store, such as which certificate authority its
+	// proxies know. Repin replaces it, when it still is old.
+	Pin(ctx context.Context, name, value string) (string, error)
+	Repin(ctx context.Context, name, old, value string) error
 	// WatchState sends a signal after run-time values below prefix were put or
 	// deleted, and one at the beginning; signals that nobody waits for are merged.
 	// The channel is closed when ctx ends.
@@ -127,6 +133,9 @@ type Options struct {
 	// SealKey is the 32-byte AES-256 key that secrets are sealed with. Without one
 	// secrets can be neither written nor read.
 	SealKey []byte
+	// SealKeyFile is the file of that key, in place of SealKey. It is made when it is
+	// not there and this store was never opened with a key.
+	SealKeyFile string
 	// KeepRevisions is how many revisions are kept; default 1000, at least 2.
 	KeepRevisions int
 	// MaintenanceInterval is how often old revisions and unreachable objects are
@@ -194,8 +203,8 @@ func (e *CorruptError) Error() string {
 
 // Open connects to the etcd at Endpoints or, without any, starts one inside this
 // process in DataDir. It fails when etcd does not answer within RequestTimeout,
-// when another process holds DataDir (ErrInUse), and when SealKey is not the one
-// this store was first opened with (ErrSealKey).
+// when another process holds DataDir (ErrInUse), and when the seal key is missing or
+// not the one this store was first opened with (ErrSealKey).
 func Open(ctx context.Context, o Options) (Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {

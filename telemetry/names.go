@@ -56,6 +56,9 @@ const (
 	MetricControlProblems = "penstock_control_problems"
 	// MetricControlInstances is the number of function instances by LabelState.
 	MetricControlInstances = "penstock_control_instances"
+	// MetricControlHandshakes counts TLS handshakes that failed on the xDS port, by
+	// LabelReason.
+	MetricControlHandshakes = "penstock_control_failed_handshakes_total"
 	// MetricXDSSent and MetricXDSRemoved count resources by LabelType,
 	// MetricXDSPushes responses, MetricXDSAcks and MetricXDSNacks their answers.
 	MetricXDSSent    = "penstock_xds_resources_sent_total"

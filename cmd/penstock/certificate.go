@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -47,11 +48,10 @@ func writePersonCertificate(w io.Writer, pkiDir, out, name string, ttl time.Dura
 		return fmt.Errorf("--ttl %s: it must be from 1m to 8784h", ttl)
 	}
 	// Never a new authority, which nobody would know.
-	if _, err := os.Stat(filepath.Join(pkiDir, "ca.key")); err != nil {
+	ca, err := pki.LoadCA(pkiDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("the certificate authority is not here: %w: run this on the control plane's machine, as its owner", err)
-	}
-	ca, err := pki.OpenCA(pkiDir)
-	if err != nil {
+	} else if err != nil {
 		return err
 	}
 	cert, key, err := ca.Issue(pki.Request{SPIFFE: pki.UserID(name), TTL: ttl})

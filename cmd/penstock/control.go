@@ -27,6 +27,7 @@ import (
 // controlFlags are the flags of `penstock control`.
 type controlFlags struct {
 	dataDir, pkiDir           string
+	replaceCA                 string
 	api, http, xds            string
 	xdsHosts                  []string
 	limiters                  []string
@@ -57,6 +58,7 @@ func newControlCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of the embedded store and keys")
 	fl.StringVar(&f.pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
+	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for the one in --pki-dir, which is made when it is not there; all proxies and runners must join again")
 	fl.StringVar(&f.api, "api-listen", connect.DefaultAddress, "configuration API over gRPC; with TLS beyond loopback")
 	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug; with TLS beyond loopback")
 	fl.BoolVar(&f.apiTLS, "api-tls", false, "TLS for --api-listen and --http-listen on loopback, too")
@@ -103,14 +105,6 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if err != nil {
 		return err
 	}
-	tlsConfig, ca, err := f.serverTLS(ctx, log)
-	if err != nil {
-		return err
-	}
-	apiTLS, apiHosts, err := f.apiServerTLS(ctx, ca, log)
-	if err != nil {
-		return err
-	}
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "penstock-control", Version: version(), OTLP: f.otlp, Logger: log})
 	if err != nil {
 		return err
@@ -122,6 +116,18 @@ func runControl(ctx context.Context, f controlFlags) error {
 		return err
 	}
 	defer st.Close()
+	ca, err := openAuthority(ctx, st, f.pkiDir, f.replaceCA, log)
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := f.serverTLS(ctx, ca, log)
+	if err != nil {
+		return err
+	}
+	apiTLS, apiHosts, err := f.apiServerTLS(ctx, ca, log)
+	if err != nil {
+		return err
+	}
 	core, err := control.New(ctx, control.Options{
 		Store: st, Settings: settings, Logger: log, Version: version(), Authenticate: authenticateProxy,
 		CA: ca, ProxyCertLife: f.proxyCertLife, PackagesDir: f.packagesDir, Shadow: shadow,
@@ -161,17 +167,15 @@ func (f *controlFlags) openStore(ctx context.Context, log *slog.Logger) (store.S
 	if err := os.MkdirAll(f.dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
-	key, err := store.LoadOrCreateSealKey(f.sealKey)
-	if err != nil {
-		return nil, err
-	}
 	o := store.Options{
-		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, SealKey: key, Logger: log.With("part", "store"),
+		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, SealKeyFile: f.sealKey, Logger: log.With("part", "store"),
 	}
 	if f.etcdCA != "" || f.etcdCert != "" {
-		if o.TLS, err = clientTLS(f.etcdCA, f.etcdCert, f.etcdKey); err != nil {
+		config, err := clientTLS(f.etcdCA, f.etcdCert, f.etcdKey)
+		if err != nil {
 			return nil, fmt.Errorf("--etcd-cacert, --etcd-cert, --etcd-key: %w", err)
 		}
+		o.TLS = config
 	}
 	return store.Open(ctx, o)
 }
@@ -243,11 +247,7 @@ func endpoint(hostport string) (compile.Endpoint, error) {
 // serverTLS issues the server's certificate and keeps it fresh; the server reads
 // the files again when they change. It lets in clients without a certificate, for
 // the control plane's guard to keep them from all but joining.
-func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Config, *pki.CA, error) {
-	ca, err := pki.OpenCA(f.pkiDir)
-	if err != nil {
-		return nil, nil, err
-	}
+func (f *controlFlags) serverTLS(ctx context.Context, ca *pki.CA, log *slog.Logger) (*tls.Config, error) {
 	r := pki.Request{
 		SPIFFE: "spiffe://" + pki.TrustDomain + "/control",
 		DNS:    []string{"localhost", "penstock-control"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
@@ -255,11 +255,10 @@ func (f *controlFlags) serverTLS(ctx context.Context, log *slog.Logger) (*tls.Co
 	addNames(&r, f.xdsHosts, f.xds)
 	cert, key, err := ca.EnsureFiles(f.pkiDir, "control", r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	go ca.KeepFresh(ctx, log, f.pkiDir, "control", r)
-	c, err := pki.JoinServerTLS(cert, key, ca.CertFile())
-	return c, ca, err
+	return pki.JoinServerTLS(cert, key, ca.CertFile())
 }
 
 // authenticateProxy tells who a proxy is by its certificate alone.

@@ -51,13 +51,15 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 	}
 	t.Cleanup(func() { st.Close() })
 	f := controlFlags{pkiDir: filepath.Join(dir, "pki"), xds: "127.0.0.1:0"}
-	tlsConfig, ca, err := f.serverTLS(t.Context(), log)
+	if p.ca, err = openAuthority(t.Context(), st, f.pkiDir, "", log); err != nil {
+		t.Fatal(err)
+	}
+	tlsConfig, err := f.serverTLS(t.Context(), p.ca, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.ca = ca
 	p.core, err = control.New(t.Context(), control.Options{
-		Store: st, Logger: log, Authenticate: authenticateProxy, CA: ca, ProxyCertLife: certLife,
+		Store: st, Logger: log, Authenticate: authenticateProxy, CA: p.ca, ProxyCertLife: certLife,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -166,7 +166,7 @@ func (f *runnerFlags) certificate() (cert, key string, err error) {
 	_, errCert := os.Stat(cert)
 	switch {
 	case errCA == nil:
-		ca, err := pki.OpenCA(f.pkiDir)
+		ca, err := pki.LoadCA(f.pkiDir)
 		if err != nil {
 			return "", "", err
 		}

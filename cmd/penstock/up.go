@@ -33,6 +33,7 @@ type upFlags struct {
 	limiters                     int
 	noJaeger, detach, shadow     bool
 	otlpTo, logFormat            string
+	replaceCA                    string
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
 
@@ -74,6 +75,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.otlpTo, "otlp-to", "", "host:port of a collector of your own that traces go to (OTLP over gRPC), in place of Jaeger")
 	fl.StringVar(&f.logFormat, "log-format", os.Getenv(telemetry.LogFormatEnv), "text, json or auto: text at a terminal, else one JSON object per line (environment "+telemetry.LogFormatEnv+")")
 	fl.BoolVar(&f.shadow, "shadow", false, "try each change on an Envoy of its own before the gateway gets it")
+	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for a new one; see penstock control")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
 	fl.StringVar(&f.gateway, "gateway-listen", ports.Defaults["gateway-listen"], "what the gateway listens on")
 	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC (loopback)")

@@ -180,14 +180,14 @@ func (u *up) tell(text string, attrs ...any) {
 
 // start brings up all that serves, in the order in which one needs the other.
 func (u *up) start(ctx context.Context) error {
-	if err := u.certificates(); err != nil {
-		return err
-	}
 	issuer, err := openDevIssuer(u.f.dataDir)
 	if err != nil {
 		return err
 	}
 	if err := u.sup.Start(ctx, u.control()); err != nil {
+		return err
+	}
+	if err := u.certificates(); err != nil {
 		return err
 	}
 	if err := u.configure(ctx, issuer); err != nil {
@@ -207,11 +207,12 @@ func (u *up) start(ctx context.Context) error {
 
 func (u *up) pkiDir() string { return filepath.Join(u.f.dataDir, "pki") }
 
-// certificates makes the CA and what its leaves need; it is cheap when they are
-// there and good.
+// certificates makes the leaves that the other processes need; it is cheap when they
+// are there and good. The CA is the control plane's, which knows whether one may be
+// made.
 func (u *up) certificates() (err error) {
 	if u.ca == nil {
-		if u.ca, err = pki.OpenCA(u.pkiDir()); err != nil {
+		if u.ca, err = pki.LoadCA(u.pkiDir()); err != nil {
 			return err
 		}
 	}
@@ -256,6 +257,9 @@ func (u *up) control() supervise.Process {
 	args := []string{
 		"control", "--data-dir", u.f.dataDir, "--pki-dir", u.pkiDir(),
 		"--api-listen", u.f.api, "--http-listen", u.f.http, "--xds-listen", u.f.xds,
+	}
+	if u.f.replaceCA != "" {
+		args = append(args, "--replace-ca", u.f.replaceCA)
 	}
 	for i := range u.f.limiters {
 		args = append(args, "--limiter", loopback(u.f.limiterAddress(i)))

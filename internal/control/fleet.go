@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
@@ -162,6 +163,16 @@ func (f *fleet) load(ctx context.Context) error {
 		f.poke()
 	}
 	return nil
+}
+
+// ForgetReplicas removes what all replicas have told of their proxies. Those that live
+// tell it again.
+func ForgetReplicas(ctx context.Context, st store.Store) error {
+	states, err := st.State(ctx, replicasPrefix)
+	for key := range states {
+		err = errors.Join(err, st.DeleteState(ctx, key))
+	}
+	return err
 }
 
 // poke makes run tell again.

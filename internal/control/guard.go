@@ -46,6 +46,7 @@ type guard struct {
 	log     *slog.Logger
 	now     func() time.Time
 	joining chan struct{} // a slot for each Join call
+	failed  *handshakes
 
 	mu      sync.Mutex
 	revoked map[string]*pb.Revocation // by subject
@@ -62,7 +63,7 @@ type call struct {
 
 func newGuard(log *slog.Logger) *guard {
 	return &guard{
-		log: log, now: time.Now, joining: make(chan struct{}, maxJoining),
+		log: log, now: time.Now, joining: make(chan struct{}, maxJoining), failed: newHandshakes(log),
 		revoked: map[string]*pb.Revocation{}, open: map[*call]struct{}{},
 		conns: map[*guardedConn]struct{}{}, audited: map[string]time.Time{},
 	}
@@ -189,6 +190,7 @@ type guardedCredentials struct {
 func (c *guardedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
+		c.guard.failed.refused(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
 	id, cert, err := pki.PeerCertificate(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))

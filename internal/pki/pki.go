@@ -95,6 +95,20 @@ func OpenCA(dir string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
+	return LoadCA(dir)
+}
+
+// LoadCA reads the CA in dir (ca.crt, ca.key) and makes nothing: the error is
+// fs.ErrNotExist when one of them is not there.
+func LoadCA(dir string) (*CA, error) {
+	keyFile, certFile := filepath.Join(dir, caKeyFile), filepath.Join(dir, caCertFile)
+	if err := errors.Join(keyfile.Check(dir), keyfile.Check(keyFile)); err != nil {
+		return nil, err
+	}
+	key, err := readKey(keyFile)
+	if err != nil {
+		return nil, err
+	}
 	cert, err := readCert(certFile)
 	if err != nil {
 		return nil, err
