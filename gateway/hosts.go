@@ -260,16 +260,17 @@ func (s *Snapshot) targets(r *pb.Route, rule int, f *pb.Forward) []Target {
 	project := projectOf(r.GetName())
 	for j, b := range f.GetBackends() {
 		ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", rule, j), project, b.GetBackend(), KindBackends, KindFunctions)
-		ref.subset = b.GetSubset()
+		ref.subset, ref.port = b.GetSubset(), b.GetPort()
 		o, problem := s.target(r, ref)
 		if problem != "" {
 			continue
 		}
-		t := Target{Subset: b.GetSubset(), Weight: b.GetWeight()}
+		t := Target{Subset: b.GetSubset(), Port: b.GetPort(), Weight: b.GetWeight()}
 		if len(f.GetBackends()) == 1 && t.Weight == 0 {
 			t.Weight = 1
 		}
 		if t.Backend, _ = o.(*pb.Backend); t.Backend != nil {
+			t.Port = t.distinctPort()
 			parts = append(parts, []Target{t})
 		} else {
 			parts = append(parts, s.split(o.(*pb.Function), t))

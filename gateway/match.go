@@ -135,6 +135,20 @@ func HostRegex(h *pb.HeaderMatch) string {
 	return pattern
 }
 
+// RewritePrefix puts to in the place of what a match found of a path that it matches: the
+// prefix, or all of it for an exact match. The rest of the path stays.
+func RewritePrefix(p *pb.PathMatch, path, to string) string {
+	switch m := p.GetMatch().(type) {
+	case *pb.PathMatch_TextPrefix:
+		return to + path[len(m.TextPrefix):]
+	case *pb.PathMatch_Prefix:
+		if rest := path[len(strings.TrimSuffix(m.Prefix, "/")):]; rest != "" {
+			return strings.TrimSuffix(to, "/") + rest
+		}
+	}
+	return to
+}
+
 // SchemePort is the port that a URL of a scheme has when it names none.
 func SchemePort(scheme string) uint32 {
 	if scheme == "https" {

@@ -20,6 +20,8 @@ type reference struct {
 	kinds []string
 	// subset of a backend, or "".
 	subset string
+	// port of the backend's endpoints, or 0.
+	port uint32
 	// issuer that the policy of a consumer reference asks for.
 	issuer string
 	// key of a secret with data, or "".
@@ -55,7 +57,7 @@ func references(o Object) []reference {
 		for i, r := range v.GetRules() {
 			for j, b := range r.GetForward().GetBackends() {
 				ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", i, j), project, b.GetBackend(), KindBackends, KindFunctions)
-				ref.subset = b.GetSubset()
+				ref.subset, ref.port = b.GetSubset(), b.GetPort()
 				out = append(out, ref)
 			}
 			out = append(out, policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
@@ -137,7 +139,13 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 		if r.subset != "" && !slices.ContainsFunc(v.GetSubsets(), func(x *pb.Subset) bool { return x.GetName() == r.subset }) {
 			return nil, fmt.Sprintf("%s has no subset %q; it has %s", r.name, r.subset, subsetNames(v))
 		}
+		if m := portProblem(v, r); m != "" {
+			return nil, m
+		}
 	case *pb.Function:
+		if r.port != 0 {
+			return nil, fmt.Sprintf("%s is a function, which has no port to choose; leave port out", r.name)
+		}
 		if r.subset != "" && tagged(v, r.subset) == nil {
 			return nil, fmt.Sprintf("%s has no subset %q: a subset of a function is a tag of its traffic, and it has %s", r.name, r.subset, tagNames(v))
 		}
@@ -151,6 +159,28 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 		}
 	}
 	return o, ""
+}
+
+// portProblem says that no endpoint of a backend, or of the subset that is referred to, has
+// the port that a reference asks for; "" when one does.
+func portProblem(b *pb.Backend, r reference) string {
+	if r.port == 0 || b.GetDns() != nil && b.GetDns().GetPort() == r.port {
+		return ""
+	}
+	t := Target{Backend: b, Subset: r.subset, Port: r.port}
+	if b.GetDns() == nil && len(t.StaticEndpoints()) > 0 {
+		return ""
+	}
+	t.Port = 0
+	ports := []uint32{b.GetDns().GetPort()}
+	if b.GetDns() == nil {
+		ports = nil
+		for _, e := range t.StaticEndpoints() {
+			ports = append(ports, e.GetPort())
+		}
+	}
+	slices.Sort(ports)
+	return fmt.Sprintf("%s has no endpoint with port %d; it has %v", r.name, r.port, slices.Compact(ports))
 }
 
 func subsetNames(b *pb.Backend) string {
@@ -263,6 +293,8 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 			field := r.field
 			if r.subset != "" && strings.Contains(m, "subset") {
 				field = strings.TrimSuffix(field, ".backend") + ".subset"
+			} else if r.port != 0 && strings.Contains(m, " port ") {
+				field = strings.TrimSuffix(field, ".backend") + ".port"
 			}
 			add(field, m)
 			out[len(out)-1].target = r.name

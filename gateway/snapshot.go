@@ -75,6 +75,8 @@ type Target struct {
 	Function *pb.Function
 	// Subset of Backend or "".
 	Subset string
+	// Port of the endpoints of Backend; 0 for any.
+	Port   uint32
 	Weight uint32
 
 	// share of of is the weight before it is made whole; see weigh.

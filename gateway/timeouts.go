@@ -55,8 +55,18 @@ func functionWait(f *pb.Function) time.Duration {
 	return d
 }
 
+// distinctPort is the port of a target, or 0 when all of its endpoints have it, so that the
+// target is the same as one that names no port.
+func (t Target) distinctPort() uint32 {
+	all := t
+	if all.Port = 0; len(all.StaticEndpoints()) == len(t.StaticEndpoints()) {
+		return 0
+	}
+	return t.Port
+}
+
 // StaticEndpoints are the endpoints of a backend or, when a subset is named, those
-// that carry all its labels.
+// that carry all its labels; when a port is named, those of them that have it.
 func (t Target) StaticEndpoints() []*pb.Endpoint {
 	var labels map[string]string
 	for _, s := range t.Backend.GetSubsets() {
@@ -66,7 +76,7 @@ func (t Target) StaticEndpoints() []*pb.Endpoint {
 	}
 	var out []*pb.Endpoint
 	for _, e := range t.Backend.GetStatic().GetEndpoints() {
-		matches := true
+		matches := t.Port == 0 || e.GetPort() == t.Port
 		for k, v := range labels {
 			got, ok := e.GetLabels()[k]
 			matches = matches && ok && got == v

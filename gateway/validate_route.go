@@ -127,6 +127,9 @@ func (c *checker) forward(path string, rule *pb.RouteRule, f *pb.Forward) {
 		if b.GetSubset() != "" {
 			names[i] += " subset " + b.GetSubset()
 		}
+		if b.GetPort() != 0 {
+			names[i] += fmt.Sprintf(" port %d", b.GetPort())
+		}
 	}
 	if len(f.GetBackends()) > 1 && sum == 0 {
 		c.add(field+".backends", "all weights are 0, so no backend would get anything; give at least one a weight (several backends have no default)")
@@ -135,11 +138,14 @@ func (c *checker) forward(path string, rule *pb.RouteRule, f *pb.Forward) {
 	if h := f.GetHostRewrite(); h != "" && !isAuthority(h) {
 		c.add(field+".host_rewrite", "%q is no host name, with or without a port", h)
 	}
-	to := f.GetPrefixRewrite()
+	c.prefixRewrite(field+".prefix_rewrite", rule, f.GetPrefixRewrite())
+}
+
+// prefixRewrite checks what a matched prefix is replaced by; "" for nothing.
+func (c *checker) prefixRewrite(field string, rule *pb.RouteRule, to string) {
 	if to == "" {
 		return
 	}
-	field += ".prefix_rewrite"
 	if !strings.HasPrefix(to, "/") || strings.ContainsAny(to, "?#;\\") || !printable(to) {
 		c.add(field, "%q is no path: it starts with / and has no ?, #, ; or \\", to)
 	} else if normal, err := NormalizePath(to); err != nil || normal != to || to == "//" {
@@ -168,13 +174,17 @@ func (c *checker) redirect(field string, r *pb.Route, rule *pb.RouteRule, d *pb.
 	if p := d.GetPath(); p != "" && (p[0] != '/' || !printable(p) || strings.ContainsAny(p, "#\\")) {
 		c.add(field+".path", "%q is no path: it starts with /, is ASCII and has no # or \\", p)
 	}
+	c.prefixRewrite(field+".prefix_rewrite", rule, d.GetPrefixRewrite())
+	if d.GetPath() != "" && d.GetPrefixRewrite() != "" {
+		c.add(field+".prefix_rewrite", "replaces a part of the path, and path all of it; set one of them")
+	}
 	if d.GetScheme() != "" || d.GetPort() != 0 {
 		return
 	}
 	if d.GetHost() != "" && !slices.Contains(r.GetHostnames(), d.GetHost()) {
 		return
 	}
-	loop := d.GetPath() == ""
+	loop := d.GetPath() == "" && d.GetPrefixRewrite() == "" || rewritesItself(rule, d.GetPrefixRewrite())
 	for _, m := range rule.GetMatches() {
 		exact, ok := m.GetPath().GetMatch().(*pb.PathMatch_Exact)
 		if ok && (exact.Exact == d.GetPath() || m.GetPath().GetIgnoreCase() && strings.EqualFold(exact.Exact, d.GetPath())) {
@@ -184,6 +194,29 @@ func (c *checker) redirect(field string, r *pb.Route, rule *pb.RouteRule, d *pb.
 	if loop {
 		c.add(field, "is a cycle: it leads to the request that this rule answers; set a scheme, another host or another path")
 	}
+}
+
+// rewritesItself reports whether a rule matches what it makes of a path by putting to in
+// the place of what it matched.
+func rewritesItself(rule *pb.RouteRule, to string) bool {
+	if !strings.HasPrefix(to, "/") {
+		return false
+	}
+	for _, m := range rule.GetMatches() {
+		results := []string{to}
+		switch k := m.GetPath().GetMatch().(type) {
+		case *pb.PathMatch_Prefix:
+			results = append(results, RewritePrefix(m.GetPath(), strings.TrimSuffix(k.Prefix, "/")+"/x", to))
+		case *pb.PathMatch_TextPrefix:
+			results = append(results, RewritePrefix(m.GetPath(), k.TextPrefix+"x", to))
+		}
+		for _, other := range rule.GetMatches() {
+			if slices.ContainsFunc(results, func(path string) bool { return pathMismatch(other.GetPath(), path) == "" }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 var hostPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$`)

@@ -328,6 +328,9 @@ func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {
 		if b.GetSubset() != "" {
 			name += " subset " + b.GetSubset()
 		}
+		if b.GetPort() != 0 {
+			name += fmt.Sprintf(" port %d", b.GetPort())
+		}
 		fmt.Fprintf(w, "backend   %s (%.4g%%)\n", name, b.GetPercent())
 		for _, ep := range b.GetEndpoints() {
 			fmt.Fprintf(w, "          endpoint %s\n", ep)

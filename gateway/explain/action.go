@@ -20,7 +20,7 @@ func (x *explainer) action(e *gateway.Entry) {
 	switch a := e.Rule.GetAction().(type) {
 	case *pb.RouteRule_Redirect:
 		status := int(cmp.Or(a.Redirect.GetStatus(), gateway.DefaultRedirectStatus))
-		x.out.Outcome = fmt.Sprintf("%d %s", status, x.location(a.Redirect))
+		x.out.Outcome = fmt.Sprintf("%d %s", status, x.location(e.Match.GetPath(), a.Redirect))
 	case *pb.RouteRule_DirectResponse:
 		status := int(a.DirectResponse.GetStatus())
 		x.out.Outcome = strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
@@ -34,7 +34,7 @@ func (x *explainer) action(e *gateway.Entry) {
 
 // location is the target of a redirect. A client names the port in the Host when
 // the scheme has another.
-func (x *explainer) location(d *pb.Redirect) string {
+func (x *explainer) location(match *pb.PathMatch, d *pb.Redirect) string {
 	protocol := pb.ListenerProtocol_LISTENER_PROTOCOL_HTTP
 	if x.scheme == "https" {
 		protocol = pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS
@@ -48,6 +48,9 @@ func (x *explainer) location(d *pb.Redirect) string {
 		host = fmt.Sprintf("%s:%d", host, port)
 	}
 	path := cmp.Or(d.GetPath(), x.request.Path)
+	if to := d.GetPrefixRewrite(); to != "" {
+		path = gateway.RewritePrefix(match, path, to)
+	}
 	if x.request.Query != "" && !strings.Contains(path, "?") {
 		path += "?" + x.request.Query
 	}
@@ -63,7 +66,7 @@ func (x *explainer) backends(e *gateway.Entry) {
 	var down []string
 	up := false
 	for _, t := range e.Backends {
-		b := &pb.ExplainBackend{Name: t.Name(), Subset: t.Subset, Percent: 100 * float64(t.Weight) / sum}
+		b := &pb.ExplainBackend{Name: t.Name(), Subset: t.Subset, Port: t.Port, Percent: 100 * float64(t.Weight) / sum}
 		if t.Function == nil {
 			b.Endpoints = endpoints(t)
 			up = up || t.Weight > 0
@@ -98,17 +101,9 @@ func endpoints(t gateway.Target) []string {
 	if d := t.Backend.GetDns(); d != nil {
 		return []string{fmt.Sprintf("%s:%d (all addresses of the name)", d.GetHostname(), d.GetPort())}
 	}
-	var subset *pb.Subset
-	for _, s := range t.Backend.GetSubsets() {
-		if s.GetName() == t.Subset {
-			subset = s
-		}
-	}
 	var out []string
-	for _, e := range t.Backend.GetStatic().GetEndpoints() {
-		if gateway.Carries(e, subset) {
-			out = append(out, net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort())))
-		}
+	for _, e := range t.StaticEndpoints() {
+		out = append(out, net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort())))
 	}
 	return out
 }

@@ -181,10 +181,10 @@ func clusterResource(p *packer, c *clusterv3.Cluster, owners []string) (*xds.Res
 	return xds.NewResource(xds.Cluster, c.Name, c, refs, owners)
 }
 
-// staticEndpoints are the endpoints of a backend or of one of its subsets.
-func staticEndpoints(b *pb.Backend, subset string) []*endpointv3.LbEndpoint {
+// staticEndpoints are the endpoints of a target that is a backend.
+func staticEndpoints(t gateway.Target) []*endpointv3.LbEndpoint {
 	var out []*endpointv3.LbEndpoint
-	for _, e := range (gateway.Target{Backend: b, Subset: subset}).StaticEndpoints() {
+	for _, e := range t.StaticEndpoints() {
 		out = append(out, lbEndpoint(e.GetAddress(), e.GetPort(), e.GetWeight()))
 	}
 	return out
@@ -247,7 +247,7 @@ func (st *clusterState) madeFrom(t target) bool {
 	if t.Function != nil {
 		return st.from.Function != nil && speaksHTTP2(st.from.Function) == speaksHTTP2(t.Function)
 	}
-	return st.from.Backend == t.Backend && st.from.Subset == t.Subset
+	return st.from.Backend == t.Backend && st.from.Subset == t.Subset && st.from.Port == t.Port
 }
 
 func newCluster(t target) (*clusterState, error) {
@@ -261,7 +261,7 @@ func newCluster(t target) (*clusterState, error) {
 		return nil, err
 	}
 	if t.Backend.GetDns() == nil {
-		st.endpoints, err = endpointResource(t.cluster, staticEndpoints(t.Backend, t.Subset), t.Backend.GetName())
+		st.endpoints, err = endpointResource(t.cluster, staticEndpoints(t.Target), t.Backend.GetName())
 	}
 	return st, err
 }

@@ -25,6 +25,7 @@ func TestEnvoy(t *testing.T) {
 		{"Empty", testEmpty},
 		{"Routing", testRouting},
 		{"Profiles", testProfiles},
+		{"Targets", testTargets},
 		{"Answers", testAnswers},
 		{"Edge", testEdge},
 		{"Hosts", testHosts},

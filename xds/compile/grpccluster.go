@@ -27,7 +27,7 @@ func newGRPCCluster(t target) (*clusterState, error) {
 		// gRPC's default is 1,024 calls at once.
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{MaxRequests: wrapperspb.UInt32(100_000)}}},
 	}
-	endpoints := staticEndpoints(b, t.Subset)
+	endpoints := staticEndpoints(t.Target)
 	weighted := slices.ContainsFunc(endpoints, func(e *endpointv3.LbEndpoint) bool { return e.GetLoadBalancingWeight() != nil })
 	if b.GetLoadBalancing() == pb.LoadBalancing_LOAD_BALANCING_LEAST_REQUEST && !weighted {
 		c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST

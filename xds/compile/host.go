@@ -363,7 +363,7 @@ func directResponse(status uint32, body string) *routev3.Route_DirectResponse {
 // actions compiles match and action of an entry.
 func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, error) {
 	if e.Problem != "" {
-		return simple(e, unavailable(e, e.Problem)), nil
+		return simple(e, "", unavailable(e, e.Problem)), nil
 	}
 	switch a := e.Rule.GetAction().(type) {
 	case *pb.RouteRule_Redirect:
@@ -371,30 +371,42 @@ func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, err
 		if drop {
 			p.dropPort = true
 		}
-		return simple(e, r), err
+		return simple(e, a.Redirect.GetPrefixRewrite(), r), err
 	case *pb.RouteRule_DirectResponse:
-		return simple(e, directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
+		return simple(e, "", directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
 	case *pb.RouteRule_Forward:
 		return c.forward(p, e, a.Forward)
 	}
 	return nil, fmt.Errorf("rule %s has no action: give it forward, redirect or direct_response", e.RuleName)
 }
 
-// simple is one Envoy route with an action that does not depend on the method.
-func simple(e *gateway.Entry, action any) []*routev3.Route {
+// simple is one Envoy route with an action that does not depend on the method. rewrite is
+// what a redirect puts in the place of the matched prefix.
+func simple(e *gateway.Entry, rewrite string, action any) []*routev3.Route {
 	var out []*routev3.Route
-	for _, v := range pathVariants(e.Match.GetPath(), "") {
+	for _, v := range pathVariants(e.Match.GetPath(), rewrite) {
 		r := &routev3.Route{Match: v.match}
 		conditions(r.Match, e.Match, slices.Sorted(slices.Values(e.Match.GetMethods())))
 		switch a := action.(type) {
 		case *routev3.Route_DirectResponse:
 			r.Action = a
 		case *routev3.Route_Redirect:
-			r.Action = a
+			r.Action = redirectWith(a, v.rewrite)
 		}
 		out = append(out, r)
 	}
 	return out
+}
+
+// redirectWith is a redirect that puts rewrite, unless it is "", in the place of what the
+// route matches.
+func redirectWith(a *routev3.Route_Redirect, rewrite string) *routev3.Route_Redirect {
+	if rewrite == "" {
+		return a
+	}
+	out := proto.Clone(a.Redirect).(*routev3.RedirectAction)
+	out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: rewrite}
+	return &routev3.Route_Redirect{Redirect: out}
 }
 
 var redirectCodes = map[uint32]routev3.RedirectAction_RedirectResponseCode{
@@ -431,7 +443,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 		return nil, err
 	}
 	if base == nil {
-		return simple(e, unavailable(e, "proxies refuse its backend, see the status of that")), nil
+		return simple(e, "", unavailable(e, "proxies refuse its backend, see the status of that")), nil
 	}
 	behind := retryTargets(e.Policies.Timeout, p.targets)
 	idempotent, other := retry.Policies(e.Policies.Retry, behind)

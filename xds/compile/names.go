@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -65,10 +66,14 @@ func projectAndID(name string) (project, id string) {
 
 // clusterName is the name of the cluster of a target.
 func clusterName(t gateway.Target) string {
+	name := t.Name()
 	if t.Function == nil && t.Subset != "" {
-		return t.Name() + "|" + t.Subset
+		name += "|" + t.Subset
 	}
-	return t.Name()
+	if t.Function == nil && t.Port != 0 {
+		name += fmt.Sprintf("|:%d", t.Port) // a subset has no colon in its name
+	}
+	return name
 }
 
 // statPrefix keeps the dots of statistics for what they separate.

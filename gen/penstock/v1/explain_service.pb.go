@@ -437,7 +437,9 @@ type ExplainBackend struct {
 	// Endpoints of a backend.
 	Endpoints []string `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Instances of a function.
-	Instances     []*Instance `protobuf:"bytes,5,rep,name=instances,proto3" json:"instances,omitempty"`
+	Instances []*Instance `protobuf:"bytes,5,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Port of the endpoints that the rule asks for, if any.
+	Port          uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +507,13 @@ func (x *ExplainBackend) GetInstances() []*Instance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *ExplainBackend) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
 }
 
 // ExplainMiss is a rule that does not serve the request.
@@ -618,13 +627,14 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12+\n" +
-	"\x06origin\x18\x04 \x01(\v2\x13.penstock.v1.OriginR\x06origin\"\xa9\x01\n" +
+	"\x06origin\x18\x04 \x01(\v2\x13.penstock.v1.OriginR\x06origin\"\xbd\x01\n" +
 	"\x0eExplainBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06subset\x18\x02 \x01(\tR\x06subset\x12\x18\n" +
 	"\apercent\x18\x03 \x01(\x01R\apercent\x12\x1c\n" +
 	"\tendpoints\x18\x04 \x03(\tR\tendpoints\x123\n" +
-	"\tinstances\x18\x05 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\"|\n" +
+	"\tinstances\x18\x05 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x12\x12\n" +
+	"\x04port\x18\x06 \x01(\rR\x04port\"|\n" +
 	"\vExplainMiss\x12\x14\n" +
 	"\x05route\x18\x01 \x01(\tR\x05route\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12+\n" +

@@ -855,7 +855,10 @@ type WeightedBackend struct {
 	// Subset of the backend's endpoints.
 	Subset string `protobuf:"bytes,2,opt,name=subset,proto3" json:"subset,omitempty"`
 	// Relative share. Default 1 when only one backend is named.
-	Weight        uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	Weight uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Only the backend's endpoints with this port, for a service with several. Default:
+	// all. A function has none.
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -911,6 +914,13 @@ func (x *WeightedBackend) GetWeight() uint32 {
 	return 0
 }
 
+func (x *WeightedBackend) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // Redirect answers with a Location.
 type Redirect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -924,7 +934,10 @@ type Redirect struct {
 	// The default port of the scheme (80, 443) is never named in the Location.
 	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	// 301, 302, 303, 307 or 308. Default 302.
-	Status        uint32 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	Status uint32 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	// Replace the matched path prefix (or the whole path for an exact match) and keep the
+	// rest: "/new" makes /old/x of prefix "/old" /new/x. Not beside path. The query stays.
+	PrefixRewrite string `protobuf:"bytes,6,opt,name=prefix_rewrite,json=prefixRewrite,proto3" json:"prefix_rewrite,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -992,6 +1005,13 @@ func (x *Redirect) GetStatus() uint32 {
 		return x.Status
 	}
 	return 0
+}
+
+func (x *Redirect) GetPrefixRewrite() string {
+	if x != nil {
+		return x.PrefixRewrite
+	}
+	return ""
 }
 
 // DirectResponse answers without a backend.
@@ -1112,18 +1132,20 @@ const file_penstock_v1_route_proto_rawDesc = "" +
 	"\bbackends\x18\x01 \x03(\v2\x1c.penstock.v1.WeightedBackendB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\bbackends\x12/\n" +
 	"\x0eprefix_rewrite\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\rprefixRewrite\x12+\n" +
-	"\fhost_rewrite\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\vhostRewrite\"{\n" +
+	"\fhost_rewrite\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\vhostRewrite\"\x9a\x01\n" +
 	"\x0fWeightedBackend\x12$\n" +
 	"\abackend\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\abackend\x12\x1f\n" +
 	"\x06subset\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06subset\x12!\n" +
-	"\x06weight\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x06weight\"\xc3\x01\n" +
+	"\x06weight\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x06weight\x12\x1d\n" +
+	"\x04port\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xf4\x01\n" +
 	"\bRedirect\x12,\n" +
 	"\x06scheme\x18\x01 \x01(\tB\x14\xbaH\x11r\x0fR\x00R\x04httpR\x05httpsR\x06scheme\x12\x1c\n" +
 	"\x04host\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x04host\x12\x1c\n" +
 	"\x04path\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04path\x12\x1d\n" +
 	"\x04port\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\x12.\n" +
-	"\x06status\x18\x05 \x01(\rB\x16\xbaH\x13*\x110\x000\xad\x020\xae\x020\xaf\x020\xb3\x020\xb4\x02R\x06status\"S\n" +
+	"\x06status\x18\x05 \x01(\rB\x16\xbaH\x13*\x110\x000\xad\x020\xae\x020\xaf\x020\xb3\x020\xb4\x02R\x06status\x12/\n" +
+	"\x0eprefix_rewrite\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\rprefixRewrite\"S\n" +
 	"\x0eDirectResponse\x12#\n" +
 	"\x06status\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\xd7\x04(\xc8\x01R\x06status\x12\x1c\n" +
 	"\x04body\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04body*_\n" +

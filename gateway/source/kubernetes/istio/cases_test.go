@@ -39,6 +39,12 @@ func TestWhatIstioTakes(t *testing.T) {
 		"a bare word of codes": {virtualService("  - retries: {attempts: 2, retryOn: \"5xx,retriable-status-codes\"}\n    route: [{destination: {host: a}}]\n"), ""},
 		"the word alone":       {virtualService("  - retries: {attempts: 2, retryOn: retriable-status-codes}\n    route: [{destination: {host: a}}]\n"), "retries on none"},
 		"codes alone":          {virtualService("  - retries: {attempts: 2, retryOn: \"503,504\"}\n    route: [{destination: {host: a}}]\n"), "status codes alone are not supported yet"},
+		"weights alone":        {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, subset: one}, weight: 90}, {destination: {host: stored, subset: two}, weight: 10}]\n"), caseBase), ""},
+		"a port alone":         {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, port: {number: 80}}}]\n"), caseBase), ""},
+		"a port of none":       {virtualService("  - route: [{destination: {host: a, port: {number: 80}}}]\n"), "the endpoints of backend a have [9201]"},
+		"a rule alone":         {strings.Replace(strings.Replace(rule, "MODE", "DISABLE", 1), "host: a", "host: stored", 1), "hold no \"kind: Backend\" with \"name: stored\""},
+		"two ports": {caseBase + "kind: Backend\nname: c\nstatic: {endpoints: [{address: 127.0.0.1, port: 9203}, {address: 127.0.0.1, port: 9204}]}\n---\n" +
+			strings.TrimPrefix(virtualService("  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: c, port: {number: 9204}}}]\n  - route: [{destination: {host: c, port: {number: 9203}}}]\n"), caseBase), ""},
 		"no TLS to endpoints":  {caseBase + strings.Replace(rule, "MODE", "DISABLE", 1), ""},
 		"mutual TLS":           {caseBase + strings.Replace(rule, "MODE", "ISTIO_MUTUAL", 1), "ISTIO_MUTUAL is not supported yet"},
 		"regex with a query":   {virtualService("  - match: [{uri: {regex: '/item\\?id=.*'}}]\n    route: [{destination: {host: a}}]\n"), "can never match"},

@@ -174,6 +174,7 @@ func (t *translator) forward(v *serviceResource, p places, from, to string, h *n
 		p.set(out, path)
 		p.set(out+".backend", path+".destination.host")
 		p.set(out+".subset", path+".destination.subset")
+		p.set(out+".port", path+".destination.port")
 		p.set(out+".weight", path+".weight")
 	}
 	if len(h.GetRoute()) > 1 && total == 0 {
@@ -199,21 +200,16 @@ func (t *translator) destination(v *serviceResource, path string, d *networking.
 	if !ok {
 		return &pb.WeightedBackend{}
 	}
-	if n := d.GetPort().GetNumber(); d.GetPort() != nil {
-		switch {
-		case b == nil && !t.options.Incomplete:
-			t.refuse(&v.resource, path+".port", "leave it out: a Backend has the port in its endpoints",
-				"can be checked only when \"kind: Backend\" with \"name: %s\" is in the files that are read together", name)
-		case b != nil && !slices.Equal(ports(b.message), []uint32{n}):
-			t.refuse(&v.resource, path+".port", "leave it out: a Backend has the port in its endpoints", "is %d, but the endpoints of backend %s have %v", n, name, ports(b.message))
-		}
+	if n := d.GetPort().GetNumber(); d.GetPort() != nil && b != nil && !slices.Contains(ports(b.message), n) {
+		t.refuse(&v.resource, path+".port", "", "is %d, but the endpoints of backend %s have %v", n, name, ports(b.message))
 	}
-	if s := d.GetSubset(); s != "" && !t.options.Incomplete {
-		if b == nil || !slices.ContainsFunc(b.message.GetSubsets(), func(have *pb.Subset) bool { return have.GetName() == s }) {
+	// What is not in the files is looked up among what is stored when they are applied.
+	if s := d.GetSubset(); s != "" && !t.options.Incomplete && b != nil {
+		if !slices.ContainsFunc(b.message.GetSubsets(), func(have *pb.Subset) bool { return have.GetName() == s }) {
 			t.refuse(&v.resource, path+".subset", "a DestinationRule for the host must name it; Istio would answer 503", "no DestinationRule in the files that are read together gives %s a subset %q", d.GetHost(), s)
 		}
 	}
-	return &pb.WeightedBackend{Backend: name, Subset: d.GetSubset()}
+	return &pb.WeightedBackend{Backend: name, Subset: d.GetSubset(), Port: d.GetPort().GetNumber()}
 }
 
 // ports lists the different ports of a backend.
