@@ -182,8 +182,10 @@ var without = map[string]struct {
 	less func(*Machine)
 	open []string
 }{
-	"landlock":          {less: func(m *Machine) { m.landlock = 0 }},
-	"seccomp":           {less: func(m *Machine) { m.seccomp = false }, open: []string{"of virtual machines (vsock)", "keys", "io_uring"}},
+	"landlock": {less: func(m *Machine) { m.landlock = 0 }},
+	"seccomp": {less: func(m *Machine) { m.seccomp = false }, open: []string{
+		"UDP-Lite", "of the kernel's packet filter", "of the kernel's drivers (generic netlink)", "of virtual machines (vsock)", "keys", "io_uring",
+	}},
 	"read-only-proc":    {less: func(m *Machine) { m.off.proc = true }, open: []string{"read /proc/kallsyms", "read /proc/timer_list"}},
 	"no-capabilities":   {less: func(m *Machine) { m.off.capabilities = true }, open: []string{"have capabilities", "raw", "changing its network", "make a device", "read the memory of process 1"}},
 	"network-namespace": {less: func(m *Machine) { m.private = false }, open: reachedInMachine},

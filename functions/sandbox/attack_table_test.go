@@ -8,7 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const sctp = 132
+// Protocols that the standard packages do not name.
+const (
+	sctp = 132
+	smc  = 256
+)
 
 // attacks do no harm where they come through: they are run without a sandbox, too.
 var attacks = []attack{
@@ -48,6 +52,10 @@ var attacks = []attack{
 	{"sockets", "raw", opensSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)},
 	{"sockets", "packets of a device", opensSocket(unix.AF_PACKET, unix.SOCK_RAW, 0)},
 	{"sockets", "SCTP", opensSocket(unix.AF_INET, unix.SOCK_STREAM, sctp)},
+	{"sockets", "SMC", opensSocket(unix.AF_INET, unix.SOCK_STREAM, smc)},
+	{"sockets", "UDP-Lite", opensSocket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)},
+	{"sockets", "of the kernel's packet filter", opensSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER)},
+	{"sockets", "of the kernel's drivers (generic netlink)", opensSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC)},
 	{"sockets", "of virtual machines (vsock)", opensSocket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)},
 	{"sockets", "of the kernel's cryptography", opensSocket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0)},
 	{"sockets", "seeing those of the machine", sees},

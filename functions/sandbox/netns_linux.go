@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock-gateway/penstock/functions/sandbox/egress"
 )
 
 // Ports of all addresses in an instance's network that are the runner's.
@@ -24,12 +26,12 @@ var (
 )
 
 // never are addresses that lead nowhere from an instance, besides those of its
-// machine: "this network", link-local (with the metadata services of clouds),
-// multicast and reserved ones (RFC 6890).
-var never = []netip.Prefix{
+// machine: "this network", link-local (with most metadata services of clouds),
+// multicast and reserved ones (RFC 6890), and the other metadata services.
+var never = append([]netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
 	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0/96"),
-}
+}, egress.Metadata...)
 
 // netns is what the network namespace of an instance is to be like.
 type netns struct {

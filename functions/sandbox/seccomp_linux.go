@@ -27,13 +27,19 @@ var refused = append([]uint32{
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_ADJTIMEX, unix.SYS_CLOCK_ADJTIME, unix.SYS_PERSONALITY,
 }, refusedHere...)
 
-// families of sockets that are allowed; the others reach drivers and parts of the
-// kernel.
-var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
-
-// protocols are refused of the families that are allowed: as Multipath TCP and SCTP are
-// not TCP to what bounds that (Landlock).
-var protocols = []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP}
+// families of sockets that are allowed, with their protocols (nil: all); the others reach
+// drivers and parts of the kernel, which it may load for them. A protocol may also be
+// what bounds on TCP (Landlock) and UDP do not see: Multipath TCP, SMC, SCTP, UDP-Lite.
+var families = []struct {
+	family    uint32
+	protocols []uint32
+}{
+	{unix.AF_UNIX, nil},
+	{unix.AF_INET, []uint32{0, unix.IPPROTO_ICMP, unix.IPPROTO_TCP, unix.IPPROTO_UDP}},
+	{unix.AF_INET6, []uint32{0, unix.IPPROTO_ICMPV6, unix.IPPROTO_TCP, unix.IPPROTO_UDP}},
+	// Addresses, sockets and devices of the own network, as C libraries list them.
+	{unix.AF_NETLINK, []uint32{unix.NETLINK_ROUTE, unix.NETLINK_SOCK_DIAG, unix.NETLINK_KOBJECT_UEVENT}},
+}
 
 // newNamespaces are the flags of clone(2) that make namespaces.
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
@@ -84,17 +90,26 @@ func filter() []unix.SockFilter {
 		jump(unix.BPF_JSET, newNamespaces, 0, 1),
 		fail(unix.EPERM),
 		answer(unix.SECCOMP_RET_ALLOW),
-		jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(families)+2*len(protocols)+3),
-		load(offsetArg0),
 	)
-	for i, family := range families {
-		f = append(f, jump(unix.BPF_JEQ, family, len(families)-i, 0))
+	return append(append(f, socketFilter()...), answer(unix.SECCOMP_RET_ALLOW))
+}
+
+// socketFilter is the part of the filter for socket(2); other calls are jumped on to its end.
+func socketFilter() []unix.SockFilter {
+	var f []unix.SockFilter
+	for _, allowed := range families {
+		one := []unix.SockFilter{answer(unix.SECCOMP_RET_ALLOW)}
+		if n := len(allowed.protocols); n > 0 {
+			one = []unix.SockFilter{load(offsetArg2)}
+			for i, protocol := range allowed.protocols {
+				one = append(one, jump(unix.BPF_JEQ, protocol, n-i, 0))
+			}
+			one = append(one, fail(unix.EPROTONOSUPPORT), answer(unix.SECCOMP_RET_ALLOW))
+		}
+		f = append(append(f, jump(unix.BPF_JEQ, allowed.family, 0, len(one))), one...)
 	}
-	f = append(f, fail(unix.EAFNOSUPPORT), load(offsetArg2))
-	for _, protocol := range protocols {
-		f = append(f, jump(unix.BPF_JEQ, protocol, 0, 1), fail(unix.EPROTONOSUPPORT))
-	}
-	return append(f, answer(unix.SECCOMP_RET_ALLOW))
+	f = append(f, fail(unix.EAFNOSUPPORT))
+	return append([]unix.SockFilter{jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, len(f)+1), load(offsetArg0)}, f...)
 }
 
 // seccompMissing tells why there is no seccomp; nil when there is.

@@ -7,16 +7,21 @@ import (
 	"slices"
 )
 
-// Prefixes whose addresses hold one of IPv4: NAT64 (RFC 6052, RFC 8215), 6to4 (RFC
-// 3056, bytes 2 to 5) and "IPv4-compatible" ones (RFC 4291).
+// Metadata are the addresses of clouds' metadata services that are not link-local: who
+// asks them is given the machine's credentials.
+var Metadata = []netip.Prefix{
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure: the WireServer
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud Classic
+	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS: metadata ::254, credentials of EKS pods ::23
+	netip.MustParsePrefix("fd00:42::42/128"),    // Scaleway
+	netip.MustParsePrefix("fd20:ce::254/128"),   // Google Cloud
+}
+
 var (
-	nat64      = netip.MustParsePrefix("64:ff9b::/96")
-	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48")
-	sixToFour  = netip.MustParsePrefix("2002::/16")
-	compatible = netip.MustParsePrefix("::/96")
-	thisNet    = netip.MustParsePrefix("0.0.0.0/8")
-	reserved   = netip.MustParsePrefix("240.0.0.0/4")
-	siteLocal  = netip.MustParsePrefix("fec0::/10")
+	thisNet   = netip.MustParsePrefix("0.0.0.0/8")
+	reserved  = netip.MustParsePrefix("240.0.0.0/4")
+	siteLocal = netip.MustParsePrefix("fec0::/10")
 )
 
 // refusal says why a sandbox may not connect; "": it may.
@@ -58,24 +63,10 @@ func special(a netip.Addr) string {
 		return "it is not an address of a host"
 	case a.IsLinkLocalUnicast(), siteLocal.Contains(a):
 		return "it is a link-local address, where clouds have their metadata services"
+	case slices.ContainsFunc(Metadata, func(p netip.Prefix) bool { return p.Contains(a) }):
+		return "it is the metadata service of a cloud"
 	case a.IsMulticast(), reserved.Contains(a):
 		return "it is a multicast, broadcast or reserved address"
 	}
 	return ""
-}
-
-// embedded are the addresses of IPv4 that one of IPv6 may be translated to.
-func embedded(a netip.Addr) []netip.Addr {
-	if !a.Is6() {
-		return nil
-	}
-	b := a.As16()
-	last := netip.AddrFrom4([4]byte(b[12:16]))
-	switch {
-	case nat64.Contains(a), compatible.Contains(a), nat64Local.Contains(a):
-		return []netip.Addr{last}
-	case sixToFour.Contains(a):
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[2:6]))}
-	}
-	return nil
 }

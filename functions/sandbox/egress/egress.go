@@ -102,13 +102,13 @@ func (s *Server) Serve(l net.Listener) {
 			reset(c)
 			return
 		}
-		s.pass(c, to)
+		s.pass(c, to, copyTo)
 	})
 }
 
 // Forward takes connections to one service that is allowed.
 func (s *Server) Forward(l net.Listener, to netip.AddrPort) {
-	s.accept(l, func(c net.Conn) { s.pass(c, to) })
+	s.accept(l, func(c net.Conn) { s.pass(c, to, copyTo) })
 }
 
 // ServeNames takes connections to name servers.
@@ -116,7 +116,7 @@ func (s *Server) ServeNames(l net.Listener) { s.accept(l, s.passToNames) }
 
 func (s *Server) passToNames(c net.Conn) {
 	if names := s.names(); len(names) > 0 {
-		s.pass(c, names[0])
+		s.pass(c, names[0], copyQuestions)
 	} else {
 		reset(c)
 	}
@@ -167,8 +167,9 @@ func (s *Server) refused(to netip.AddrPort, why string) {
 	}
 }
 
-// pass connects and passes bytes both ways until both have ended.
-func (s *Server) pass(in net.Conn, to netip.AddrPort) {
+// pass connects and passes bytes both ways until both have ended: those that come back
+// as they are, those that go out by send.
+func (s *Server) pass(in net.Conn, to netip.AddrPort, send func(to, from net.Conn)) {
 	d := net.Dialer{Timeout: dialTimeout}
 	out, err := d.DialContext(s.ctx, "tcp", to.String())
 	if err != nil {
@@ -182,7 +183,7 @@ func (s *Server) pass(in net.Conn, to netip.AddrPort) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		copyTo(out, in)
+		send(out, in)
 	}()
 	copyTo(in, out)
 	<-done
@@ -192,6 +193,11 @@ func (s *Server) pass(in net.Conn, to netip.AddrPort) {
 // reset.
 func copyTo(to, from net.Conn) {
 	_, err := io.Copy(to, from) // by splice(2)
+	ended(to, from, err)
+}
+
+// ended passes the end of one direction on.
+func ended(to, from net.Conn, err error) {
 	if err != nil {
 		reset(to)
 		reset(from)

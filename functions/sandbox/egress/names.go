@@ -4,6 +4,9 @@ package egress
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -79,16 +82,55 @@ func (s *Server) ServeQuestions(c *net.UDPConn) {
 	}()
 }
 
-// isQuestion tells whether a message is a question to a name server and nothing else, so
-// that this is not a way to send anything to what listens on port 53.
+// isQuestion reports whether a message is one question to a name server and nothing
+// else, so that this is not a way to send anything to what listens on port 53. Name
+// servers often trust the machine they run on: updates (RFC 2136), notifications (RFC
+// 1996) and transfers of whole zones (RFC 5936, RFC 1995) are not passed on.
 func isQuestion(message []byte) bool {
 	var p dnsmessage.Parser
 	h, err := p.Start(message)
-	if err != nil || h.Response {
+	if err != nil || h.Response || h.OpCode != 0 {
+		return false
+	}
+	// The numbers of answers and of authorities (RFC 1035, section 4.1.1).
+	if binary.BigEndian.Uint32(message[6:]) != 0 {
 		return false
 	}
 	all, err := p.AllQuestions()
-	return err == nil && len(all) == 1
+	return err == nil && len(all) == 1 && all[0].Type != dnsmessage.TypeAXFR && all[0].Type != typeIXFR
+}
+
+// typeIXFR is the type of an incremental transfer (RFC 1995).
+const typeIXFR = dnsmessage.Type(251)
+
+// copyQuestions passes on questions that come by TCP, each after its length in two
+// bytes (RFC 1035, section 4.2.2). Anything else ends the connection.
+func copyQuestions(to, from net.Conn) {
+	ended(to, from, passQuestions(to, from))
+}
+
+var errNoQuestion = errors.New("it is not a question to a name server")
+
+func passQuestions(to io.Writer, from io.Reader) error {
+	message := make([]byte, 2+maxMessage)
+	for {
+		if _, err := io.ReadFull(from, message[:2]); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		n := 2 + int(binary.BigEndian.Uint16(message))
+		if _, err := io.ReadFull(from, message[2:n]); err != nil {
+			return err
+		}
+		if !isQuestion(message[2:n]) {
+			return errNoQuestion
+		}
+		if _, err := to.Write(message[:n]); err != nil {
+			return err
+		}
+	}
 }
 
 // ask asks one name server after another; nil: none answers.
