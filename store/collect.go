@@ -110,6 +110,9 @@ func (s *etcdStore) collect(ctx context.Context, keep int) (c Collected, err err
 	if err != nil || h.mod == 0 {
 		return c, err
 	}
+	if err := s.admit(0, false); err != nil {
+		return c, err
+	}
 	gone, err := do(s, ctx, func(ctx context.Context) (*clientv3.DeleteResponse, error) {
 		first := s.revisionKey(max(0, h.rev.Number-int64(keep)) + 1)
 		return s.client.Delete(ctx, s.key("r", ""), clientv3.WithRange(first))

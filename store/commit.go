@@ -116,6 +116,9 @@ func (s *etcdStore) once(ctx context.Context, base int64, info Info, commit func
 	case <-ctx.Done():
 		return Revision{}, ended(ctx)
 	}
+	if err := s.admit(0, false); err != nil {
+		return Revision{}, err
+	}
 	h, err := s.headAt(ctx, base)
 	var rev Revision
 	if err == nil {

@@ -26,12 +26,13 @@ type embedded struct {
 	lock   *os.File
 	etcd   *embed.Etcd
 	client *clientv3.Client
+	space  *space
 }
 
 // startEmbedded starts etcd in o.DataDir and waits until it serves.
 func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("store: data directory: %w", err)
+		return nil, fmt.Errorf("store: data directory: %w", trouble(err))
 	}
 	e := new(embedded)
 	if e.lock, err = lockDir(o.DataDir); err != nil {
@@ -42,7 +43,11 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 			err = errors.Join(err, e.close())
 		}
 	}()
-	if e.etcd, err = startEtcd(embeddedConfig(o)); err != nil {
+	if err := makeRoom(o.DataDir); err != nil {
+		return nil, fmt.Errorf("store: embedded etcd does not start: %w", err)
+	}
+	config, giveUp := embeddedConfig(o)
+	if e.etcd, err = startEtcd(config, giveUp); err != nil {
 		return nil, fmt.Errorf("store: embedded etcd in %s does not start: %w", o.DataDir, err)
 	}
 	select {
@@ -54,24 +59,34 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	case <-time.After(max(o.RequestTimeout, time.Minute)): // replay of a long log on a slow disk
 		return nil, fmt.Errorf("store: embedded etcd in %s is not ready after a minute", o.DataDir)
 	}
+	giveUp.started.Store(true)
 	e.client = v3client.New(e.etcd.Server)
+	e.space = &space{dir: o.DataDir, log: o.Logger, used: e.etcd.Server.Backend().Size}
 	return e, nil
 }
 
 // startEtcd is embed.StartEtcd with its panics, about files that are damaged, as errors.
-func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
+func startEtcd(c *embed.Config, giveUp *fatal) (e *embed.Etcd, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e, err = nil, fmt.Errorf("%v; %s", p, damagedFiles)
+			e = nil
+			if cause := giveUp.cause.Load(); cause != nil {
+				err = explain(*cause)
+			} else {
+				err = explain(fmt.Errorf("%v", p))
+			}
 		}
 	}()
+	if err := readable(c.Dir); err != nil {
+		return nil, explain(err)
+	}
 	// etcd opens the database in a goroutine of its own, where its panic would be the
 	// end of the process.
 	db := filepath.Join(c.Dir, "member", "snap", "db")
 	if _, err := os.Stat(db); err == nil {
 		b, err := bbolt.Open(db, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w; %s", db, err, damagedFiles)
+			return nil, explain(fmt.Errorf("%s: %w", db, err))
 		}
 		if err := b.Close(); err != nil {
 			return nil, err
@@ -81,17 +96,20 @@ func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
 	// writing to the directory. So the log is read before.
 	if log := filepath.Join(c.Dir, "member", "wal"); wal.Exist(log) {
 		if _, err := wal.ValidSnapshotEntries(zap.NewNop(), log); err != nil {
-			return nil, fmt.Errorf("%s: %w; %s", log, err, damagedFiles)
+			return nil, explain(fmt.Errorf("%s: %w", log, err))
 		}
 	}
-	return embed.StartEtcd(c)
+	if e, err = embed.StartEtcd(c); err != nil {
+		err = trouble(err)
+	}
+	return e, err
 }
 
 // damagedFiles is what to do about them.
-const damagedFiles = "its files are damaged: restore a backup of the directory, or start with an empty one"
+const damagedFiles = "its files are damaged: keep a copy of the directory, then restore a backup of it"
 
 // embeddedConfig is for one member that holds some ten thousand small objects.
-func embeddedConfig(o Options) *embed.Config {
+func embeddedConfig(o Options) (*embed.Config, *fatal) {
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(o.DataDir, "etcd")
 	c.Name = "penstock"
@@ -115,8 +133,10 @@ func embeddedConfig(o Options) *embed.Config {
 	c.QuotaBackendBytes = 4 << 30
 	c.BootstrapDefragThresholdMegabytes = 64
 	c.AuthToken = ""
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapOver(o.Logger.With(slog.String("component", "etcd"))))
-	return c
+	log := o.Logger.With(slog.String("component", "etcd"))
+	giveUp := &fatal{log: o.Logger, dir: o.DataDir, exit: os.Exit}
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapWith(log, giveUp))
+	return c, giveUp
 }
 
 // shrink forgets versions of keys before an etcd revision and gives back disk space
@@ -157,7 +177,7 @@ func lockDir(dir string) (*os.File, error) {
 	name := filepath.Join(dir, "store.lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("store: data directory: %w", err)
+		return nil, fmt.Errorf("store: data directory: %w", trouble(err))
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		pid, _ := os.ReadFile(name)
@@ -167,10 +187,10 @@ func lockDir(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("store: lock %s: %w", name, err)
 	}
-	err = errors.Join(f.Truncate(0), func() error { _, err := fmt.Fprintln(f, os.Getpid()); return err }())
-	if err != nil {
+	// Always as long, so that a full disk has the space.
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("store: lock %s: %w", name, err)
+		return nil, fmt.Errorf("store: lock %s: %w", name, trouble(err))
 	}
 	return f, nil
 }

@@ -132,6 +132,14 @@ func (s *etcdStore) begin(ctx context.Context) (context.Context, func(), error) 
 	return ctx, func() { stop(); cancel(nil); s.ops.Done() }, nil
 }
 
+// admit refuses a write of an embedded etcd that has no space for it; see space.
+func (s *etcdStore) admit(bytes int, state bool) error {
+	if s.embedded == nil {
+		return nil
+	}
+	return s.embedded.space.admit(bytes, state)
+}
+
 // Keys below the prefix.
 func (s *etcdStore) key(parts ...string) string {
 	return s.opts.Prefix + "/" + strings.Join(parts, "/")
@@ -163,7 +171,7 @@ func do[R any](s *etcdStore, ctx context.Context, call func(context.Context) (R,
 		// etcd is told our deadline and may come to it a moment before we do.
 		return r, fmt.Errorf("store: %s did not answer in time: %w", s.where(), context.DeadlineExceeded)
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return r, fmt.Errorf("store: %s is out of space: compact and defragment it, or raise its quota: %w", s.where(), err)
+		return r, fmt.Errorf("store: %s is out of space: compact and defragment it, or raise its quota: %w (%w)", s.where(), err, ErrNoSpace)
 	}
 	return r, fmt.Errorf("store: %s: %w", s.where(), err)
 }

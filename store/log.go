@@ -12,9 +12,12 @@ import (
 
 // zapOver is a zap logger, which etcd wants, that writes to a slog one. What etcd
 // tells about its normal life is debugging for us.
-// Where etcd would exit it panics, so that a start that fails can be told as an error.
-func zapOver(l *slog.Logger) *zap.Logger {
-	return zap.New(slogCore{l}, zap.WithFatalHook(zapcore.WriteThenPanic))
+// Where etcd would exit it panics.
+func zapOver(l *slog.Logger) *zap.Logger { return zapWith(l, zapcore.WriteThenPanic) }
+
+// zapWith is zapOver with something else to do where etcd gives up.
+func zapWith(l *slog.Logger, giveUp zapcore.CheckWriteHook) *zap.Logger {
+	return zap.New(slogCore{l}, zap.WithFatalHook(giveUp), zap.WithPanicHook(giveUp))
 }
 
 // slogCore is a zapcore.Core.

@@ -22,6 +22,9 @@ func (s *etcdStore) PutState(ctx context.Context, key string, value []byte) erro
 	if len(value) > MaxObjectBytes {
 		return fmt.Errorf("store: %w: state %q has %d bytes, at most %d fit", ErrInvalid, key, len(value), MaxObjectBytes)
 	}
+	if err := s.admit(len(value), true); err != nil {
+		return err
+	}
 	_, err = do(s, ctx, func(ctx context.Context) (*clientv3.PutResponse, error) {
 		return s.client.Put(ctx, s.stateKey(key), string(value))
 	})

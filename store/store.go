@@ -171,6 +171,9 @@ var (
 	ErrSealKey = errors.New("seal key")
 	// ErrInUse is a data directory that another process has open.
 	ErrInUse = errors.New("data directory is in use by another control plane")
+	// ErrNoSpace is a disk, a quota or an etcd that is full. Reads go on, and so do
+	// writes once there is space.
+	ErrNoSpace = errors.New("no space left")
 	// ErrClosed is a store after Close.
 	ErrClosed = errors.New("store is closed")
 )
