@@ -112,7 +112,11 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 		OutlierDetection:     replicaHealth(),
 		// The default, 50 %, would try dead replicas again as long as they are the
 		// most. At 0 % healthy all are tried, which is what is left to do.
-		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 1}},
+		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
+			HealthyPanicThreshold: &typev3.Percent{Value: 1},
+			// By default, changes of health are used up to a second late.
+			UpdateMergeWindow: durationpb.New(0),
+		},
 		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: wrapperspb.UInt32(3), KeepaliveTime: wrapperspb.UInt32(30), KeepaliveInterval: wrapperspb.UInt32(5),
 		}},

@@ -37,6 +37,10 @@ func clusterBase(p *packer, name string, h2 bool) *clusterv3.Cluster {
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
 			// Never send to endpoints that are known to be bad just because most are.
 			HealthyPanicThreshold: &typev3.Percent{Value: 0},
+			// By default Envoy gathers changes of health for a second before its workers hear
+			// of them. An endpoint that was let in again would then still be left alone when
+			// the other one dies, and the requests of that second would have no endpoint.
+			UpdateMergeWindow: durationpb.New(0),
 		},
 		IgnoreHealthOnHostRemoval:     true,
 		PerConnectionBufferLimitBytes: u32(bufferLimit),
