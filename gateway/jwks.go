@@ -195,6 +195,13 @@ func (c *checker) keyWarnings(o Object) {
 	}
 }
 
+// KeyAlgorithms names the algorithms (RFC 7518) that a public key verifies; none for
+// a key that is not to be used.
+func KeyAlgorithms(key any) []string {
+	list, _ := keyAlgorithms(key)
+	return list
+}
+
 // keyAlgorithms names the algorithms (RFC 7518) that a public key verifies in
 // Envoy, or says why it verifies none.
 func keyAlgorithms(key any) (algorithms []string, problem string) {

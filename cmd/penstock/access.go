@@ -186,8 +186,10 @@ func newRoleDeleteCommand() *cobra.Command {
 func newGrantCommand() *cobra.Command {
 	return accessCall(&cobra.Command{
 		Use: "grant WHO ROLE", Short: "Give somebody a role in a project; --project '*' is all", Args: cobra.ExactArgs(2),
-		Long:    "WHO is user:NAME of a client certificate, or token:NAME of a token.",
-		Example: "  penstock access grant user:bob editor --project default\n  penstock access grant token:ci deployer --project '*'",
+		Long: "WHO is user:NAME of a client certificate, token:NAME of a token, or, of the declared OpenID Connect issuer\n" +
+			"(--oidc-issuer of the control plane), oidc:ISSUER#NAME or group:NAME.",
+		Example: "  penstock access grant user:bob editor --project default\n  penstock access grant token:ci deployer --project '*'\n" +
+			"  penstock access grant group:platform admin --project '*'\n  penstock access grant 'oidc:https://idp.example.com#1234' viewer",
 	},
 		func(ctx context.Context, cf *clientFlags, c pb.AccessServiceClient, _ *cobra.Command, args []string) (proto.Message, error) {
 			return c.CreateBinding(ctx, &pb.CreateBindingRequest{Binding: &pb.Binding{Subject: args[0], Grant: &pb.Grant{Role: args[1], Project: cf.project}}})

@@ -43,6 +43,7 @@ type controlFlags struct {
 	apiHosts                  []string
 	apiCert, apiKey           string
 	apiTLS                    bool
+	oidc                      oidcFlags
 }
 
 func newControlCommand() *cobra.Command {
@@ -65,6 +66,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringSliceVar(&f.apiHosts, "api-host", nil, "names or addresses that clients reach the API by, for its certificate (repeatable)")
 	fl.StringVar(&f.apiCert, "api-cert", "", "certificate of the API (default: one of the installation's own authority)")
 	fl.StringVar(&f.apiKey, "api-key", "", "key of --api-cert")
+	f.oidc.add(fl)
 	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
 	fl.StringSliceVar(&f.limiters, "limiter", nil, "IP:port or unix:/PATH of a limiter (repeatable)")
@@ -100,6 +102,10 @@ func runControl(ctx context.Context, f controlFlags) error {
 	}
 	if f.proxyCertLife < time.Minute || f.proxyCertLife > 90*24*time.Hour {
 		return fmt.Errorf("--proxy-cert-life %s: it must be from 1m to 2160h (90 days)", f.proxyCertLife)
+	}
+	issuer, err := f.oidc.verifier(log)
+	if err != nil {
+		return err
 	}
 	shadow, err := f.shadow.options(ctx)
 	if err != nil {
@@ -137,7 +143,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	}
 	defer core.Close()
 	tel.Registry.MustRegister(core.Collector())
-	guard, err := f.openAccess(ctx, st, ca, core, log)
+	guard, err := f.openAccess(ctx, st, ca, core, issuer, log)
 	if err != nil {
 		return err
 	}

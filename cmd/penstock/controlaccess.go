@@ -11,6 +11,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/internal/access"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/access/oidc"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -79,9 +80,10 @@ func addNames(r *pki.Request, names []string, addresses ...string) {
 }
 
 // openAccess opens the guard of the configuration API.
-func (f *controlFlags) openAccess(ctx context.Context, st store.Store, ca *pki.CA, core *control.Core, log *slog.Logger) (*access.Service, error) {
+func (f *controlFlags) openAccess(ctx context.Context, st store.Store, ca *pki.CA, core *control.Core, issuer *oidc.Verifier, log *slog.Logger) (*access.Service, error) {
 	return access.Open(ctx, access.Options{
 		Dir: connect.Dir(f.dataDir), Store: st, Logger: log.With("part", "access"), Revoked: core.CertificateRevoked, AuthorityHash: ca.Hash(),
+		Issuer: issuer,
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ type upFlags struct {
 	noJaeger, detach, shadow     bool
 	otlpTo, logFormat            string
 	replaceCA                    string
+	oidc                         oidcFlags
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
 
@@ -79,6 +81,7 @@ func newUpCommand() *cobra.Command {
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
 	fl.StringVar(&f.gateway, "gateway-listen", ports.Defaults["gateway-listen"], "what the gateway listens on")
 	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC (loopback)")
+	f.oidc.add(fl)
 	fl.StringVar(&f.xds, "xds-listen", ports.Defaults["xds-listen"], "xDS and runners (mutual TLS)")
 	fl.StringVar(&f.limiter, "limiter-listen", "", "a port for the limiter, where every process of the machine is believed; further ones take the next ports (default: a Unix socket in --data-dir)")
 	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug (loopback)")
@@ -106,6 +109,9 @@ func (f *upFlags) check() error {
 	}
 	if _, err := console.ParseFormat(f.logFormat); err != nil {
 		errs = append(errs, fmt.Errorf("--log-format: %w", err))
+	}
+	if _, err := f.oidc.verifier(slog.New(slog.DiscardHandler)); err != nil {
+		errs = append(errs, err)
 	}
 	if f.otlpTo != "" {
 		if err := telemetry.CheckAddress(f.otlpTo); err != nil {

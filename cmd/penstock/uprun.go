@@ -264,6 +264,7 @@ func (u *up) control() supervise.Process {
 	for i := range u.f.limiters {
 		args = append(args, "--limiter", loopback(u.f.limiterAddress(i)))
 	}
+	args = append(args, u.f.oidc.args()...)
 	if u.f.shadow {
 		args = append(args, "--shadow-envoy="+u.envoy)
 	}

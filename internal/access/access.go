@@ -6,7 +6,7 @@
 //   - the Unix socket in the data folder: the kernel names the peer's user
 //     (SO_PEERCRED, unix(7)), and only the owner of the control plane and root pass;
 //   - a bearer token (RFC 6750): that of the credential file, which is the owner's,
-//     or one that was issued;
+//     or one that was issued, or of a declared OpenID Connect issuer;
 //   - a client certificate of the installation's own authority, made for a person.
 //
 // Nothing but health is served to anybody else. What a caller may do is said by
@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/access/audit"
+	"github.com/penstock-gateway/penstock/internal/access/oidc"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
@@ -41,6 +42,8 @@ type Options struct {
 	// AuthorityHash is the SHA-256 of the certificate authority that clients know the
 	// server by; it is part of each token.
 	AuthorityHash [32]byte
+	// Issuer checks tokens of an OpenID Connect issuer; nil: none are taken.
+	Issuer *oidc.Verifier
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -60,6 +63,7 @@ type Service struct {
 	policy   atomic.Pointer[policy]
 	calls    calls
 	hash     [32]byte // of the authority that tokens pin
+	issuer   *oidc.Verifier
 	stop     context.CancelFunc
 	done     sync.WaitGroup
 	// tickets are the identities of REST calls under way, for the gRPC server behind.
@@ -80,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		log: o.Logger, dir: o.Dir, now: o.Now, revoked: o.Revoked, tries: newTries(o.Now), refusals: newTries(o.Now),
-		state: o.Store, hash: o.AuthorityHash,
+		state: o.Store, hash: o.AuthorityHash, issuer: o.Issuer,
 	}
 	var err error
 	if s.owner, err = openOwner(filepath.Join(o.Dir, CredentialFile), o.AuthorityHash); err != nil {
@@ -95,6 +99,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.done.Go(func() { s.follow(run) })
+	if s.issuer != nil {
+		s.done.Go(func() { s.issuer.Run(run) })
+	}
 	return s, nil
 }
 

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/penstock-gateway/penstock/internal/access/oidc"
 	"github.com/penstock-gateway/penstock/internal/pki"
 )
 
@@ -32,7 +34,8 @@ const nobody = "this needs a credential: `penstock` finds that of the user who s
 	"everybody else needs a token (`penstock access token create`, made by an administrator) in PENSTOCK_TOKEN or by `penstock login`, " +
 	"as the header \"authorization: Bearer TOKEN\""
 
-// authenticate tells who a caller is. Errors are gRPC statuses: UNAUTHENTICATED, or
+// authenticate tells who a caller is. Errors are gRPC statuses: UNAUTHENTICATED,
+// UNAVAILABLE while the keys of the declared issuer are not known, or
 // RESOURCE_EXHAUSTED for a source that fails too often.
 func (s *Service) authenticate(ctx context.Context, p presented, action string) (*Identity, error) {
 	id, err := s.known(ctx, p)
@@ -85,10 +88,13 @@ func (s *Service) known(ctx context.Context, p presented) (*Identity, error) {
 }
 
 // bearer knows a caller by a token (RFC 6750, 2.1).
-func (s *Service) bearer(_ context.Context, p presented) (*Identity, error) {
+func (s *Service) bearer(ctx context.Context, p presented) (*Identity, error) {
 	scheme, text, _ := strings.Cut(p.authorization[0], " ")
 	if !strings.EqualFold(scheme, "bearer") {
 		return nil, status.Error(codes.Unauthenticated, "authorization: want \"Bearer TOKEN\"")
+	}
+	if s.issuer != nil && !IsToken(text) {
+		return s.issued(ctx, p, text)
 	}
 	t, err := ParseToken(text)
 	if err != nil {
@@ -105,6 +111,18 @@ func (s *Service) bearer(_ context.Context, p presented) (*Identity, error) {
 		return &Identity{Name: "token:" + it.token.GetName(), Via: "token", From: p.from, Expires: expires, tokenHash: &it.hash}, nil
 	}
 	return nil, status.Error(codes.Unauthenticated, "the token is not known here: it was revoked, has expired, or is of another control plane; an administrator makes one with `penstock access token create`")
+}
+
+// issued knows a caller by a token of the declared issuer.
+func (s *Service) issued(ctx context.Context, p presented, text string) (*Identity, error) {
+	c, err := s.issuer.Verify(ctx, text)
+	if _, down := errors.AsType[*oidc.Unavailable](err); down {
+		return nil, status.Errorf(codes.Unavailable, "authorization: tokens of %s cannot be checked now: %v", s.issuer.Issuer(), err)
+	}
+	if err != nil {
+		return nil, status.Errorf(codes.Unauthenticated, "authorization: %v", err)
+	}
+	return &Identity{Name: c.Name, Via: "OpenID Connect", From: p.from, Expires: c.Expires, groups: c.Groups}, nil
 }
 
 // certificate knows a person by a client certificate; those of proxies and runners

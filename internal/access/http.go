@@ -51,9 +51,12 @@ func (s *Service) HTTP(next http.Handler, open ...string) http.Handler {
 		if err != nil {
 			st := status.Convert(err)
 			code := http.StatusUnauthorized
-			if st.Code() == codes.ResourceExhausted {
+			switch st.Code() {
+			case codes.ResourceExhausted:
 				code = http.StatusTooManyRequests
-			} else {
+			case codes.Unavailable:
+				code = http.StatusServiceUnavailable
+			default:
 				w.Header().Set("WWW-Authenticate", `Bearer realm="penstock"`)
 			}
 			api.WriteProblem(w, code, st.Code(), st.Message())

@@ -11,10 +11,10 @@ import (
 // Identity is who calls.
 type Identity struct {
 	// Name is unique over all ways to be known: "local:alice", "token:ci",
-	// "user:bob". It is the author in the history.
+	// "user:bob", "oidc:https://idp.example.com#1234". It is the author in the history.
 	Name string
 	// Via is the way: "socket", "credential file", "token", "client
-	// certificate".
+	// certificate", "OpenID Connect".
 	Via string
 	// From is where the call comes from: an address, or "uid 1000".
 	From string
@@ -23,6 +23,7 @@ type Identity struct {
 	// Owner is the owner of the control plane on its own machine, who may do all.
 	Owner bool
 
+	groups         []string // as the declared issuer says
 	tokenHash      *[sha256.Size]byte
 	spiffe, serial string
 }

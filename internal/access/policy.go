@@ -146,6 +146,11 @@ func (s *Service) rights(id *Identity) rights {
 	for _, b := range p.bindings[id.Name] {
 		r.grants = append(r.grants, b.GetGrant())
 	}
+	for _, g := range id.groups {
+		for _, b := range p.bindings["group:"+g] {
+			r.grants = append(r.grants, b.GetGrant())
+		}
+	}
 	return r
 }
 

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access"
 	"github.com/penstock-gateway/penstock/internal/access/accesstest"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -62,6 +63,12 @@ func serve(t testing.TB, st store.Store, dir string) *plane {
 
 func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) *plane {
 	t.Helper()
+	return serveFor(t, st, dir, shadow, access.Options{})
+}
+
+// serveFor serves with options of the guard.
+func serveFor(t testing.TB, st store.Store, dir string, shadow *ShadowOptions, guard access.Options) *plane {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	ca, err := pki.OpenCA(filepath.Join(dir, "pki"))
 	if err != nil {
@@ -92,11 +99,12 @@ func serveWith(t testing.TB, st store.Store, dir string, shadow *ShadowOptions) 
 		t.Fatal(err)
 	}
 	p := &plane{core: core, owner: t.TempDir()}
+	guard.Dir, guard.Store = connect.Dir(p.owner), accesstest.NewState()
 	ctx, cancel := context.WithCancel(t.Context())
 	served, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		served <- core.Serve(ctx, ServeOptions{
-			Access: accesstest.Open(t, p.owner), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
+			Access: accesstest.OpenWith(t, guard), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(),
 			Ready:          func(a Addresses) { p.addr = a; close(ready) },
 		})

@@ -211,7 +211,9 @@ func (x *Grant) GetProject() string {
 // Binding gives somebody a role in a project.
 type Binding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who: "user:bob" of a client certificate, "token:ci" of a token.
+	// Who: "user:bob" of a client certificate, "token:ci" of a token,
+	// "oidc:https://idp.example.com#1234" of the declared OpenID Connect issuer, or
+	// "group:platform" for all whom that issuer says to be in a group.
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	// What.
 	Grant *Grant `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
@@ -321,9 +323,10 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 // WhoAmIResponse is the identity of the caller.
 type WhoAmIResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who: "local:alice", "token:ci", "user:bob".
+	// Who: "local:alice", "token:ci", "user:bob", "oidc:https://idp.example.com#1234".
 	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	// How that is known: "socket", "credential file", "token", "client certificate".
+	// How that is known: "socket", "credential file", "token", "client certificate",
+	// "OpenID Connect".
 	Via string `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"`
 	// When the credential ends; unset: never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
@@ -1839,9 +1842,9 @@ const file_penstock_v1_access_service_proto_rawDesc = "" +
 	"\abuiltin\x18\x04 \x01(\bR\abuiltin\"\x8f\x01\n" +
 	"\x05Grant\x12<\n" +
 	"\x04role\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$R\x04role\x12H\n" +
-	"\aproject\x18\x02 \x01(\tB.\xbaH+r)2'^([*]|[a-z]([-a-z0-9]{0,61}[a-z0-9])?)$R\aproject\"\xcb\x01\n" +
-	"\aBinding\x129\n" +
-	"\asubject\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x18\x80\x022\x15^(user|token):[!-~]+$R\asubject\x120\n" +
+	"\aproject\x18\x02 \x01(\tB.\xbaH+r)2'^([*]|[a-z]([-a-z0-9]{0,61}[a-z0-9])?)$R\aproject\"\x81\x02\n" +
+	"\aBinding\x12o\n" +
+	"\asubject\x18\x01 \x01(\tBU\xbaHRrP\x18\x80\x042K^((user|token):[!-~]+|oidc:https?://[!-~]+#[!-~]+|group:[^\\x00-\\x1f\\x7f]+)$R\asubject\x120\n" +
 	"\x05grant\x18\x02 \x01(\v2\x12.penstock.v1.GrantB\x06\xbaH\x03\xc8\x01\x01R\x05grant\x12\x16\n" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12;\n" +
 	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
