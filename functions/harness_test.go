@@ -252,6 +252,13 @@ func (l *logs) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// bytes is the size of what was logged so far.
+func (l *logs) bytes() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.size
+}
+
 // await waits for a record.
 func (l *logs) await(t testing.TB, what string, ok func(map[string]any) bool) map[string]any {
 	t.Helper()

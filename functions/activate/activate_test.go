@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,7 +61,8 @@ func (r *room) ServeHeld(w http.ResponseWriter, q *http.Request, h *instance.Hel
 // rig is an activator in a bubble.
 type rig struct {
 	*Activator
-	pressed, left, refused int
+	// Callers are told from goroutines of their own.
+	pressed, left, refused atomic.Int64
 	metrics                *prometheus.Registry
 	spans                  *tracetest.InMemoryExporter
 	wait                   sync.WaitGroup
@@ -70,11 +72,11 @@ func newRig(l Limits) *rig {
 	r := &rig{metrics: prometheus.NewRegistry(), spans: tracetest.NewInMemoryExporter()}
 	r.Activator = newActivator(Options{
 		Function: "projects/p/functions/f", Receiver: instance.NewReceiver(0, instance.Options{Concurrency: 1}, 1<<20),
-		Pressure: func() { r.pressed++ }, Metrics: NewMetrics(r.metrics),
+		Pressure: func() { r.pressed.Add(1) }, Metrics: NewMetrics(r.metrics),
 		Left: func(refused bool) {
-			r.left++
+			r.left.Add(1)
 			if refused {
-				r.refused++
+				r.refused.Add(1)
 			}
 		},
 		Tracer: sdktrace.NewTracerProvider(sdktrace.WithSyncer(r.spans)).Tracer(""),
@@ -124,7 +126,7 @@ func TestQueue(t *testing.T) {
 		if n, oldest := r.Load(time.Now()); n != 5 || oldest != 50*time.Millisecond {
 			t.Errorf("%d wait, the first for %s", n, oldest)
 		}
-		if r.pressed == 0 {
+		if r.pressed.Load() == 0 {
 			t.Error("nobody was asked for an instance")
 		}
 		x := &room{slots: 2, takes: time.Second}
@@ -138,8 +140,8 @@ func TestQueue(t *testing.T) {
 				t.Errorf("request %d: %d", i, w.Code)
 			}
 		}
-		if n, _ := r.Load(time.Now()); n != 0 || r.left != 0 {
-			t.Errorf("%d wait, %d left", n, r.left)
+		if n, _ := r.Load(time.Now()); n != 0 || r.left.Load() != 0 {
+			t.Errorf("%d wait, %d left", n, r.left.Load())
 		}
 	})
 }
@@ -194,8 +196,8 @@ func TestRefusals(t *testing.T) {
 		if n, _ := r.Load(time.Now()); gone.Code != statusCanceled || n != 0 {
 			t.Errorf("a caller that went away: %d, %d wait", gone.Code, n)
 		}
-		if r.left != 4 || r.refused != 3 {
-			t.Errorf("%d left, %d of them refused", r.left, r.refused)
+		if r.left.Load() != 4 || r.refused.Load() != 3 {
+			t.Errorf("%d left, %d of them refused", r.left.Load(), r.refused.Load())
 		}
 		waits := r.call(t.Context(), "/waits")
 		trouble := &Trouble{Kind: KindCrashLoop, Text: "function f: exit status 7"}
