@@ -17,7 +17,7 @@ type Request struct {
 	Host string
 	// Path as NormalizePath returns it, without the query.
 	Path string
-	// Query as sent, without "?": it is matched undecoded, as Envoy does.
+	// Query as sent, without "?".
 	Query string
 	// Headers by lower-case name, one element for each line.
 	Headers map[string][]string
@@ -29,7 +29,7 @@ func (e *Entry) Matches(r *Request) bool { return Mismatch(e.Match, r) == "" }
 
 // Mismatch says in words which part of a match a request fails, or "" when it
 // matches. It means what Envoy 1.40 was seen to do with the compiled route:
-// parameters are compared undecoded and the first of a name counts; of several
+// of parameters the first of a name counts, compared as QueryRegex says; of several
 // lines of a header any may match; an inverted match takes an absent header as
 // empty; regular expressions work on bytes and must match the whole text.
 func Mismatch(m *pb.RouteMatch, r *Request) string {
@@ -203,6 +203,9 @@ func queryMismatch(q *pb.QueryMatch, r *Request) string {
 		values = []string{value}
 	}
 	ok := has && matchString(q.GetValue(), value)
+	if pattern := QueryRegex(q.GetValue()); pattern != "" {
+		ok = has && matchRegex(pattern, value)
+	}
 	if p, is := q.GetValue().GetMatch().(*pb.StringMatch_Present); is {
 		ok = has == p.Present
 	}

@@ -109,8 +109,14 @@ func (c *checker) match(path string, m *pb.RouteMatch) {
 			c.add(at+".name", "%q can never match: parameters are compared as they stand in the URL, where & = # are written %%26 %%3D %%23, and blanks and what is not ASCII percent-encoded", q.GetName())
 		}
 		c.stringMatch(at+".value", q.GetValue())
-		c.canMatch(at+".value", q.GetValue(), queryValues,
-			"parameters are compared as they stand in the URL, where blanks, &, # and what is not ASCII are percent-encoded; write %20 for a blank, or regex: a(%20|[+])b")
+		if QueryRegex(q.GetValue()) != "" {
+			continue
+		}
+		why := "expressions are compared with values as they stand in the URL, where blanks, &, # and what is not ASCII are percent-encoded: a(%20|[+])b"
+		if longQuery(q.GetValue()) {
+			why = "it is too long to be compared decoded, and blanks, &, # and what is not ASCII are percent-encoded in a URL; write it so, or match a prefix"
+		}
+		c.canMatch(at+".value", q.GetValue(), queryValues, why)
 	}
 }
 

@@ -47,6 +47,11 @@ func (c *checker) matchWarnings(path string, m *pb.RouteMatch) {
 			c.add(fmt.Sprintf("%s.methods[%d]", path, i), "%s reaches the route over HTTP/2 only: proxies answer 400 to it over HTTP/1.1", method)
 		}
 	}
+	for i, q := range m.GetQuery() {
+		if longQuery(q.GetValue()) {
+			c.add(fmt.Sprintf("%s.query[%d].value", path, i), "is too long to be compared decoded, so it matches only as it is written here")
+		}
+	}
 	for i, h := range m.GetHeaders() {
 		at := fmt.Sprintf("%s.headers[%d]", path, i)
 		_, _, possible := headerValues.meets(h.GetValue())

@@ -25,7 +25,7 @@ func TestEnvoy(t *testing.T) {
 		{"Empty", testEmpty},
 		{"Routing", testRouting},
 		{"Profiles", testProfiles},
-		{"Targets", testTargets},
+		{"Targets", testTargets}, {"Query", testQuery},
 		{"Answers", testAnswers},
 		{"Edge", testEdge},
 		{"Hosts", testHosts},

@@ -83,7 +83,11 @@ func conditions(m *routev3.RouteMatch, match *pb.RouteMatch, methods []string) {
 	}
 	for _, q := range match.GetQuery() {
 		out := &routev3.QueryParameterMatcher{Name: q.GetName()}
-		if s := stringMatcher(q.GetValue()); s != nil {
+		s := stringMatcher(q.GetValue())
+		if pattern := gateway.QueryRegex(q.GetValue()); pattern != "" {
+			s = regex(pattern)
+		}
+		if s != nil {
 			out.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_StringMatch{StringMatch: s}
 		} else {
 			out.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: q.GetValue().GetPresent()}

@@ -732,7 +732,10 @@ type QueryMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Parameter name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The value.
+	// The value, decoded: "a b" matches a+b and a%20b in the URL, "+" matches + and %2B;
+	// an escape here stands for what it decodes to. A regex is matched with the value as it
+	// stands in the URL, and so is a text too long for the proxies to compare otherwise, of
+	// which writes warn.
 	Value         *StringMatch `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
