@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/status"
@@ -19,17 +20,16 @@ var errDiffers = errors.New("there are differences")
 func newApplyCommand() *cobra.Command {
 	var cf clientFlags
 	var wf writeFlags
-	var paths []string
-	var prune string
+	var ff fileFlags
 	c := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Create or replace resources, as one revision, and wait until it is served",
 		Long: "Reads YAML or JSON files, folders or - (standard input): Penstock resources and Istio\n" +
 			"Gateway, VirtualService and DestinationRule. All of them make one revision, or none.",
-		Example: "  penstock apply -f route.yaml\n  penstock apply -f config/ --prune shop",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, set, err := applyRequest(cf.project, paths, prune)
+		Example: "  penstock apply -f route.yaml\n  penstock apply route.yaml\n  penstock apply -f config/ --prune shop",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ff.paths = append(ff.paths, args...)
+			req, set, err := ff.request(cf.project)
 			if err != nil {
 				return err
 			}
@@ -43,37 +43,51 @@ func newApplyCommand() *cobra.Command {
 			if err != nil {
 				return located(set, err)
 			}
-			if cf.output != "text" {
-				return printMessage(cmd.OutOrStdout(), cf.output, resp)
-			}
-			return printResult(cmd.OutOrStdout(), resp.GetResult(), resp.GetChanges(), wf.dryRun)
+			return printWrite(cmd.OutOrStdout(), cf.output, resp, resp.GetResult(), resp.GetChanges(), wf.dryRun)
 		},
 	}
 	cf.add(c)
 	wf.add(c)
-	fileFlag(c, &paths)
-	c.Flags().StringVar(&prune, "prune", "", "name of a set: delete what was applied with it before and is not in the files now")
+	ff.add(c)
+	ff.addPrune(c)
 	return c
 }
 
-func fileFlag(c *cobra.Command, paths *[]string) {
-	c.Flags().StringSliceVarP(paths, "file", "f", nil, "file, folder or - (repeatable)")
-	_ = c.MarkFlagRequired("file")
+// fileFlags say which files are read.
+type fileFlags struct {
+	paths      []string
+	prune      string
+	allowEmpty bool
 }
 
-// applyRequest reads files into a request. The set knows where each field was
-// written.
-func applyRequest(project string, paths []string, prune string) (*pb.ApplyRequest, *file.Set, error) {
-	set, errs := file.Options{Project: project}.Load(paths...)
+func (f *fileFlags) add(c *cobra.Command) {
+	c.Flags().StringSliceVarP(&f.paths, "file", "f", nil, "file, folder or - (repeatable)")
+}
+
+func (f *fileFlags) addPrune(c *cobra.Command) {
+	c.Flags().StringVar(&f.prune, "prune", "", "name of a set: delete what was applied with it before and is not in the files now")
+	c.Flags().BoolVar(&f.allowEmpty, "allow-empty", false, "with --prune: files without a resource delete the whole set")
+}
+
+// request reads files into a request. The set knows where each field was written.
+func (f *fileFlags) request(project string) (*pb.ApplyRequest, *file.Set, error) {
+	if len(f.paths) == 0 {
+		return nil, nil, errors.New("give -f FILE: a file, a folder or - (standard input)")
+	}
+	set, errs := file.Options{Project: project}.Load(f.paths...)
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
-	req := &pb.ApplyRequest{PruneSet: prune}
+	req := &pb.ApplyRequest{PruneSet: f.prune}
 	for _, o := range set.Objects() {
 		req.Resources = append(req.Resources, gateway.ToResource(o))
 	}
-	if len(req.GetResources()) == 0 && prune == "" {
-		return nil, nil, fmt.Errorf("no resource in %v", paths)
+	switch where := strings.Join(f.paths, ", "); {
+	case len(req.GetResources()) > 0:
+	case f.prune == "":
+		return nil, nil, fmt.Errorf("there is no resource in %s", where)
+	case !f.allowEmpty:
+		return nil, nil, fmt.Errorf("there is no resource in %s, so --prune would delete the whole set %q; --allow-empty says that this is meant", where, f.prune)
 	}
 	return req, set, nil
 }
@@ -95,8 +109,7 @@ func located(set *file.Set, err error) error {
 
 func newDiffCommand() *cobra.Command {
 	var cf clientFlags
-	var paths []string
-	var prune string
+	var ff fileFlags
 	c := &cobra.Command{
 		Use:   "diff -f FILE | diff FROM [TO]",
 		Short: "Show what an apply would change, or the difference of two revisions",
@@ -107,20 +120,20 @@ func newDiffCommand() *cobra.Command {
 			req := &pb.DiffRequest{}
 			var set *file.Set
 			switch {
-			case len(paths) > 0 && len(args) > 0:
+			case len(ff.paths) > 0 && len(args) > 0:
 				return errors.New("give files or revisions, not both")
-			case len(paths) > 0:
+			case len(ff.paths) > 0:
 				var err error
-				if req.Apply, set, err = applyRequest(cf.project, paths, prune); err != nil {
+				if req.Apply, set, err = ff.request(cf.project); err != nil {
 					return err
 				}
 			case len(args) > 0:
 				if _, err := fmt.Sscan(args[0], &req.FromRevision); err != nil {
-					return fmt.Errorf("FROM %q is no revision number", args[0])
+					return fmt.Errorf("FROM %q is not a revision number; files are given with -f", args[0])
 				}
 				if len(args) > 1 {
 					if _, err := fmt.Sscan(args[1], &req.ToRevision); err != nil {
-						return fmt.Errorf("TO %q is no revision number", args[1])
+						return fmt.Errorf("TO %q is not a revision number", args[1])
 					}
 				}
 			default:
@@ -147,8 +160,8 @@ func newDiffCommand() *cobra.Command {
 		},
 	}
 	cf.add(c)
-	c.Flags().StringSliceVarP(&paths, "file", "f", nil, "file, folder or - (repeatable)")
-	c.Flags().StringVar(&prune, "prune", "", "as in apply")
+	ff.add(c)
+	ff.addPrune(c)
 	return c
 }
 
@@ -178,16 +191,16 @@ func printDiff(w io.Writer, d *pb.DiffResponse) {
 
 func newValidateCommand() *cobra.Command {
 	var cf clientFlags
-	var paths []string
+	var ff fileFlags
 	var offline bool
 	c := &cobra.Command{
 		Use:   "validate -f FILE",
 		Short: "Check files and store nothing",
 		Long: "Checks against the running control plane, references to what is there included. With\n" +
 			"--offline the files must hold everything that they refer to.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, set, err := applyRequest(cf.project, paths, "")
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ff.paths = append(ff.paths, args...)
+			req, set, err := ff.request(cf.project)
 			if err != nil {
 				return err
 			}
@@ -210,7 +223,7 @@ func newValidateCommand() *cobra.Command {
 		},
 	}
 	cf.add(c)
-	fileFlag(c, &paths)
+	ff.add(c)
 	c.Flags().BoolVar(&offline, "offline", false, "without a control plane")
 	return c
 }

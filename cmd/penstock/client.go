@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -23,7 +23,10 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/suggest"
 )
+
+const defaultProject = "default"
 
 // clientFlags are the flags of every verb that talks to the control plane.
 type clientFlags struct {
@@ -35,7 +38,7 @@ type clientFlags struct {
 
 func (f *clientFlags) add(c *cobra.Command) {
 	f.addWhere(c)
-	c.Flags().StringVar(&f.project, "project", "default", "project of short names")
+	c.Flags().StringVar(&f.project, "project", defaultProject, "project of short names")
 	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
 	c.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("project") {
@@ -118,15 +121,26 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 	default:
 		fmt.Fprintf(w, "revision %d\n", r.GetRevision())
 	}
-	s := r.GetServing()
-	if s == nil {
-		return nil
+	if s := r.GetServing(); s != nil {
+		printServing(w, s)
 	}
-	printServing(w, s)
-	if len(s.GetProblems()) > 0 || s.GetServing() < s.GetTotal() {
+	return resultError(r)
+}
+
+// resultError is the exit code of a write: 3 when not all of it serves.
+func resultError(r *pb.WriteResult) error {
+	if s := r.GetServing(); len(s.GetProblems()) > 0 || s.GetServing() < s.GetTotal() {
 		return errNotServing
 	}
 	return nil
+}
+
+// printWrite is printResult in the format that is asked for; m is the whole answer.
+func printWrite(w io.Writer, output string, m proto.Message, r *pb.WriteResult, changes []*pb.Change, dryRun bool) error {
+	if output == "text" {
+		return printResult(w, r, changes, dryRun)
+	}
+	return cmp.Or(printMessage(w, output, m), resultError(r))
 }
 
 // printWarnings lists what is valid but may not be meant.
@@ -174,21 +188,18 @@ func printChange(w io.Writer, c *pb.Change) {
 	}
 }
 
-// printMessage prints a message as JSON, or as YAML when it is an object.
+// printMessage prints a message as JSON or YAML, with the names and values of the
+// format of files.
 func printMessage(w io.Writer, output string, m proto.Message) error {
-	if o, ok := m.(gateway.Object); ok && output != "json" {
-		b, err := file.Encode(o, file.WithStatus())
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
+	encode := file.MessageYAML
+	if output == "json" {
+		encode = func(m proto.Message) ([]byte, error) { return file.MessageJSON(m, true) }
 	}
-	b, err := protojson.MarshalOptions{UseProtoNames: true, Multiline: true}.Marshal(m)
+	b, err := encode(m)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s\n", b)
+	_, err = w.Write(b)
 	return err
 }
 
@@ -255,7 +266,7 @@ func fullName(project string, args []string) (string, error) {
 		}
 		kind, name, ok := strings.Cut(args[0], "/")
 		if !ok {
-			return "", fmt.Errorf("%q names no kind: say %s/%s or KIND NAME", args[0], "routes", args[0])
+			return "", fmt.Errorf("%q does not say of which kind: write KIND/%s or KIND %s; kinds are %s", args[0], args[0], args[0], strings.Join(kinds, ", "))
 		}
 		args = []string{kind, name}
 	}
@@ -264,6 +275,35 @@ func fullName(project string, args []string) (string, error) {
 		return "", err
 	}
 	return gateway.Resolve(project, kind, args[1]), nil
+}
+
+// fullNames resolves "route x y", "routes/x functions/y" or full names.
+func fullNames(project string, args []string) ([]string, error) {
+	if len(args) == 1 || strings.Contains(args[0], "/") {
+		var names []string
+		for _, a := range args {
+			name, err := fullName(project, []string{a})
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, name)
+		}
+		return names, nil
+	}
+	kind, err := collection(args[0])
+	if err != nil {
+		return nil, err
+	}
+	return namesOf(project, kind, args[1:])
+}
+
+// trimKind takes "routes/x", "route/x" and "x" for x.
+func trimKind(kind, name string) string {
+	prefix, rest, ok := strings.Cut(name, "/")
+	if k, err := collection(prefix); ok && err == nil && k == kind {
+		return rest
+	}
+	return name
 }
 
 var kinds = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets", gateway.KindFunctionVersions}
@@ -276,5 +316,13 @@ func collection(kind string) (string, error) {
 			return c, nil
 		}
 	}
-	return "", fmt.Errorf("kind %q is none of %s", kind, strings.Join(kinds, ", "))
+	names := slices.Clone(kinds)
+	for _, c := range kinds {
+		names = append(names, strings.TrimSuffix(c, "s"))
+	}
+	hint := suggest.Name(kind, names)
+	if !strings.HasPrefix(hint, "did you mean") {
+		hint = "kinds are " + strings.Join(kinds, ", ")
+	}
+	return "", hinted(fmt.Sprintf("unknown kind %q", kind), hint)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -14,14 +13,14 @@ import (
 
 func newFnCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "fn",
+		Use: "fn", Aliases: []string{"function", "functions"},
 		Short: "Make, deploy, call and look at functions",
 		Long: "Functions are handlers as clouds run them (AWS Lambda, Google's Functions Framework, Azure custom\n" +
 			"handlers) or servers that read PORT, unmodified. `fn init` writes one to begin with.",
 	}
 	c.AddCommand(newFnInitCommand(), newFnDeployCommand(), newFnDevCommand(), newFnInvokeCommand(), newFnLogsCommand(),
 		newFnListCommand(), newFnDescribeCommand(), newFnExplainScaleCommand(), newFnScaleCommand(), newFnRollbackCommand(),
-		newFnPromoteCommand(), newFnReplayCommand())
+		newFnPromoteCommand(), newFnReplayCommand(), newFnDeleteCommand())
 	return c
 }
 
@@ -43,7 +42,7 @@ func (f *clientFlags) dialFn(ctx context.Context) (context.Context, *fnClient, e
 
 // functionName is the full name of a function that was named in short.
 func (f *clientFlags) functionName(arg string) (string, error) {
-	name := gateway.Resolve(f.project, gateway.KindFunctions, strings.TrimPrefix(arg, gateway.KindFunctions+"/"))
+	name := gateway.Resolve(f.project, gateway.KindFunctions, trimKind(gateway.KindFunctions, arg))
 	_, kind, _, err := gateway.KindOf(name)
 	if err == nil && kind != gateway.KindFunctions {
 		err = fmt.Errorf("%s is no function", name)
@@ -92,5 +91,9 @@ func (c *fnClient) change(ctx context.Context, cmd *cobra.Command, name string, 
 	if err != nil {
 		return err
 	}
-	return printResult(cmd.OutOrStdout(), resp.GetResult(), nil, o.GetValidateOnly())
+	output, err := cmd.Flags().GetString("output")
+	if err != nil {
+		return err
+	}
+	return printWrite(cmd.OutOrStdout(), output, resp, resp.GetResult(), nil, o.GetValidateOnly())
 }

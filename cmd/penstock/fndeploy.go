@@ -57,7 +57,7 @@ func newFnDeployCommand() *cobra.Command {
 			if err := d.resolve(ctx, client, cf, split); err != nil {
 				return err
 			}
-			return d.deploy(ctx, cmd.OutOrStdout(), client, wf.options(), true)
+			return d.deploy(ctx, cmd.OutOrStdout(), client, wf.options(), cf.output)
 		},
 	}
 	cf.add(c)
@@ -169,13 +169,14 @@ func (d *deployment) resolve(ctx context.Context, client *fnClient, cf clientFla
 	return err
 }
 
-// deploy uploads and applies.
-func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, o *pb.WriteOptions, loud bool) error {
+// deploy uploads and applies, and prints what it did as output says; with "" only what
+// is wrong.
+func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, o *pb.WriteOptions, output string) error {
 	up, err := d.upload(ctx, client)
 	if err != nil {
 		return err
 	}
-	if loud {
+	if output == "text" {
 		verb := "uploaded"
 		if up.GetKnown() {
 			verb = "known already"
@@ -190,8 +191,8 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	if err != nil {
 		return err
 	}
-	if loud {
-		return printResult(w, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
+	if output != "" {
+		return printWrite(w, output, resp, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
 	}
 	printWarnings(w, resp.GetResult().GetWarnings())
 	if s := resp.GetResult().GetServing(); len(s.GetProblems()) > 0 {

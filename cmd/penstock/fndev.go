@@ -124,7 +124,7 @@ func (s *devSession) deploy(ctx context.Context) error {
 		return err
 	}
 	s.name, s.digest = d.function.GetName(), d.digest
-	return d.deploy(ctx, s.out, s.client, &pb.WriteOptions{Message: "fn dev", WaitTimeout: durationpb.New(time.Minute)}, false)
+	return d.deploy(ctx, s.out, s.client, &pb.WriteOptions{Message: "fn dev", WaitTimeout: durationpb.New(time.Minute)}, "")
 }
 
 // follow prints the lines of the function until ctx ends.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -117,11 +118,15 @@ func newFnLogsCommand() *cobra.Command {
 	var request string
 	return fnVerb("logs NAME", "Print what a function printed", func(c *cobra.Command) {
 		c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what it prints next")
-		c.Flags().Int32Var(&tail, "tail", 100, "how many of the last lines")
+		c.Flags().Int32VarP(&tail, "tail", "n", 100, "how many of the last lines")
 		c.Flags().StringVar(&request, "request", "", "only the lines of this request (x-request-id)")
 	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
 		if tail == 0 {
 			tail = -1
+		}
+		output, err := cmd.Flags().GetString("output")
+		if err != nil {
+			return err
 		}
 		stream, err := client.ops.StreamLogs(ctx, &pb.StreamLogsRequest{Name: name, Tail: tail, Follow: follow, RequestId: request})
 		if err != nil {
@@ -137,13 +142,30 @@ func newFnLogsCommand() *cobra.Command {
 			}
 			var b bytes.Buffer
 			for _, l := range m.GetLines() {
-				printLine(&b, l)
+				if err := printLineAs(&b, output, l); err != nil {
+					return err
+				}
 			}
 			if _, err := cmd.OutOrStdout().Write(b.Bytes()); err != nil {
 				return err
 			}
 		}
 	})
+}
+
+// printLineAs prints a line as JSON in one line, as a YAML document, or for a person.
+func printLineAs(b *bytes.Buffer, output string, l *pb.LogLine) error {
+	switch output {
+	case "json":
+		line, err := file.MessageJSON(l, false)
+		b.Write(line)
+		return err
+	case "yaml":
+		b.WriteString("---\n")
+		return printMessage(b, output, l)
+	}
+	printLine(b, l)
+	return nil
 }
 
 // printLine prints "15:04:05.000 instance request text".

@@ -40,12 +40,11 @@ func newFnListCommand() *cobra.Command {
 				}
 			}
 			if cf.output != "text" {
+				var list []gateway.Object
 				for _, f := range all {
-					if err := printMessage(cmd.OutOrStdout(), cf.output, f); err != nil {
-						return err
-					}
+					list = append(list, f)
 				}
-				return nil
+				return printObjects(cmd.OutOrStdout(), cf.output, list, true)
 			}
 			return client.listTable(ctx, cmd.OutOrStdout(), all)
 		},
@@ -124,7 +123,7 @@ func newFnDescribeCommand() *cobra.Command {
 				return err
 			}
 			if o, _ := cmd.Flags().GetString("output"); o != "text" {
-				return printMessage(cmd.OutOrStdout(), "json", d)
+				return printMessage(cmd.OutOrStdout(), o, d)
 			}
 			describe(cmd.OutOrStdout(), d)
 			return nil
@@ -232,12 +231,7 @@ func newFnExplainScaleCommand() *cobra.Command {
 				return err
 			}
 			if o, _ := cmd.Flags().GetString("output"); o != "text" {
-				for _, x := range d.GetDecisions() {
-					if err := printMessage(cmd.OutOrStdout(), "json", x); err != nil {
-						return err
-					}
-				}
-				return nil
+				return printMessage(cmd.OutOrStdout(), o, &pb.DescribeFunctionResponse{Decisions: d.GetDecisions()})
 			}
 			explainScale(cmd.OutOrStdout(), d)
 			return nil

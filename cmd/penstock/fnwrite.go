@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ func newFnScaleCommand() *cobra.Command {
 	var objective, queue string
 	var concurrency, rps float64
 	var idle time.Duration
-	return fnVerb("scale NAME", "Say how many instances a function has, or what their number follows", func(c *cobra.Command) {
+	c := fnVerb("scale NAME [INSTANCES]", "Say how many instances a function has, or what their number follows", func(c *cobra.Command) {
 		wf.add(c)
 		f := c.Flags()
 		f.Uint32Var(&lowest, "min", 0, "instances that are always there")
@@ -34,6 +35,14 @@ func newFnScaleCommand() *cobra.Command {
 		f.StringVar(&queue, "queue", "", "direct, central or auto")
 	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
 		set := cmd.Flags().Changed
+		if cmd.Flags().NArg() == 2 {
+			if set("instances") {
+				return errors.New("give the number of instances once: after the name or by --instances")
+			}
+			if err := cmd.Flags().Set("instances", cmd.Flags().Arg(1)); err != nil {
+				return fmt.Errorf("INSTANCES %q is not a number of instances, such as 3", cmd.Flags().Arg(1))
+			}
+		}
 		return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, _ *pb.DescribeFunctionResponse) error {
 			if set("instances") {
 				f.Instances, f.Scale = instances, nil
@@ -66,6 +75,9 @@ func newFnScaleCommand() *cobra.Command {
 			return nil
 		})
 	})
+	c.Args = cobra.RangeArgs(1, 2)
+	c.Example = "  penstock fn scale hello 3\n  penstock fn scale hello --min 1 --max 10 --objective 'p99 <= 200ms'"
+	return c
 }
 
 func newFnRollbackCommand() *cobra.Command {

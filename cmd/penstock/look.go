@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -84,6 +87,11 @@ func newStatusCommand() *cobra.Command {
 				printProcesses(w, cf.DataDir)
 				return err
 			}
+			if cf.oneProject(cmd) {
+				if err := cf.statusOfProject(ctx, conn, resp); err != nil {
+					return err
+				}
+			}
 			if cf.output != "text" {
 				return cmp.Or(printMessage(w, cf.output, resp), statusError(resp))
 			}
@@ -94,6 +102,24 @@ func newStatusCommand() *cobra.Command {
 	}
 	cf.add(c)
 	return c
+}
+
+// statusOfProject leaves in a status what is of the project: objects, functions and
+// their problems. What all projects share stays.
+func (f *clientFlags) statusOfProject(ctx context.Context, conn *grpc.ClientConn, s *pb.GetStatusResponse) error {
+	all, err := objects(ctx, conn, kinds...)
+	if err != nil {
+		return err
+	}
+	s.Resources = map[string]int32{}
+	for _, o := range all {
+		if _, kind, _, err := gateway.KindOf(o.GetName()); err == nil && f.inProject(o.GetName()) {
+			s.Resources[kind]++
+		}
+	}
+	s.Instances = slices.DeleteFunc(s.Instances, func(i *pb.Instance) bool { return !f.inProject(i.GetFunction()) })
+	s.Problems = slices.DeleteFunc(s.Problems, func(p *pb.ObjectProblem) bool { return !f.inProject(p.GetObject()) })
+	return nil
 }
 
 // statusError is the exit code of what status shows: 3 when not all of the head is
@@ -191,7 +217,7 @@ func newRollbackCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &pb.RollbackRequest{Options: wf.options()}
 			if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
-				return fmt.Errorf("%q is no revision number", args[0])
+				return fmt.Errorf("%q is not a revision number; `penstock history` lists them", args[0])
 			}
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {
@@ -202,7 +228,7 @@ func newRollbackCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(cmd.OutOrStdout(), resp.GetResult(), resp.GetChanges(), wf.dryRun)
+			return printWrite(cmd.OutOrStdout(), cf.output, resp, resp.GetResult(), resp.GetChanges(), wf.dryRun)
 		},
 	}
 	cf.add(c)
@@ -223,7 +249,7 @@ func newWaitCommand() *cobra.Command {
 			req := &pb.WaitServingRequest{}
 			if len(args) == 1 {
 				if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
-					return fmt.Errorf("%q is no revision number", args[0])
+					return fmt.Errorf("%q is not a revision number; `penstock history` lists them", args[0])
 				}
 			}
 			ctx, conn, err := cf.dial(cmd.Context())
@@ -269,7 +295,11 @@ func newExplainCommand() *cobra.Command {
 		Example: "  penstock explain POST http://localhost:8080/support -H 'x-env: test'",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.ExplainRequest{Method: "GET", Url: args[len(args)-1], Project: cf.project, Headers: map[string]string{}}
+			url, err := requestURL(args[len(args)-1])
+			if err != nil {
+				return err
+			}
+			req := &pb.ExplainRequest{Method: "GET", Url: url, Project: cf.project, Headers: map[string]string{}}
 			if len(args) == 2 {
 				req.Method = strings.ToUpper(args[0])
 			}
@@ -290,15 +320,34 @@ func newExplainCommand() *cobra.Command {
 				return err
 			}
 			if cf.output != "text" {
-				return printMessage(cmd.OutOrStdout(), cf.output, resp)
+				return cmp.Or(printMessage(cmd.OutOrStdout(), cf.output, resp), explainError(resp))
 			}
 			printExplain(cmd.OutOrStdout(), req, resp)
-			return nil
+			return explainError(resp)
 		},
 	}
 	cf.add(c)
 	c.Flags().StringArrayVarP(&headers, "header", "H", nil, "request header (repeatable)")
 	return c
+}
+
+// requestURL makes a whole URL of what people type to curl: localhost:8080/hello.
+func requestURL(arg string) (string, error) {
+	switch {
+	case strings.Contains(arg, "://"):
+		return arg, nil
+	case arg == "" || strings.ContainsAny(arg[:1], "/?#"):
+		return "", fmt.Errorf("%q names no host: write the whole URL, such as http://localhost:8080%s", arg, arg)
+	}
+	return "http://" + arg, nil
+}
+
+// explainError is an error for a request that cannot be sent at all.
+func explainError(e *pb.ExplainResponse) error {
+	if why, ok := strings.CutPrefix(e.GetOutcome(), "not sent: "); ok {
+		return errors.New(why)
+	}
+	return nil
 }
 
 func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {

@@ -55,5 +55,6 @@ func newRoot() *cobra.Command {
 		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),
 		newVersionCommand(), newAuditCommand())
+	refuseUnknown(root)
 	return root
 }

@@ -40,12 +40,18 @@ func objects(ctx context.Context, conn *grpc.ClientConn, kinds ...string) ([]gat
 func newGetCommand() *cobra.Command {
 	var cf clientFlags
 	c := &cobra.Command{
-		Use:     "get KIND NAME",
-		Short:   "Print one resource with its status",
-		Example: "  penstock get route support\n  penstock get functions/support -o json",
-		Args:    cobra.RangeArgs(1, 2),
+		Use:     "get KIND NAME...",
+		Aliases: []string{"describe"},
+		Short:   "Print resources with their status, or, without a name, list those of a kind",
+		Long: "Prints YAML with the status and what the control plane keeps of a resource. With -o yaml or -o json it is\n" +
+			"what `penstock apply -f` reads.",
+		Example: "  penstock get route support\n  penstock get functions/support -o json\n  penstock get routes",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := fullName(cf.project, args)
+			if kinds, err := collections(args[:1]); len(args) == 1 && err == nil {
+				return cf.list(cmd, kinds)
+			}
+			names, err := fullNames(cf.project, args)
 			if err != nil {
 				return err
 			}
@@ -54,70 +60,141 @@ func newGetCommand() *cobra.Command {
 				return err
 			}
 			defer conn.Close()
-			_, kind, _, err := gateway.KindOf(name)
+			found, err := named(ctx, conn, names)
 			if err != nil {
 				return err
 			}
-			all, err := objects(ctx, conn, kind)
-			if err != nil {
-				return err
-			}
-			for _, o := range all {
-				if o.GetName() == name {
-					return printMessage(cmd.OutOrStdout(), cf.output, o)
-				}
-			}
-			return status.Errorf(codes.NotFound, "%s does not exist", name)
+			return printObjects(cmd.OutOrStdout(), cf.output, found, len(args) > 1 && len(names) > 1)
 		},
 	}
 	cf.add(c)
 	return c
 }
 
+// named reads resources by their names.
+func named(ctx context.Context, conn *grpc.ClientConn, names []string) ([]gateway.Object, error) {
+	var kinds []string
+	for _, n := range names {
+		_, kind, _, err := gateway.KindOf(n)
+		if err != nil {
+			return nil, err
+		}
+		kinds = append(kinds, kind)
+	}
+	all, err := objects(ctx, conn, kinds...)
+	if err != nil {
+		return nil, err
+	}
+	var out []gateway.Object
+	for _, n := range names {
+		i := slices.IndexFunc(all, func(o gateway.Object) bool { return o.GetName() == n })
+		if i < 0 {
+			return nil, status.Errorf(codes.NotFound, "%s does not exist", n)
+		}
+		out = append(out, all[i])
+	}
+	return out, nil
+}
+
 func newListCommand() *cobra.Command {
 	var cf clientFlags
 	c := &cobra.Command{
-		Use:   "list [KIND...]",
-		Short: "List resources",
+		Use:     "list [KIND...]",
+		Aliases: []string{"ls"},
+		Short:   "List resources: of all projects, or of that of --project",
+		Long: "Shows names, what is wrong with each, and where it was written. With -o yaml or -o json it is what\n" +
+			"`penstock apply -f` reads.",
+		Example: "  penstock list\n  penstock list routes,functions\n  penstock list --project shop -o yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var want []string
-			for _, a := range args {
-				k, err := collection(a)
-				if err != nil {
-					return err
-				}
-				want = append(want, k)
-			}
-			if len(want) == 0 {
-				want = slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == gateway.KindFunctionVersions })
-			}
-			ctx, conn, err := cf.dial(cmd.Context())
+			want, err := collections(args)
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
-			all, err := objects(ctx, conn, want...)
-			if err != nil {
-				return err
-			}
-			w := cmd.OutOrStdout()
-			if cf.output != "text" {
-				for i, o := range all {
-					if i > 0 && cf.output == "yaml" {
-						fmt.Fprintln(w, "---")
-					}
-					if err := printMessage(w, cf.output, o); err != nil {
-						return err
-					}
-				}
-				return nil
-			}
-			listTable(w, all)
-			return nil
+			return cf.list(cmd, want)
 		},
 	}
 	cf.add(c)
 	return c
+}
+
+// collections are the kinds that arguments name; all that people write when there are
+// none.
+func collections(args []string) ([]string, error) {
+	var want []string
+	for _, a := range args {
+		for kind := range strings.SplitSeq(a, ",") {
+			k, err := collection(kind)
+			if err != nil {
+				return nil, err
+			}
+			want = append(want, k)
+		}
+	}
+	if len(args) == 0 {
+		want = slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == gateway.KindFunctionVersions })
+	}
+	return want, nil
+}
+
+// list prints the resources of some kinds, of one project when one is meant.
+func (f *clientFlags) list(cmd *cobra.Command, kinds []string) error {
+	ctx, conn, err := f.dial(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	all, err := objects(ctx, conn, kinds...)
+	if err != nil {
+		return err
+	}
+	if f.oneProject(cmd) {
+		all = slices.DeleteFunc(all, func(o gateway.Object) bool { return !f.inProject(o.GetName()) })
+	}
+	if f.output != "text" {
+		return printObjects(cmd.OutOrStdout(), f.output, all, true)
+	}
+	listTable(cmd.OutOrStdout(), all)
+	return nil
+}
+
+// oneProject reports whether a project is named, by a flag or by the context.
+func (f *clientFlags) oneProject(cmd *cobra.Command) bool {
+	return cmd.Flags().Changed("project") || f.project != defaultProject
+}
+
+func (f *clientFlags) inProject(name string) bool {
+	return strings.HasPrefix(name, "projects/"+f.project+"/")
+}
+
+// printObjects prints what apply reads: YAML documents, or JSON, a list if need be; and
+// for a person YAML with what the control plane keeps.
+func printObjects(w io.Writer, output string, all []gateway.Object, list bool) error {
+	switch output {
+	case "json":
+		b, err := file.EncodeJSON(all, list)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	}
+	for i, o := range all {
+		if i > 0 {
+			fmt.Fprintln(w, "---")
+		}
+		var options []file.EncodeOption
+		if output == "text" {
+			options = append(options, file.WithStatus())
+		}
+		b, err := file.Encode(o, options...)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func listTable(w io.Writer, all []gateway.Object) {
@@ -156,55 +233,9 @@ func origin(o *pb.Origin) string {
 	return o.GetSource()
 }
 
-func newDeleteCommand() *cobra.Command {
-	var cf clientFlags
-	var wf writeFlags
-	var paths []string
-	c := &cobra.Command{
-		Use:   "delete KIND NAME | delete -f FILE",
-		Short: "Delete resources, as one revision",
-		Args:  cobra.MaximumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.ApplyRequest{Options: wf.options()}
-			switch {
-			case len(paths) > 0 && len(args) > 0, len(paths) == 0 && len(args) == 0:
-				return fmt.Errorf("give KIND NAME or -f FILE")
-			case len(paths) > 0:
-				set, errs := file.Options{Project: cf.project}.Load(paths...)
-				if len(errs) > 0 {
-					return errs
-				}
-				for _, o := range set.Objects() {
-					req.Deletes = append(req.Deletes, o.GetName())
-				}
-			default:
-				name, err := fullName(cf.project, args)
-				if err != nil {
-					return err
-				}
-				req.Deletes = []string{name}
-			}
-			ctx, conn, err := cf.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			resp, err := pb.NewConfigServiceClient(conn).Apply(ctx, req)
-			if err != nil {
-				return err
-			}
-			return printResult(cmd.OutOrStdout(), resp.GetResult(), resp.GetChanges(), wf.dryRun)
-		},
-	}
-	cf.add(c)
-	wf.add(c)
-	c.Flags().StringSliceVarP(&paths, "file", "f", nil, "delete what these files hold")
-	return c
-}
-
 func newRouteCommand() *cobra.Command {
-	c := &cobra.Command{Use: "route", Short: "Make routes without a file"}
-	c.AddCommand(newRouteCreateCommand())
+	c := &cobra.Command{Use: "route", Aliases: []string{"routes"}, Short: "Make and delete routes without a file"}
+	c.AddCommand(newRouteCreateCommand(), newDeleteOf("routes"))
 	return c
 }
 
@@ -243,7 +274,7 @@ func newRouteCreateCommand() *cobra.Command {
 				return err
 			}
 			created := []*pb.Change{{Name: resp.GetRoute().GetName(), Type: pb.ChangeType_CHANGE_TYPE_CREATE}}
-			return printResult(cmd.OutOrStdout(), resp.GetResult(), created, wf.dryRun)
+			return printWrite(cmd.OutOrStdout(), cf.output, resp, resp.GetResult(), created, wf.dryRun)
 		},
 	}
 	cf.add(c)

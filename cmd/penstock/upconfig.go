@@ -38,9 +38,10 @@ func loadConfig(paths []string) (*configFiles, error) {
 		return c, nil
 	}
 	var err error
-	if c.request, c.set, err = applyRequest("default", paths, upPruneSet); err != nil {
+	if c.request, c.set, err = (&fileFlags{paths: paths}).request(defaultProject); err != nil {
 		return nil, err
 	}
+	c.request.PruneSet = upPruneSet
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.request)
 	if err != nil {
 		return nil, err

@@ -486,7 +486,8 @@ func clearStatus(o gateway.Object) {
 	}
 }
 
-// etag is a hash of what the user wrote: neither times, uid nor caller change it. That
+// etag is a hash of what the user wrote: neither times, uid nor origin change it, so that
+// the same file is no change wherever it lies and whoever applies it. That
 // of a secret is random, and stays as long as its content: everybody who may read a
 // secret's name sees the etag, and from a hash a short password could be guessed.
 func etag(o, old gateway.Object) string {
@@ -505,16 +506,10 @@ func etag(o, old gateway.Object) string {
 func content(o gateway.Object) []byte {
 	clearStatus(o)
 	md := metadataOf(o)
-	uid, tag, created, updated, caller := md.Uid, md.Etag, md.CreateTime, md.UpdateTime, md.GetOrigin().GetCaller()
-	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = "", "", nil, nil
-	if md.Origin != nil {
-		md.Origin.Caller = ""
-	}
+	uid, tag, created, updated, origin := md.Uid, md.Etag, md.CreateTime, md.UpdateTime, md.Origin
+	md.Uid, md.Etag, md.CreateTime, md.UpdateTime, md.Origin = "", "", nil, nil, nil
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(o)
-	md.Uid, md.Etag, md.CreateTime, md.UpdateTime = uid, tag, created, updated
-	if md.Origin != nil {
-		md.Origin.Caller = caller
-	}
+	md.Uid, md.Etag, md.CreateTime, md.UpdateTime, md.Origin = uid, tag, created, updated, origin
 	if err != nil {
 		panic(fmt.Sprintf("marshal %s: %v", o.GetName(), err)) // only invalid UTF-8, which decoding refused
 	}

@@ -27,12 +27,25 @@ type EncodeOption func(*encoder)
 // origin.
 func WithStatus() EncodeOption { return func(e *encoder) { e.status = true } }
 
-type encoder struct{ status bool }
+type encoder struct {
+	status bool
+	// fullEnums writes enum values as the API does, not in their short forms.
+	fullEnums bool
+}
 
 // Encode writes an object as one YAML document that Decode reads: fields in the
 // order of the proto, short names, and without what only the server writes. An
 // object without a valid full name is an error.
 func Encode(o gateway.Object, options ...EncodeOption) ([]byte, error) {
+	root, err := encode(o, options...)
+	if err != nil {
+		return nil, err
+	}
+	return render(root)
+}
+
+// encode is Encode up to the text.
+func encode(o gateway.Object, options ...EncodeOption) (*yaml.Node, error) {
 	e := &encoder{}
 	for _, option := range options {
 		option(e)
@@ -60,12 +73,17 @@ func Encode(o gateway.Object, options ...EncodeOption) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", o.GetName(), err)
 	}
 	root.Content = append(root.Content, body.Content...)
+	return root, nil
+}
+
+// render writes a node as YAML.
+func render(root *yaml.Node) ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	enc.CompactSeqIndent()
 	if err := enc.Encode(root); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.GetName(), err)
+		return nil, err
 	}
 	return b.Bytes(), enc.Close()
 }
@@ -137,7 +155,7 @@ func (e *encoder) single(fd protoreflect.FieldDescriptor, v protoreflect.Value) 
 	case protoreflect.BytesKind:
 		return text(base64.StdEncoding.EncodeToString(v.Bytes())), nil
 	case protoreflect.EnumKind:
-		return enum(fd.Enum(), v.Enum())
+		return e.enum(fd.Enum(), v.Enum())
 	case protoreflect.MessageKind:
 		switch m := v.Message().Interface().(type) {
 		case *durationpb.Duration:
@@ -153,10 +171,13 @@ func (e *encoder) single(fd protoreflect.FieldDescriptor, v protoreflect.Value) 
 	return &yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}, nil
 }
 
-func enum(ed protoreflect.EnumDescriptor, number protoreflect.EnumNumber) (*yaml.Node, error) {
+func (e *encoder) enum(ed protoreflect.EnumDescriptor, number protoreflect.EnumNumber) (*yaml.Node, error) {
 	vd := ed.Values().ByNumber(number)
 	if vd == nil {
 		return nil, fmt.Errorf("%d is no value of %s", number, ed.Name())
+	}
+	if e.fullEnums {
+		return text(string(vd.Name())), nil
 	}
 	return text(strict.EnumShort(vd)), nil
 }

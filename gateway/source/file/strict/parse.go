@@ -61,10 +61,12 @@ func Parse(name string, data []byte) ([]*Doc, Errors) {
 	var errs Errors
 	nodes := 0
 	for i, c := range chunks {
-		root, bad := c.parse(src, i == len(chunks)-1, &nodes)
+		roots, bad := c.parse(src, i == len(chunks)-1, &nodes)
 		errs = append(errs, bad...)
-		if root != nil && len(bad) == 0 {
-			docs = append(docs, &Doc{Source: src, Root: root})
+		if len(bad) == 0 {
+			for _, r := range roots {
+				docs = append(docs, &Doc{Source: src, Root: r})
+			}
 		}
 		if nodes > MaxValues {
 			return nil, Errors{{File: name, Message: fmt.Sprintf("the file has more than %d values", MaxValues), Hint: "split it into several files"}}
@@ -157,7 +159,7 @@ func marker(line, m string) bool {
 }
 
 // parse reads one document into a node tree with the file's lines.
-func (c chunk) parse(src *Source, last bool, nodes *int) (*yaml.Node, Errors) {
+func (c chunk) parse(src *Source, last bool, nodes *int) ([]*yaml.Node, Errors) {
 	if strings.HasPrefix(c.text, "%") {
 		p := Place{Source: src, Line: c.line + 1, Column: 1, Width: len(src.line(c.line + 1))}
 		return nil, Errors{p.Errorf("", "take the line away", "YAML directives are not accepted")}
@@ -173,14 +175,22 @@ func (c chunk) parse(src *Source, last bool, nodes *int) (*yaml.Node, Errors) {
 	if errs := c.check(src, root, nodes); len(errs) > 0 {
 		return nil, errs
 	}
-	if root.Kind != yaml.MappingNode {
-		if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-			return nil, nil
-		}
-		return nil, Errors{placeOf(src, root).Errorf("", `write "kind: Route" and so on; one resource a document, with --- between them`,
-			"expected a mapping, got %s", describe(root))}
+	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
+		return nil, nil
 	}
-	return root, nil
+	// JSON has no streams of documents: there a list holds them.
+	roots := []*yaml.Node{root}
+	if root.Kind == yaml.SequenceNode {
+		roots = root.Content
+	}
+	var errs Errors
+	for _, r := range roots {
+		if r.Kind != yaml.MappingNode && len(errs) < MaxErrors {
+			errs = append(errs, placeOf(src, r).Errorf("", `write "kind: Route" and so on; one resource a document, with --- between them, or a list of resources`,
+				"expected a mapping, got %s", describe(r)))
+		}
+	}
+	return roots, errs
 }
 
 // unmarshal parses text, turning a panic of the parser into an error: whatever
