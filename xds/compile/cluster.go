@@ -23,6 +23,12 @@ import (
 	"github.com/penstock-gateway/penstock/xds"
 )
 
+// backendIdle is how long a connection to a backend of HTTP/1.1 is kept without a request.
+// It is below the time after which servers close such a connection themselves (gunicorn
+// 2 s; Node.js, uvicorn and Apache httpd 5 s): a request that meets the close is lost, since
+// nobody can tell whether it was begun, or costs a retry.
+const backendIdle = 1500 * time.Millisecond
+
 // httpOptions is the key of the protocol options of a cluster.
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -131,7 +137,13 @@ func speaksHTTP2(f *pb.Function) bool {
 // backendCluster is the cluster of a backend or of one of its subsets.
 func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
 	p := &packer{}
-	c := clusterBase(p, name, b.GetProtocol() == pb.BackendProtocol_BACKEND_PROTOCOL_H2C)
+	h2 := b.GetProtocol() == pb.BackendProtocol_BACKEND_PROTOCOL_H2C
+	c := clusterBase(p, name, h2)
+	if !h2 {
+		options := protocolOptions(h2)
+		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(backendIdle)}
+		c.TypedExtensionProtocolOptions[httpOptions] = p.pack(options)
+	}
 	if d := b.GetConnectTimeout(); d != nil {
 		c.ConnectTimeout = durationpb.New(d.AsDuration())
 	}
