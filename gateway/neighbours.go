@@ -17,28 +17,38 @@ func (s *Snapshot) Neighbours(routes []string) []Problem {
 	var out []Problem
 	seen := map[string]bool{}
 	for _, name := range routes {
-		r, ok := s.Get(name).(*pb.Route)
-		if !ok {
+		s.eachHost(name, func(h *Host, r *pb.Route) {
+			for _, p := range neighboursIn(h, r) {
+				if key := p.Object + p.Field + p.Message; !seen[key] {
+					seen[key] = true
+					out = append(out, p)
+				}
+			}
+		})
+	}
+	return out
+}
+
+// eachHost calls visit for every host that has entries of a route, once for each listener;
+// never for what is not a route.
+func (s *Snapshot) eachHost(name string, visit func(*Host, *pb.Route)) {
+	r, ok := s.Get(name).(*pb.Route)
+	if !ok {
+		return
+	}
+	for _, g := range s.gatewaysOf(s, name) {
+		state := s.states.Get(g)
+		if state == nil || state.attached.Get(name) == nil {
 			continue
 		}
-		for _, g := range s.gatewaysOf(s, name) {
-			state := s.states.Get(g)
-			if state == nil || state.attached.Get(name) == nil {
-				continue
-			}
-			for i, l := range state.listeners {
-				for _, host := range state.attached.Get(name).hosts[i] {
-					for _, p := range neighboursIn(l.hosts.Get(host), r) {
-						if key := p.Object + p.Field + p.Message; !seen[key] {
-							seen[key] = true
-							out = append(out, p)
-						}
-					}
+		for i, l := range state.listeners {
+			for _, host := range state.attached.Get(name).hosts[i] {
+				if h := l.hosts.Get(host); h != nil {
+					visit(h, r)
 				}
 			}
 		}
 	}
-	return out
 }
 
 // maxNeighbours bounds how many entries of a host are compared with a route, so that
@@ -46,7 +56,7 @@ func (s *Snapshot) Neighbours(routes []string) []Problem {
 const maxNeighbours = 1000
 
 func neighboursIn(h *Host, r *pb.Route) []Problem {
-	if h == nil || len(h.Entries) > maxNeighbours {
+	if len(h.Entries) > maxNeighbours {
 		return nil
 	}
 	var out []Problem

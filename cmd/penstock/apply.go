@@ -235,14 +235,20 @@ func validateOffline(w io.Writer, set *file.Set) error {
 		gateway.Normalize(o)
 		problems = append(problems, gateway.Validate(o)...)
 	}
-	problems = append(problems, gateway.Build(nil, 1, gateway.Changes{Updates: objects}).Check()...)
+	state := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+	problems = append(problems, state.Check()...)
 	if len(problems) > 0 {
 		return set.Locate(problems)
 	}
+	var warnings []gateway.Problem
+	var names []string
 	for _, o := range objects {
-		for _, x := range gateway.Warnings(o) {
-			printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
-		}
+		warnings = append(warnings, gateway.Warnings(o)...)
+		names = append(names, o.GetName())
+	}
+	warnings = append(warnings, state.Neighbours(names)...)
+	for _, x := range append(warnings, state.ShortTimeouts(names)...) {
+		printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
 	}
 	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
 	return nil
