@@ -133,7 +133,10 @@ var Vouched = []string{"x-forwarded-for", "x-forwarded-proto", "x-request-id", "
 // ClientHeaders are removed from every request: what only proxies before the gateway
 // or the gateway itself may say, and what makes a backend see another request than
 // the one that was authorised. x-forwarded-for and -proto are Envoy's business.
-// "proxy" becomes HTTP_PROXY in CGI, which HTTP clients obey (CVE-2016-5385).
+// "proxy" becomes HTTP_PROXY in CGI, which HTTP clients obey (CVE-2016-5385). The last
+// ones say who the user is, unsigned: applications, and handlers written for a cloud,
+// believe them because a proxy that signs users in, or the cloud, takes them off what
+// clients send (oauth2-proxy, Azure App Service, Google's IAP, AWS's load balancers).
 var ClientHeaders = []string{
 	"forwarded", "x-forwarded-host", "x-forwarded-uri", "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-method",
 	"x-forwarded-server", "x-forwarded-port", "x-forwarded-scheme", "x-forwarded-ssl", "x-original-forwarded-for", "front-end-https",
@@ -141,4 +144,8 @@ var ClientHeaders = []string{
 	"x-http-method-override", "x-http-method", "x-method-override",
 	"x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
 	"x-trace-id", "x-cold-start", "proxy",
+	"remote-user", "x-remote-user", "x-remote-group", "x-forwarded-user", "x-forwarded-email", "x-forwarded-groups",
+	"x-forwarded-preferred-username", "x-forwarded-access-token",
+	"x-ms-client-principal", "x-ms-client-principal-id", "x-ms-client-principal-name", "x-ms-client-principal-idp",
+	"x-goog-authenticated-user-email", "x-goog-authenticated-user-id", "x-amzn-oidc-identity", "x-amzn-oidc-accesstoken",
 }

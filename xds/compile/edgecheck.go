@@ -111,16 +111,20 @@ end
 // one that the gateway sets or removes. (Those of claims are the claims filter's.)
 func removeTwins() []*mutationv3.HeaderMutation {
 	var out []*mutationv3.HeaderMutation
-	for _, name := range slices.Concat(gateway.Vouched, []string{"x-envoy-.*", "x-penstock-.*"}, gateway.ClientHeaders) {
-		if p := twin(name); p != "" {
-			out = append(out, removeMatching(regex(p)))
+	for _, name := range slices.Concat(gateway.Vouched, []string{"x-envoy-.*", "x-penstock-.*"}) {
+		out = append(out, removeMatching(regex(twin(name))))
+	}
+	// Of these no spelling is kept, so the shorter expression does, of which Envoy takes
+	// longer names: it refuses RE2 programs beyond a size of 100.
+	for _, name := range gateway.ClientHeaders {
+		if strings.Contains(name, "-") {
+			out = append(out, removeMatching(regex(strings.ReplaceAll(name, "-", "[_-]"))))
 		}
 	}
 	return out
 }
 
-// twin matches a name with at least one of its hyphens written as "_"; "" for a name
-// without a hyphen.
+// twin matches a name with at least one of its hyphens written as "_".
 func twin(name string) string {
 	parts := strings.Split(name, "-")
 	var ways []string

@@ -319,6 +319,20 @@ rules:
 	if a := r.do(t, port, "GET", "a.x.test/must"); !strings.Contains(a.body, "Jwt is missing") || a.header.Get("www-authenticate") == "" {
 		t.Errorf("401: %s %v", a.body, a.header)
 	}
+	// No part of a request is in a challenge, where a quotation mark would begin another one.
+	const wants, bad = `Bearer realm="penstock"`, `Bearer realm="penstock", error="invalid_token"`
+	for _, c := range []struct{ request, want string }{
+		{"GET /must?a=\",Basic%20realm=\"x " + head + "a.x.test\r\n\r\n", wants},
+		{"GET /must?a=\",Basic%20realm=\"x " + head + "a.x.test\r\nAuthorization: Bearer x\r\n\r\n", bad},
+		{"POST /must?a=\",Basic%20realm=\"x " + head + "a.x.test\r\nContent-Type: application/grpc\r\n\r\n", wants},
+		{"POST /must?a=\",Basic%20realm=\"x " + head + "a.x.test\r\nContent-Type: application/grpc\r\nAuthorization: Bearer x\r\n\r\n", bad},
+		{"GET /nope?a=\",Basic%20realm=\"x " + head + "unknown\r\n\r\n", wants},
+	} {
+		a := r.raw(t, port, c.request)
+		if got := a.header.Values("www-authenticate"); len(got) != 1 || got[0] != c.want {
+			t.Errorf("%.60q: %d, challenge %q, want %q", c.request, a.status, got, c.want)
+		}
+	}
 	for url, want := range map[string]string{"a.x.test/must": "Jwt is missing", "a..b/must": "PK-EDGE-HOST: " + gateway.BadHost.Detail} {
 		if a := r.do(t, port, "POST", url, "content-type: application/grpc"); a.header.Get("grpc-message") != want {
 			t.Errorf("gRPC to %s: %v", url, a.header)

@@ -330,7 +330,11 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 		"x-http-method-override: DELETE", "x-original-url: /evil", "x-rewrite-url: /evil", "x-forwarded-client-cert: evil",
 		"true-client-ip: 1.2.3.4", "x-client-ip: 1.2.3.4", "cf-connecting-ip: 1.2.3.4", "x-cluster-client-ip: 1.2.3.4", "x-host: evil",
 		"x-forwarded-scheme: https", "x-forwarded-ssl: on", "front-end-https: on", "x-original-forwarded-for: 1.2.3.4",
-		"x-trace-id: 0af7651916cd43dd8448eb211c80319c", "x-cold-start: 1", "proxy: http://evil", "x_keep: no", "X_Forwarded_For: 1.2.3.4",
+		"x-trace-id: 0af7651916cd43dd8448eb211c80319c", "x-cold-start: 1", "proxy: http://evil",
+		"remote-user: root", "x-remote-user: root", "x-remote-group: system:masters", "x-forwarded-user: root", "x-forwarded-email: a@b", "x-forwarded-groups: admin",
+		"x-forwarded-preferred-username: root", "x-forwarded-access-token: t", "x-ms-client-principal: e30=", "x-ms-client-principal-id: 1",
+		"x-ms-client-principal-name: root", "x-ms-client-principal-idp: aad", "x-goog-authenticated-user-email: accounts.google.com:a@b",
+		"x-goog-authenticated-user-id: 1", "x-amzn-oidc-identity: root", "x-amzn-oidc-accesstoken: t", "x_keep: no", "X_Forwarded_For: 1.2.3.4",
 		"x-forwarded-proto: https", "x-request-id: mi.ne", "x-keep: yes", "via: 1.1 front", "b3: 0", "x-b3-flags: 1", "x-amzn-trace-id: Root=1-0-0", "grpc-timeout: 1m")
 	// A client may continue a trace of its own in other forms, too, and say by which
 	// proxies it comes and how long it waits: nobody here believes or obeys it.

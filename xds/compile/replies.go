@@ -24,6 +24,17 @@ func details(d string) string { return "response.code_details == '" + d + "'" }
 
 func detailsStart(d string) string { return "response.code_details.startsWith('" + d + "')" }
 
+// Challenges (RFC 6750, section 3).
+const (
+	wantsToken = `Bearer realm="penstock"`
+	badToken   = wantsToken + `, error="invalid_token"`
+)
+
+var (
+	jwtDenied = detailsStart("jwt_authn_access_denied")
+	noToken   = detailsStart("jwt_authn_access_denied{Jwt_is_missing")
+)
+
 const (
 	// noRouteYet: no route was chosen.
 	noRouteYet = "(!has(xds.route_name) || xds.route_name == '')"
@@ -41,8 +52,10 @@ type reply struct {
 	answer    gateway.Answer
 	// says: Envoy's own text is the detail, for it says more.
 	says bool
-	// challenge: the answer has the header WWW-Authenticate.
-	challenge bool
+	// challenge is the header WWW-Authenticate. Envoy's own has the URL of the request in
+	// it as it came, in which a quotation mark begins what the caller likes: another
+	// challenge, for which browsers ask for a password.
+	challenge string
 }
 
 func when(condition string, a gateway.Answer) reply { return reply{condition: condition, answer: a} }
@@ -73,19 +86,20 @@ var edgeReplies = []reply{
 	when(detailsStart("overload"), gateway.Overloaded),
 	// There is no scope for the host, so the jwt filter refuses by its default. (The
 	// header WWW-Authenticate of that refusal stays: a mapping cannot remove it.)
-	when(detailsStart("jwt_authn_access_denied")+" && "+noRouteYet, gateway.NoRoute),
+	{condition: jwtDenied + " && " + noRouteYet, answer: gateway.NoRoute, challenge: wantsToken},
 	// The guard or, for its audience, the jwt filter says with 403 that a token does
 	// not hold; it is 401 (RFC 6750, section 3.1).
 	{
 		condition: detailsStart("rbac_access_denied_matched_policy["+jwt.BadToken) + " || " + detailsStart("jwt_authn_access_denied{Audiences"),
-		answer:    gateway.RefusedToken, challenge: true,
+		answer:    gateway.RefusedToken, challenge: badToken,
 	},
 }
 
 // routeReplies are for requests that have a route. A gRPC client gets Envoy's own.
 var routeReplies = []reply{
 	when(details("route_not_found"), gateway.NoRoute),
-	{condition: detailsStart("jwt_authn_access_denied") + " && response.code == 401", answer: gateway.Unauthenticated, says: true},
+	{condition: jwtDenied + " && response.code == 401 && " + noToken, answer: gateway.Unauthenticated, says: true, challenge: wantsToken},
+	{condition: jwtDenied + " && response.code == 401", answer: gateway.Unauthenticated, says: true, challenge: badToken},
 	{condition: "response.code == 403", answer: gateway.Forbidden, says: true},
 	when(details("rate_limiter_error"), gateway.LimiterDown),
 	when(details("no_healthy_upstream")+" || "+details("cluster_not_found"), gateway.NoEndpoint),
@@ -106,13 +120,7 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		if !r.says {
 			m.Body = inline(text)
 		}
-		if r.challenge {
-			m.HeadersToAdd = []*corev3.HeaderValueOption{{
-				Header:       &corev3.HeaderValue{Key: "www-authenticate", Value: `Bearer error="invalid_token"`},
-				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-			}}
-		}
-		c.Mappers = append(c.Mappers, m)
+		c.Mappers = append(c.Mappers, challenges(m, r.challenge))
 	}
 	for _, r := range edgeReplies {
 		add("("+r.condition+") && "+isGRPC, r, nil, r.answer.Code+": "+r.answer.Detail)
@@ -120,11 +128,24 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 	}
 	none := when(details("direct_response")+" && xds.route_name == '"+noRouteName+"'", gateway.NoRoute)
 	add(none.condition+" && !("+isGRPC+")", none, problem(none.answer), none.answer.Detail)
-	c.Mappers = append(c.Mappers, mapper(p, "("+isGRPC+") || ("+given+")", 0))
+	c.Mappers = append(c.Mappers,
+		challenges(mapper(p, jwtDenied+" && "+noToken+" && "+isGRPC, 0), wantsToken), challenges(mapper(p, jwtDenied+" && "+isGRPC, 0), badToken),
+		mapper(p, "("+isGRPC+") || ("+given+")", 0))
 	for _, r := range routeReplies {
 		add(r.condition, r, problem(r.answer), r.answer.Detail)
 	}
 	return c
+}
+
+// challenges gives what a mapper is for the header WWW-Authenticate, unless it is "".
+func challenges(m *hcmv3.ResponseMapper, challenge string) *hcmv3.ResponseMapper {
+	if challenge != "" {
+		m.HeadersToAdd = []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: "www-authenticate", Value: challenge},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}}
+	}
+	return m
 }
 
 // mapper is for answers that a CEL condition holds for; status 0 leaves theirs.
