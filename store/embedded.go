@@ -17,7 +17,6 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
-	"go.uber.org/zap"
 )
 
 // embedded is an etcd inside this process. It listens nowhere: the client calls the
@@ -82,21 +81,21 @@ func startEtcd(c *embed.Config, giveUp *fatal) (e *embed.Etcd, err error) {
 	}
 	// etcd opens the database in a goroutine of its own, where its panic would be the
 	// end of the process.
+	var index uint64
 	db := filepath.Join(c.Dir, "member", "snap", "db")
 	if _, err := os.Stat(db); err == nil {
 		b, err := bbolt.Open(db, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 		if err != nil {
 			return nil, explain(fmt.Errorf("%s: %w", db, err))
 		}
-		if err := b.Close(); err != nil {
+		index, err = applied(b)
+		if err := errors.Join(err, b.Close()); err != nil {
 			return nil, err
 		}
 	}
-	// What etcd has opened when it gives up on its log it never closes: it would go on
-	// writing to the directory. So the log is read before.
 	if log := filepath.Join(c.Dir, "member", "wal"); wal.Exist(log) {
-		if _, err := wal.ValidSnapshotEntries(zap.NewNop(), log); err != nil {
-			return nil, explain(fmt.Errorf("%s: %w", log, err))
+		if err := checkLog(log, index); err != nil {
+			return nil, err
 		}
 	}
 	if e, err = embed.StartEtcd(c); err != nil {

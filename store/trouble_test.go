@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -50,6 +51,44 @@ func TestBrokenFiles(t *testing.T) {
 				t.Errorf("error: %v", err)
 			}
 		})
+	}
+}
+
+// TestShortLog cuts the log off below what the database has: the start says at once
+// what is missing.
+func TestShortLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openEmbedded(t, dir)
+	for i := range 20 {
+		if _, err := s.Commit(t.Context(), int64(i), storetest.Routes(0, 1, fmt.Sprint(i)), store.Info{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "etcd/member/wal/*.wal"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	whole, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := len(bytes.TrimRight(whole, "\x00"))
+	if err := os.Truncate(files[0], int64(used/2)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Open(t.Context(), store.Options{DataDir: dir, Logger: quiet})
+	if err == nil || !strings.Contains(err.Error(), "are missing; the log was cut off") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a log that was cut off: %v", err)
+	}
+	if err := os.WriteFile(files[0], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if head, err := openEmbedded(t, dir).Head(t.Context()); err != nil || head.Number != 20 {
+		t.Errorf("the whole log again: %+v, %v", head, err)
 	}
 }
 
