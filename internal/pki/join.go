@@ -65,7 +65,8 @@ func ParseToken(prefix, what, printer, text string) (JoinToken, error) {
 	// Strict: there is one text for each token.
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	n := len(t.Secret) + len(t.CA)
-	if err != nil || len(b) != n+4 {
+	// The decoder passes over line breaks.
+	if err != nil || len(b) != n+4 || strings.ContainsAny(body, "\r\n") {
 		return t, fmt.Errorf("the %s is damaged: copy it whole, on one line", what)
 	}
 	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:4], b[n:]) {
