@@ -58,7 +58,7 @@ func newBuilder(root *os.Root, c Config, logs *logbook) *builder {
 	turn := make(chan struct{}, 1)
 	b := &builder{
 		root: root, log: c.Logger,
-		workshop: &workshop{machine: machine(), limits: c.Build.withDefaults(), scratch: scratchDir(c), logs: logs},
+		workshop: &workshop{machine: c.machine, limits: c.Build.withDefaults(), scratch: scratchDir(c), logs: logs},
 		builds:   newCacheStore(filepath.Join(c.CacheDir, "builds"), turn),
 		layers:   newCacheStore(filepath.Join(c.CacheDir, "layers"), turn),
 		packages: newCacheStore(filepath.Join(c.CacheDir, "packages"), make(chan struct{}, 1)),

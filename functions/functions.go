@@ -25,6 +25,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	"github.com/penstock-gateway/penstock/functions/scale"
 )
 
@@ -71,6 +72,11 @@ type Config struct {
 	NewScaler func(scale.Config) Scaler
 	// StopTimeout is how long instances may drain when the runner stops. Default 8 s.
 	StopTimeout time.Duration
+	// UIDs are for instances and builds, one for each, where the runner is root. Default:
+	// 2000000000 to 2000065535, when they are nobody else's.
+	UIDs sandbox.UIDRange
+
+	machine *sandbox.Machine
 }
 
 // Scaler decides how many instances of one function there are to be. It is called
@@ -115,6 +121,10 @@ func (c *Config) setDefaults() error {
 		}
 		*dir = abs
 	}
+	var err error
+	if c.machine, err = machine().WithUIDs(c.UIDs); err != nil {
+		return fmt.Errorf("uids of functions: %w", err)
+	}
 	if info, err := os.Stat(c.Root); err != nil {
 		return fmt.Errorf("functions root: %w (it is the folder that holds the functions' sources)", err)
 	} else if !info.IsDir() {
@@ -145,7 +155,7 @@ func Run(ctx context.Context, c Config) error {
 		defer remove()
 		c.SocketDir = dir
 	}
-	if missing := machine().Missing(); len(missing) > 0 {
+	if missing := c.machine.Missing(); len(missing) > 0 {
 		c.Logger.Warn("functions are not kept apart as they could be; run only code that you trust", "missing", missing, "root", os.Geteuid() == 0)
 	}
 	adopting, abandon := context.WithCancel(context.WithoutCancel(ctx))
@@ -155,7 +165,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer func() { abandon(); adopted() }() // after all instances have ended
-	defer instance.KeepReady(machine(), readySandboxes)()
+	defer instance.KeepReady(c.machine, readySandboxes)()
 	m, err := newManager(c, instance.NewMetrics(c.Registerer), activate.NewMetrics(c.Registerer))
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func (m *manager) isolate(f *pb.Function, read []string) (*sandbox.Plan, error) 
 	if p.Network, err = m.network(f); err != nil {
 		return nil, err
 	}
-	return machine().Plan(p)
+	return m.config.machine.Plan(p)
 }
 
 // network is what a function reaches. What is refused is in its log.

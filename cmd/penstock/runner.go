@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/penstock-gateway/penstock/functions"
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/telemetry"
@@ -38,6 +41,7 @@ type runnerFlags struct {
 	otlp, http, logLevel string
 	maxEvent             int64
 	stopAfter            time.Duration
+	uids                 sandbox.UIDRange
 }
 
 func newRunnerCommand() *cobra.Command {
@@ -66,10 +70,28 @@ func newRunnerCommand() *cobra.Command {
 	fl.StringVar(&f.node, "node", "node", "Node.js program of functions")
 	fl.Int64Var(&f.maxEvent, "max-event-bytes", 6<<20, "largest request body, and answer, of a Lambda function")
 	fl.DurationVar(&f.stopAfter, "stop-timeout", 8*time.Second, "how long instances may drain when the runner stops")
+	uidFlags(fl, &f.uids)
 	fl.StringVar(&f.otlp, "otlp", "", "host:port or unix:/PATH that traces go to (OTLP over gRPC)")
 	fl.StringVar(&f.http, "http-listen", "", "address of /metrics and /livez, IP:PORT or unix:PATH (empty: none)")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	return c
+}
+
+// uidArgs are the flags that give another process the range.
+func uidArgs(r sandbox.UIDRange) (out []string) {
+	if r.Base != 0 {
+		out = append(out, "--uid-base", strconv.FormatUint(uint64(r.Base), 10))
+	}
+	if r.Count != 0 {
+		out = append(out, "--uid-count", strconv.FormatUint(uint64(r.Count), 10))
+	}
+	return out
+}
+
+// uidFlags are the same for all commands that run functions.
+func uidFlags(fl *pflag.FlagSet, r *sandbox.UIDRange) {
+	fl.Uint32Var(&r.Base, "uid-base", 0, "first of the uids that instances and builds of functions get, one for each, where this runs as root (0: 2000000000); nobody else may have them")
+	fl.Uint32Var(&r.Count, "uid-count", 0, "how many uids there are, so how many instances and builds run at once (0: 65536)")
 }
 
 func runRunner(ctx context.Context, f runnerFlags) error {
@@ -96,8 +118,8 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 		Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
 		LambdaPython:    f.tool(f.lambdaPath, toolbox.Lambda),
 		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),
-		StopTimeout: f.stopAfter,
-		Logger:      log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
+		StopTimeout: f.stopAfter, UIDs: f.uids,
+		Logger: log, TracerProvider: tel.TracerProvider, Registerer: tel.Registry,
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/functions/sandbox"
 	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/ports"
 	"github.com/penstock-gateway/penstock/internal/socket"
@@ -27,6 +28,7 @@ type upFlags struct {
 	dataDir, toolsDir, envoyPath string
 	config                       []string
 	functionsRoot, settings      string
+	uids                         sandbox.UIDRange
 	functionPorts                bool
 	run                          []string
 	beside                       []supervise.Process // from run
@@ -69,6 +71,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.StringSliceVar(&f.config, "config", nil, "file or folder of resources, applied at the first start and whenever it changed (repeatable)")
 	fl.BoolVar(&f.functionPorts, "function-ports", false, "take requests of functions by TCP ports of 127.0.0.1, which every process of the machine can reach, instead of Unix sockets")
+	uidFlags(fl, &f.uids)
 	fl.StringVar(&f.functionsRoot, "functions-root", "", "folder that sources of functions are relative to (default: the folder of --config, or a folder \"functions\" in it or beside it, where all sources are)")
 	fl.StringArrayVar(&f.run, "run", nil, "another process to run beside, NAME=COMMAND (repeatable)")
 	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0; empty: counters in memory")
@@ -145,6 +148,9 @@ func (f *upFlags) check() error {
 	f.dataDir = abs
 	if err := f.sockets(); err != nil {
 		errs = append(errs, fmt.Errorf("--data-dir: %w", err))
+	}
+	if err := f.uids.Check(); err != nil {
+		errs = append(errs, fmt.Errorf("--uid-base, --uid-count: %w", err))
 	}
 	if info, err := os.Stat(f.functionsRoot); f.functionsRoot != "" && (err != nil || !info.IsDir()) {
 		errs = append(errs, fmt.Errorf("--functions-root %s is not a folder", f.functionsRoot))

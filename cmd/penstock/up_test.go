@@ -50,6 +50,7 @@ func TestUpFlags(t *testing.T) {
 		{[]string{"--limiters", "2"}, []string{"--limiters 2", "--redis-url"}},
 		{[]string{"--config", "/does/not/exist"}, []string{"--config", "/does/not/exist"}},
 		{[]string{"--functions-root", "/does/not/exist"}, []string{"--functions-root /does/not/exist is not a folder"}},
+		{[]string{"--uid-base", "5"}, []string{"--uid-base, --uid-count", "uids 5 to 65540 is not valid"}},
 		{[]string{"--run", "plain"}, []string{"--run", "NAME=COMMAND"}},
 		{[]string{"--run", "Plain=true"}, []string{"lower-case"}},
 		{[]string{"--run", "envoy=true"}, []string{"a process of Penstock itself"}},

@@ -300,6 +300,7 @@ func (u *up) helpers() []supervise.Process {
 		"--root", u.f.functionsRoot, "--cache-dir", filepath.Join(u.f.dataDir, "functions"),
 		"--tools-dir", u.f.toolsDir,
 	}
+	runner = append(runner, uidArgs(u.f.uids)...)
 	if !u.f.functionPorts {
 		runner = append(runner, "--socket-dir", filepath.Join(runDir(u.f.dataDir), "sockets"))
 	}

@@ -28,8 +28,9 @@ type victims struct {
 	Secret, Dir string
 	// Source is the function's own folder.
 	Source string
-	// Runner is the process id of the runner, Process one of another process.
-	Runner, Process int
+	// Runner is the process id of the runner, Process one of another process, Instance
+	// one of another instance.
+	Runner, Process, Instance int
 	// Names is how this process makes names that outside are not taken.
 	Names string
 }
@@ -371,13 +372,23 @@ func text(s string) uintptr {
 // kept are arguments of system calls.
 var kept [][]byte
 
-func kills(v *victims) (string, error) { return "killed", unix.Kill(v.Runner, 0) }
+func runner(v *victims) int { return v.Runner }
 
-func traces(v *victims) (string, error) {
-	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(v.Process), 0, 0, 0, 0); errno != 0 {
-		return "", errno
+func process(v *victims) int { return v.Process }
+
+func another(v *victims) int { return v.Instance }
+
+func kills(pid func(*victims) int) func(*victims) (string, error) {
+	return func(v *victims) (string, error) { return "killed", unix.Kill(pid(v), 0) }
+}
+
+func traces(pid func(*victims) int) func(*victims) (string, error) {
+	return func(v *victims) (string, error) {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid(v)), 0, 0, 0, 0); errno != 0 {
+			return "", errno
+		}
+		return "traced", nil
 	}
-	return "traced", nil
 }
 
 func takesDescriptor(v *victims) (string, error) {

@@ -93,12 +93,14 @@ func newVictims(t testing.TB, own netip.Addr) *victims {
 	for name, at := range map[string]string{"loopback": "127.0.0.1:0", "loopback6": "[::1]:0", "all": "0.0.0.0:0"} {
 		v.UDP[name] = answersUDP(t, at)
 	}
-	other := exec.Command("sleep", "600")
-	if err := other.Start(); err != nil {
-		t.Fatal(err)
+	for _, pid := range []*int{&v.Process, &v.Instance} {
+		other := exec.Command("sleep", "600")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+		*pid = other.Process.Pid
 	}
-	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
-	v.Process = other.Process.Pid
 	answers(t, "unix", v.Socket)
 	answers(t, "unix", v.Abstract)
 	if err := os.WriteFile(v.Secret, []byte("PRIVATE KEY"), 0o600); err != nil {
@@ -181,14 +183,21 @@ func came(results map[string]string) (out []string) {
 var without = map[string]struct {
 	less func(*Machine)
 	open []string
+	// uid are those of open that a uid of its own keeps off, too.
+	uid []string
 }{
 	"landlock": {less: func(m *Machine) { m.landlock = 0 }},
 	"seccomp": {less: func(m *Machine) { m.seccomp = false }, open: []string{
 		"UDP-Lite", "of the kernel's packet filter", "of the kernel's drivers (generic netlink)", "of virtual machines (vsock)", "keys", "io_uring",
 	}},
-	"read-only-proc":    {less: func(m *Machine) { m.off.proc = true }, open: []string{"read /proc/kallsyms", "read /proc/timer_list"}},
-	"no-capabilities":   {less: func(m *Machine) { m.off.capabilities = true }, open: []string{"have capabilities", "raw", "changing its network", "make a device", "read the memory of process 1"}},
-	"network-namespace": {less: func(m *Machine) { m.private = false }, open: reachedInMachine},
+	"read-only-proc": {less: func(m *Machine) { m.off.proc = true }, open: []string{"read /proc/kallsyms", "read /proc/timer_list"}, uid: []string{"read /proc/timer_list"}},
+	"no-capabilities": {
+		less: func(m *Machine) { m.off.capabilities = true },
+		open: []string{"have capabilities", "raw", "changing its network", "make a device", "read the memory of process 1"},
+		uid:  []string{"have capabilities", "raw", "changing its network", "make a device", "read the memory of process 1"},
+	},
+	"network-namespace": {less: func(m *Machine) { m.private = false }, open: reachedInMachine, uid: []string{"by UDP on a port of the gateway"}},
+	"nothing else":      {less: func(*Machine) {}},
 	"all namespaces": {less: func(m *Machine) { m.namespaces, m.private = false, false }, open: slices.Concat(reachedInMachine, []string{
 		"Unix socket of another function's shim", "read /proc/kallsyms", "read /proc/timer_list",
 	})},
@@ -241,19 +250,38 @@ func TestAttackSuite(t *testing.T) {
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(without)) {
-		t.Run("without "+name, func(t *testing.T) {
-			m := *machine()
-			without[name].less(&m)
-			results := attackWith(t, &m, Policy{}, newVictims(t, own))
-			got, want := came(results), without[name].open
-			for _, a := range attacks {
-				// An ordinary user may do less.
-				through, expected := slices.Contains(got, a.name), slices.Contains(want, a.name)
-				if through && !expected || expected && !through && os.Geteuid() == 0 {
-					t.Errorf("%s: %s", a.name, results[a.name])
-				}
-			}
-		})
+		if name != "nothing else" {
+			t.Run("without "+name, func(t *testing.T) {
+				m := *machine()
+				without[name].less(&m)
+				attacksWithout(t, &m, own, slices.DeleteFunc(slices.Clone(without[name].open), func(a string) bool {
+					return m.uids != nil && slices.Contains(without[name].uid, a)
+				}))
+			})
+		}
+		if machine().uids != nil {
+			t.Run("without own-uid and "+name, func(t *testing.T) {
+				m := *machine()
+				m.uids = nil
+				without[name].less(&m)
+				attacksWithout(t, &m, own, without[name].open)
+			})
+		}
+	}
+}
+
+// attacksWithout attacks on a machine that lacks some means: only what is expected comes
+// through.
+func attacksWithout(t *testing.T, m *Machine, own netip.Addr, want []string) {
+	t.Helper()
+	results := attackWith(t, m, Policy{}, newVictims(t, own))
+	got := came(results)
+	for _, a := range attacks {
+		// An ordinary user may do less.
+		through, expected := slices.Contains(got, a.name), slices.Contains(want, a.name)
+		if through && !expected || expected && !through && os.Geteuid() == 0 {
+			t.Errorf("%s: %s", a.name, results[a.name])
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -84,8 +85,11 @@ var attacks = []attack{
 	{"proc", "read the memory of process 1", reads(is("/proc/1/maps"))},
 	{"proc", "through the root of process 1", reads(func(v *victims) string { return "/proc/1/root" + v.Secret })},
 
-	{"processes", "signal the runner", kills},
-	{"processes", "trace a process", traces},
+	{"processes", "signal the runner", kills(runner)},
+	{"processes", "signal another instance", kills(another)},
+	{"processes", "trace a process", traces(process)},
+	{"processes", "trace another instance", traces(another)},
+	{"processes", "read another instance's environment", reads(func(v *victims) string { return fmt.Sprintf("/proc/%d/environ", v.Instance) })},
 	{"processes", "open the runner's memory", writes(ofRunner("mem"))},
 	{"processes", "take a descriptor of the runner", takesDescriptor},
 

@@ -21,6 +21,10 @@ const launcherName = "penstock-instance"
 const (
 	controlFD = 3
 	statusFD  = 4
+	// The lock of its uid, which stays open as long as this process lives, and the user
+	// namespace that maps root to the uid.
+	lockFD    = 5
+	mappingFD = 6
 )
 
 // A launcher never comes to main: package initialization runs on the first thread
@@ -65,6 +69,8 @@ func runLauncher() {
 type launching struct {
 	ahead
 	root *rootBuilder
+	// umask is that of the runner, which the program gets.
+	umask int
 }
 
 // run sets up the sandbox and starts the program; without a pid namespace it is the
@@ -116,8 +122,12 @@ func (l *launching) prepare() error {
 			return fmt.Errorf("sockets in a network of its own: %w", err)
 		}
 	}
+	if l.UID != 0 {
+		// What is made in its root is for another user, whatever the runner's umask.
+		l.umask = unix.Umask(0o022)
+	}
 	if l.Own {
-		if l.root, err = beginRoot(l.System, l.PlainProc); err != nil {
+		if l.root, err = beginRoot(&l.ahead); err != nil {
 			return fmt.Errorf("a root of its own: %w", err)
 		}
 	}
@@ -215,6 +225,11 @@ func (l *launching) enter(s *spec) error {
 			return fmt.Errorf("landlock: %w", err)
 		}
 	}
+	if l.UID != 0 {
+		if err := l.changeUser(s); err != nil {
+			return fmt.Errorf("a uid of its own: %w", err)
+		}
+	}
 	if !s.Capabilities {
 		if err := dropCapabilities(); err != nil {
 			return fmt.Errorf("capabilities: %w", err)
@@ -226,6 +241,21 @@ func (l *launching) enter(s *spec) error {
 		}
 	}
 	return nil
+}
+
+// changeUser gives this thread the uid, with its output and a bound of its processes,
+// which is counted by uid (setrlimit(2), RLIMIT_NPROC).
+func (l *launching) changeUser(s *spec) error {
+	unix.Umask(l.umask)
+	if err := ownPipes(l.UID); err != nil {
+		return err
+	}
+	if s.Processes > 0 {
+		if err := setLimit(0, unix.RLIMIT_NPROC, s.Processes); err != nil {
+			return err
+		}
+	}
+	return become(l.UID)
 }
 
 // visible is what Landlock lets the program see. In a root of its own that is all that

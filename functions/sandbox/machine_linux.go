@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +26,11 @@ type Machine struct {
 	private, outbound bool
 	groups            *groups
 	// off are means that tests turn off, to see what the others keep.
+	// alone has a uid of its own without a root of its own, for tests, too.
 	off   struct{ proc, capabilities bool }
+	alone bool
+	// uids are handed out to instances; nil: they run with that of the runner.
+	uids  *uids
 	ready *ready
 	nets  *machineNet
 	// means and missing are for the status.
@@ -48,6 +54,7 @@ func Probe() *Machine {
 	}
 	m.user = os.Geteuid() != 0
 	m.probeNamespaces()
+	m.probeUIDs(UIDRange{})
 	return m
 }
 
@@ -74,6 +81,62 @@ func (m *Machine) probeNamespaces() {
 		return
 	}
 	m.means = append(m.means, MeansPIDs, MeansRoot, MeansReadOnly, MeansTmpLimit, MeansIPC, MeansUTS)
+}
+
+// WithUIDs is the machine with another range of uids for instances. Its error is one of
+// a range that was asked for and cannot be had; the zero range is the default, without
+// which instances run all the same.
+func (m *Machine) WithUIDs(r UIDRange) (*Machine, error) {
+	if r == (UIDRange{}) {
+		return m, nil
+	}
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
+	out := *m
+	out.uids, out.ready = nil, &ready{}
+	out.means = slices.DeleteFunc(slices.Clone(m.means), func(s string) bool { return s == MeansUID })
+	out.missing = slices.DeleteFunc(slices.Clone(m.missing), func(s string) bool { return strings.HasPrefix(s, MeansUID+":") })
+	if err := out.probeUIDs(r); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// probeUIDs finds out whether instances can have uids of their own, by trying it.
+func (m *Machine) probeUIDs(r UIDRange) error {
+	if m.user { // an ordinary user is the second wall already: root's files and processes are out of reach
+		return nil
+	}
+	err := errors.New("it needs " + MeansRoot)
+	if m.namespaces {
+		if m.uids, err = newUIDs(r); err == nil {
+			err = m.try()
+		}
+	}
+	if err != nil {
+		m.uids = nil
+		m.missing = append(m.missing, MeansUID+": "+err.Error())
+		return err
+	}
+	m.means = append(m.means, MeansUID)
+	return nil
+}
+
+// ownUID decides whether instances of a plan run with uids of their own.
+func (p *Plan) ownUID() {
+	m := p.machine
+	if m.uids != nil && !m.user && (m.namespaces || m.alone) {
+		var err error
+		if m.namespaces {
+			err = m.uids.mappable(p.paths)
+		}
+		if p.uid = err == nil; p.uid {
+			return
+		}
+		p.Missing = append(p.Missing, MeansUID+": "+err.Error())
+	}
+	p.Means = slices.DeleteFunc(p.Means, func(s string) bool { return s == MeansUID })
 }
 
 // try starts a program in the namespaces that there are believed to be.

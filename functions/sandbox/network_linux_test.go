@@ -100,7 +100,7 @@ func starts(t testing.TB, m *Machine, p Policy, what string, args ...string) (*P
 	}
 	defer w.Close()
 	started, err := plan.Start(Command{
-		ID: "test", Args: []string{self}, Dir: t.TempDir(), Stdout: w, Stderr: w,
+		ID: "test", Args: []string{reachable(t, m, self)}, Dir: t.TempDir(), Stdout: w, Stderr: w,
 		Env: map[string]string{"SANDBOX_RUNS": what, "SANDBOX_ARGS": strings.Join(args, " ")},
 	}, (*exec.Cmd).Start)
 	if err != nil {

@@ -87,3 +87,8 @@ func (p *Process) Ending(err error) error { return err }
 
 // Close gives back what the process had.
 func (p *Process) Close() {}
+
+// WithUIDs is the machine itself.
+func (m *Machine) WithUIDs(r UIDRange) (*Machine, error) { return m, r.Check() }
+
+func (p *Plan) ownUID() {}

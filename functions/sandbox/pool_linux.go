@@ -23,10 +23,12 @@ var launcherEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"}
 const refillAfter = 15 * time.Millisecond
 
 // kind is what a launcher sets up while it waits.
-type kind struct{ own, private, restrict bool }
+type kind struct{ own, private, restrict, uid bool }
 
 // pooled is the kind that is kept ready.
-func (m *Machine) pooled() kind { return kind{own: true, private: m.private, restrict: true} }
+func (m *Machine) pooled() kind {
+	return kind{own: true, private: m.private, restrict: true, uid: m.uids != nil && !m.user}
+}
 
 // launcher is a process that waits to be told what to run.
 type launcher struct {
@@ -38,6 +40,8 @@ type launcher struct {
 	sockets *sockets
 	// network is the version of the machine's network for which its own was made.
 	network uint64
+	// identity is its uid; nil: that of the runner.
+	identity *identity
 }
 
 // startLauncher starts one and waits until it is ready.
@@ -64,6 +68,16 @@ func (m *Machine) startLauncher(k kind, start func(*exec.Cmd) error) (*launcher,
 		a.System = existing(systemPaths())
 	}
 	l := &launcher{cmd: cmd, kind: k, control: ours, status: statusR}
+	if k.uid {
+		if l.identity, err = m.uids.take(); err != nil {
+			for _, f := range []*os.File{ours, theirs, statusR, statusW} {
+				f.Close()
+			}
+			return nil, err
+		}
+		a.UID = l.identity.uid
+		cmd.ExtraFiles = append(cmd.ExtraFiles, l.identity.lock, l.identity.mapping)
+	}
 	if k.private {
 		l.network, a.Net = m.nets.current()
 		a.Net.Outbound = a.Net.Outbound && m.outbound
@@ -74,6 +88,7 @@ func (m *Machine) startLauncher(k kind, start func(*exec.Cmd) error) (*launcher,
 	if err != nil {
 		ours.Close()
 		statusR.Close()
+		l.identity.release()
 		return nil, err
 	}
 	if err := l.ready(&a); err != nil {
@@ -136,6 +151,7 @@ func (l *launcher) end() {
 	}
 	_ = l.cmd.Process.Kill()
 	_ = l.cmd.Wait()
+	l.identity.release()
 }
 
 // pool keeps launchers of sandboxes ready: most of what a start costs is done then.

@@ -32,7 +32,7 @@ func devicePaths() (out []path) {
 
 // beginRoot makes a root that holds some paths, at their places. This process is in a
 // mount namespace and a pid namespace of its own.
-func beginRoot(system []path, plainProc bool) (*rootBuilder, error) {
+func beginRoot(a *ahead) (*rootBuilder, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
@@ -43,10 +43,19 @@ func beginRoot(system []path, plainProc bool) (*rootBuilder, error) {
 	if err := r.tmpfs("/tmp", "mode=1777,size=1m"); err != nil { // before what lies below it
 		return nil, err
 	}
-	if err := r.placeAll(append(slices.Clone(system), devicePaths()...)); err != nil {
+	system := append(slices.Clone(a.System), devicePaths()...)
+	if a.UID != 0 {
+		if err := r.accounts(a.UID); err != nil {
+			return nil, err
+		}
+		system = slices.DeleteFunc(system, func(p path) bool { return p.Path == "/etc/passwd" || p.Path == "/etc/group" })
+	}
+	if err := r.placeAll(system); err != nil {
 		return nil, err
 	}
-	return r, r.special(plainProc)
+	// What is the system's stays root's; what is the function's is its own.
+	r.mapped = a.UID != 0
+	return r, r.special(a.PlainProc)
 }
 
 // complete adds what one program needs, and makes it the root of this process.
@@ -85,6 +94,8 @@ func (r *rootBuilder) tmpfs(name, options string) error {
 type rootBuilder struct {
 	dir   string
 	bound []path
+	// mapped shows files of root as those of the uid that mappingFD is for.
+	mapped bool
 }
 
 func (r *rootBuilder) at(p string) string { return filepath.Join(r.dir, p) }
@@ -163,13 +174,16 @@ func (r *rootBuilder) bind(from, name string, p path) error {
 			return err
 		}
 	}
-	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind: %w", err)
-	}
 	r.bound = append(r.bound, path{Path: name, Write: p.Write, From: p.From})
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
 	if !p.Write {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if r.mapped {
+		return bindMapped(from, to, attr.Attr_set)
+	}
+	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind: %w", err)
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, to, unix.AT_RECURSIVE, attr); err != nil {
 		return fmt.Errorf("make it read-only: %w", err)

@@ -9,6 +9,7 @@
 //     signal nor look into processes outside;
 //   - no capabilities, no way to new privileges, and a seccomp filter that refuses
 //     system calls no function needs;
+//   - a uid of its own, where the runner is root;
 //   - control groups: memory, processor time, processes;
 //   - resource limits: size of a file, no core files.
 //
@@ -59,6 +60,7 @@ const (
 	MeansOutbound   = "outbound-proxy"
 	MeansPort       = "port-only"
 	MeansReadOnly   = "read-only-proc"
+	MeansUID        = "own-uid"
 	defaultFileSize = 4 << 30
 	defaultTmpSize  = 512 << 20
 )
@@ -95,6 +97,8 @@ type Plan struct {
 	paths   []path
 	// private means a network of its own, outbound that other hosts are reached.
 	private, outbound bool
+	// uid means a uid of its own.
+	uid bool
 }
 
 // path is a file or folder in the view of a function.
@@ -152,6 +156,7 @@ func (m *Machine) Plan(p Policy) (*Plan, error) {
 	if p.Network.Mode != Outbound || !plan.private {
 		plan.Means = slices.DeleteFunc(plan.Means, func(s string) bool { return s == MeansOutbound || s == MeansNetwork && !plan.private })
 	}
+	plan.ownUID()
 	slices.Sort(plan.Means)
 	return plan, nil
 }

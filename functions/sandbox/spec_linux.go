@@ -17,6 +17,9 @@ type ahead struct {
 	// PlainProc leaves /proc as it is, Capabilities those that programs may get, for
 	// tests.
 	PlainProc, Capabilities bool
+	// UID is the uid and gid that the program is to have; 0: those of the launcher. The
+	// files lockFD and mappingFD come with it.
+	UID uint32
 }
 
 func (a *ahead) pack() []byte {
@@ -31,6 +34,7 @@ func (a *ahead) pack() []byte {
 	p.flag(a.Restrict)
 	p.flag(a.PlainProc)
 	p.flag(a.Capabilities)
+	p.number(uint64(a.UID))
 	return p.b
 }
 
@@ -39,7 +43,7 @@ func (a *ahead) unpack(b []byte) error {
 	*a = ahead{
 		Own: u.flag(), System: u.paths(), Private: u.flag(),
 		Net:      netns{Outbound: u.flag(), IPv6: u.flag(), Machine: u.addresses(), Resolvers: u.addresses()},
-		Restrict: u.flag(), PlainProc: u.flag(), Capabilities: u.flag(),
+		Restrict: u.flag(), PlainProc: u.flag(), Capabilities: u.flag(), UID: uint32(u.number()),
 	}
 	return u.err
 }
@@ -73,6 +77,8 @@ type spec struct {
 	Groups []string
 	// File bounds the size of a file, Tmp that of all files in /tmp, in bytes.
 	File, Tmp uint64
+	// Processes bounds those of a uid of its own; 0: not.
+	Processes uint64
 	// Paths are what it may see besides those of the system.
 	Paths []path
 	// Landlock is the version of Landlock's interface; 0: none.
@@ -94,6 +100,7 @@ func (s *spec) pack() []byte {
 	p.strings(s.Groups)
 	p.number(s.File)
 	p.number(s.Tmp)
+	p.number(s.Processes)
 	p.paths(s.Paths)
 	p.number(uint64(s.Landlock))
 	p.flag(s.Restrict)
@@ -109,7 +116,7 @@ func (s *spec) pack() []byte {
 func (s *spec) unpack(b []byte) error {
 	u := &unpacker{b: b}
 	*s = spec{
-		Program: u.string(), Args: u.strings(), Env: u.strings(), Dir: u.string(), Groups: u.strings(), File: u.number(), Tmp: u.number(),
+		Program: u.string(), Args: u.strings(), Env: u.strings(), Dir: u.string(), Groups: u.strings(), File: u.number(), Tmp: u.number(), Processes: u.number(),
 		Paths: u.paths(), Landlock: int(u.number()), Restrict: u.flag(), Seccomp: u.flag(), Capabilities: u.flag(),
 	}
 	if u.flag() {

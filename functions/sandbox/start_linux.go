@@ -77,7 +77,7 @@ func (p *Plan) Reserve(start func(*exec.Cmd) error) (*Place, error) {
 // ahead is what launchers for this plan set up while they wait.
 func (p *Plan) ahead() kind {
 	sandboxed := p.policy.Level != None
-	return kind{own: sandboxed && p.machine.namespaces, private: p.private, restrict: sandboxed}
+	return kind{own: sandboxed && p.machine.namespaces, private: p.private, restrict: sandboxed, uid: p.uid}
 }
 
 // Close gives a place back that was not used.
@@ -113,7 +113,7 @@ func (p *Place) Start(c Command) (*Process, error) {
 		}
 	}
 	policy := p.plan.policy
-	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(policy.FileBytes), Tmp: uint64(policy.TmpBytes)}
+	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(policy.FileBytes), Tmp: uint64(policy.TmpBytes), Processes: uint64(max(0, policy.Pids))}
 	err = out.prepare(c, s)
 	switch {
 	case err != nil:
@@ -289,6 +289,9 @@ func (p *Process) Close() {
 			p.status.Close()
 		}
 		p.place.release()
+		if l := p.place.launcher; l != nil {
+			l.identity.release()
+		}
 		p.group.remove()
 		if p.home != "" {
 			_ = os.RemoveAll(p.home)
