@@ -212,6 +212,8 @@ func TestExamples(t *testing.T) {
 		}
 	}
 	for _, example := range append(examples(newDownCommand()), up[1:]...) {
-		must(example)
+		// The functions of the first example are still in the store: without the folder
+		// of their sources the status would rightly be red.
+		must(strings.Replace(example, "penstock up -d &&", "penstock up -d --config examples/support-desk &&", 1))
 	}
 }

@@ -125,7 +125,8 @@ var readable = regexp.MustCompile(`^\d\d:\d\d:\d\d (up|control|limiter|relay|run
 // summary begins after all that a healthy start says, and is there again on demand.
 func TestUpAtTerminal(t *testing.T) {
 	in := newInstallation(t)
-	out := strings.ReplaceAll(in.foreground(t, true, "--config", helloFunction(t)), "\r\n", "\n")
+	config := helloFunction(t)
+	out := strings.ReplaceAll(in.foreground(t, true, "--config", config), "\r\n", "\n")
 	before, summary, ok := strings.Cut(out, "\nPenstock is up.\n")
 	if !ok {
 		t.Fatalf("no summary:\n%s", out)
@@ -138,7 +139,7 @@ func TestUpAtTerminal(t *testing.T) {
 	if !regexp.MustCompile(`\n\d\d:\d\d:\d\d fn hello  greetings from the handler\n`).MatchString(summary) {
 		t.Errorf("the function's line is not shown as it is:\n%s", summary)
 	}
-	in.up(t)
+	in.up(t, "--config", config)
 	status, err := in.run(t, "status", "--server", in.flags.api, "--data-dir", in.dataDir)
 	if err != nil {
 		t.Fatalf("status: %v: %s", err, status)

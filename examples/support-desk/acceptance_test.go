@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -167,6 +168,19 @@ func (d *desk) run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// status reads the status into st. It ends with 3 as long as something does not serve,
+// which is what its callers look for.
+func (d *desk) status(t *testing.T, st any) {
+	t.Helper()
+	out, err := d.command(t.Context(), "status", "-o", "json").Output()
+	if e := (*exec.ExitError)(nil); err != nil && !(errors.As(err, &e) && e.ExitCode() == 3) {
+		t.Fatalf("penstock status: %v\n%s", err, out)
+	}
+	if err := json.Unmarshal(out, st); err != nil {
+		t.Fatalf("penstock status: %v\n%s", err, out)
+	}
+}
+
 // fail runs a client verb that must fail, and returns what it printed.
 func (d *desk) fail(t *testing.T, args ...string) string {
 	t.Helper()
@@ -226,9 +240,7 @@ func functionsAnswer(t *testing.T, d *desk) {
 		var st struct {
 			Instances []struct{ State string }
 		}
-		if err := json.Unmarshal([]byte(d.run(t, "status", "-o", "json")), &st); err != nil {
-			t.Fatal(err)
-		}
+		d.status(t, &st)
 		ready := 0
 		for _, i := range st.Instances {
 			if i.State == "INSTANCE_STATE_READY" {
@@ -420,9 +432,7 @@ type instance struct {
 func (d *desk) instances(t *testing.T, function string) []instance {
 	t.Helper()
 	var st struct{ Instances []instance }
-	if err := json.Unmarshal([]byte(d.run(t, "status", "-o", "json")), &st); err != nil {
-		t.Fatal(err)
-	}
+	d.status(t, &st)
 	var out []instance
 	for _, i := range st.Instances {
 		if strings.HasSuffix(i.Function, "/"+function) {
