@@ -75,6 +75,27 @@ func (s *Snapshot) unserved(r *pb.Route) []Problem {
 	return slices.DeleteFunc(out, func(p Problem) bool { return anyOf(always, p.Field) })
 }
 
+// UnservedByDefault are the matches that no request satisfies on a listener with the
+// default edge profile, of those of the named routes that no listener of the snapshot
+// serves: files may hold a route alone, whose Gateway is elsewhere.
+func (s *Snapshot) UnservedByDefault(routes []string) []Problem {
+	var out []Problem
+	for _, name := range routes {
+		r, ok := s.Get(name).(*pb.Route)
+		if !ok || len(s.edgesOf(r)) > 0 {
+			continue
+		}
+		always := loosest.matchProblems(r)
+		for _, p := range (Edge{}).matchProblems(r) {
+			if !anyOf(always, p.Field) {
+				p.Message += "; where a Gateway's listener keeps such requests, give its file, too"
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
 func anyOf(problems []Problem, field string) bool {
 	return slices.ContainsFunc(problems, func(p Problem) bool { return p.Field == field })
 }

@@ -55,6 +55,16 @@ func TestMatchesOfProfiles(t *testing.T) {
 				t.Errorf("%s on %q: %v", c.match, profiles, problems)
 			}
 		}
+		// Served nowhere, it is judged by the default profile, if that is asked for.
+		for profile, want := range map[string]int{"none": 1, "": 0, c.served: 0} {
+			profiles := []string{profile}
+			if profile == "none" {
+				profiles = nil
+			}
+			if problems := servedBy(t, route, profiles...).UnservedByDefault([]string{"projects/p/routes/r"}); len(problems) != want {
+				t.Errorf("%s on %q, by default: %v", c.match, profiles, problems)
+			}
+		}
 		// A listener for other hosts does not serve the route.
 		elsewhere := strings.Replace(route, "'a.x'", "'a.y'", 1)
 		if problems := servedBy(t, elsewhere, "").Check(); len(problems) > 0 {

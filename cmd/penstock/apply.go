@@ -236,15 +236,17 @@ func validateOffline(w io.Writer, set *file.Set) error {
 		problems = append(problems, gateway.Validate(o)...)
 	}
 	state := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+	var names []string
+	for _, o := range objects {
+		names = append(names, o.GetName())
+	}
 	problems = append(problems, state.Check()...)
-	if len(problems) > 0 {
+	if problems = append(problems, state.UnservedByDefault(names)...); len(problems) > 0 {
 		return set.Locate(problems)
 	}
 	var warnings []gateway.Problem
-	var names []string
 	for _, o := range objects {
 		warnings = append(warnings, gateway.Warnings(o)...)
-		names = append(names, o.GetName())
 	}
 	warnings = append(warnings, state.Neighbours(names)...)
 	for _, x := range append(warnings, state.ShortTimeouts(names)...) {
