@@ -53,6 +53,8 @@ func TestRefusing(t *testing.T) {
 	old := fmt.Sprintf("%s@%d", testFunction, first)
 	say(one, refuses(old))
 	wait("the version before in its place", old, 1000)
+	p.core.runners.mu.Lock()
+	defer p.core.runners.mu.Unlock()
 	if !p.core.runners.serves(testFunction) || p.core.runners.serves(old) {
 		t.Error("what refuses counts as serving")
 	}

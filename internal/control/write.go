@@ -156,6 +156,10 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 	for {
 		plan, err := c.plan(ctx, w)
 		if err != nil {
+			// It may be so only for this replica, which has not followed another yet.
+			if c.wasBehind(ctx) {
+				continue
+			}
 			return nil, err
 		}
 		if w.Options.GetValidateOnly() || len(plan.changes) == 0 {
@@ -181,6 +185,14 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		}
 		return plan.outcome(rev.Number, true), nil
 	}
+}
+
+// wasBehind reports whether the store has a newer revision than this replica, which has
+// it then. Without an answer of the store, what this replica knows is what there is.
+func (c *Core) wasBehind(ctx context.Context) bool {
+	before := c.Snapshot().Revision()
+	head, err := c.store.Head(ctx)
+	return err == nil && head.Number > before && c.catchUp(ctx, head.Number) == nil && c.Snapshot().Revision() > before
 }
 
 func message(w *api.Write) string {

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -50,7 +51,7 @@ func (v *view) compile() {
 	for _, r := range v.internal {
 		v.out.set(r)
 	}
-	bound := map[string]string{}
+	bound := map[netip.AddrPort]string{}
 	served := map[string]bool{}
 	gateways := v.in.View.gateways(v.in.Snapshot)
 	for _, gw := range gateways {
@@ -74,14 +75,11 @@ func (v *view) compile() {
 
 // serve brings one listener and its hosts up to date. bound are the addresses that
 // earlier listeners of the view have taken. It tells whether the listener is open.
-func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[string]string) bool {
+func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[netip.AddrPort]string) bool {
 	field := fmt.Sprintf("listeners[%d]", index)
-	address := fmt.Sprintf("%s:%d", addressOf(l), l.GetPort())
-	if other := bound[address]; other != "" {
-		v.problem(gw.GetName(), field+".port", fmt.Sprintf("%s is taken by %s already: choose another port, or put the hosts on that listener", address, other))
+	if !v.bind(gw, field, l, bound) {
 		return false
 	}
-	bound[address] = gw.GetName() + " listener " + l.GetName()
 	certificates := v.certificates(gw, index, l)
 	if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS && len(certificates) == 0 {
 		v.problem(gw.GetName(), field+".tls.certificates", "an HTTPS listener without a certificate cannot be opened: name a secret that holds one")
@@ -103,6 +101,28 @@ func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[string
 	for _, g := range st.failed {
 		v.problem(g.owner, "", g.err.Error())
 	}
+	return true
+}
+
+// bind takes the address of a listener, and reports whether it is free: neither it nor
+// all addresses of the machine with that port are those of an earlier one. Sockets of
+// listeners are shared with nobody, so the second could not be opened; and Envoy 1.40
+// ends by a segmentation fault when it learns of the two in one update.
+func (v *view) bind(gw *pb.Gateway, field string, l *pb.Listener, bound map[netip.AddrPort]string) bool {
+	address, err := netip.ParseAddr(addressOf(l))
+	if err != nil {
+		v.problem(gw.GetName(), field+".address", err.Error())
+		return false
+	}
+	here := netip.AddrPortFrom(address.Unmap(), uint16(l.GetPort()))
+	for there, other := range bound {
+		sameFamily := here.Addr().Is4() == there.Addr().Is4()
+		if here == there || sameFamily && here.Port() == there.Port() && (here.Addr().IsUnspecified() || there.Addr().IsUnspecified()) {
+			v.problem(gw.GetName(), field+".port", fmt.Sprintf("%s is taken by %s (%s) already: choose another port, or put the hosts on that listener", here, other, there))
+			return false
+		}
+	}
+	bound[here] = gw.GetName() + " listener " + l.GetName()
 	return true
 }
 
