@@ -264,6 +264,13 @@ func TestProblems(t *testing.T) {
 			[]string{"projects/default/gateways/b listeners[0].port 0.0.0.0:80 is taken by projects/default/gateways/a listener http already: choose another port, or put the hosts on that listener"},
 			[]string{"default/a/http", "default/b/more"},
 		},
+		"port taken on one of all addresses": {
+			`{kind: Gateway, name: a, listeners: [{name: http, address: 127.0.0.1, port: 80}, {name: six, address: "::", port: 80}]}
+---
+{kind: Gateway, name: b, listeners: [{name: http, port: 80}, {name: more, address: 127.0.0.2, port: 80}]}`,
+			[]string{"projects/default/gateways/b listeners[0].port 0.0.0.0:80 is taken by projects/default/gateways/a listener http on 127.0.0.1 already: choose another port, or put the hosts on that listener"},
+			[]string{"default/a/http", "default/a/six", "default/b/more"},
+		},
 		"no certificate": {
 			`{kind: Gateway, name: a, listeners: [{name: http, port: 80}, {name: https, port: 443, protocol: HTTPS, tls: {certificates: [gone]}}]}`,
 			[]string{

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -115,10 +116,14 @@ func (v *view) bind(gw *pb.Gateway, field string, l *pb.Listener, bound map[neti
 		return false
 	}
 	here := netip.AddrPortFrom(address.Unmap(), uint16(l.GetPort()))
-	for there, other := range bound {
+	for _, there := range slices.SortedFunc(maps.Keys(bound), netip.AddrPort.Compare) {
+		other := bound[there]
 		sameFamily := here.Addr().Is4() == there.Addr().Is4()
 		if here == there || sameFamily && here.Port() == there.Port() && (here.Addr().IsUnspecified() || there.Addr().IsUnspecified()) {
-			v.problem(gw.GetName(), field+".port", fmt.Sprintf("%s is taken by %s (%s) already: choose another port, or put the hosts on that listener", here, other, there))
+			if here != there {
+				other += " on " + there.Addr().String()
+			}
+			v.problem(gw.GetName(), field+".port", fmt.Sprintf("%s is taken by %s already: choose another port, or put the hosts on that listener", here, other))
 			return false
 		}
 	}
