@@ -298,7 +298,12 @@ func become(uid uint32) error {
 	}
 	// A change of uid sets it to fs.suid_dumpable (proc_sys_fs(5)), which may be 1: what
 	// runs under the init with its uid could then write the init's memory.
-	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	// A change of uid clears it (prctl(2), PR_SET_PDEATHSIG), and an instance would
+	// outlive a runner that was killed.
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
 }
 
 // ownPipes lets a program open its output by name (/dev/stdout), as it may that of its
