@@ -66,6 +66,12 @@ func (s *Snapshot) unserved(r *pb.Route) []Problem {
 	if len(edges) == 0 {
 		return nil // served nowhere yet
 	}
+	return unservedBy(r, edges)
+}
+
+// unservedBy are the matches of a route that no request satisfies on any listener with
+// one of some edge profiles, but for what no profile lets match, which Validate refuses.
+func unservedBy(r *pb.Route, edges []Edge) []Problem {
 	always := loosest.matchProblems(r)
 	out := edges[0].matchProblems(r)
 	for _, e := range edges[1:] {
@@ -85,12 +91,9 @@ func (s *Snapshot) UnservedByDefault(routes []string) []Problem {
 		if !ok || len(s.edgesOf(r)) > 0 {
 			continue
 		}
-		always := loosest.matchProblems(r)
-		for _, p := range (Edge{}).matchProblems(r) {
-			if !anyOf(always, p.Field) {
-				p.Message += "; where a Gateway's listener keeps such requests, give its file, too"
-				out = append(out, p)
-			}
+		for _, p := range unservedBy(r, []Edge{{}}) {
+			p.Message += "; where a Gateway's listener keeps such requests, give its file, too"
+			out = append(out, p)
 		}
 	}
 	return out
