@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/functions"
+	"github.com/penstock-gateway/penstock/functions/instance"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
@@ -70,8 +71,8 @@ func TestLambdaFaults(t *testing.T) {
 				t.Errorf("x-amzn-requestid is %q", a.header.Get("x-amzn-requestid"))
 			}
 			if c.kind == "died" || c.kind == "deadline" {
-				var e struct{ Error, Request_id string }
-				if json.Unmarshal([]byte(a.body), &e) != nil || e.Error == "" || strings.Contains(a.body, name(id)) || e.Request_id != "rid-"+id {
+				var e instance.Problem
+				if json.Unmarshal([]byte(a.body), &e) != nil || e.Code != instance.Code(c.kind) || e.Detail == "" || strings.Contains(a.body, name(id)) || e.RequestID != "rid-"+id {
 					t.Errorf("body %s", a.body)
 				}
 			}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/functions"
+	"github.com/penstock-gateway/penstock/functions/instance"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -235,14 +236,11 @@ func TestServerFaults(t *testing.T) {
 		t.Run(c.function, func(t *testing.T) {
 			before := r.ready(c.function, 1)[0]
 			a := mustSend(t, before, "GET", c.path, "", "x-request-id", "rid-"+c.function)
-			var e struct {
-				Error     string
-				RequestID string `json:"request_id"`
-			}
+			var e instance.Problem
 			if err := json.Unmarshal([]byte(a.body), &e); err != nil {
 				t.Fatalf("%d %s: %v", a.status, a.body, err)
 			}
-			if a.status != c.status || a.header.Get("x-penstock-error") != c.kind || e.Error == "" || strings.Contains(a.body, name(c.function)) || e.RequestID != "rid-"+c.function {
+			if a.status != c.status || a.header.Get("x-penstock-error") != c.kind || a.header.Get("content-type") != instance.ProblemType || e.Status != c.status || e.Code != instance.Code(c.kind) || e.Detail == "" || strings.Contains(a.body, name(c.function)) || e.RequestID != "rid-"+c.function {
 				t.Errorf("%d %v %s", a.status, a.header, a.body)
 			}
 			r.replaced(t, c.function, before)

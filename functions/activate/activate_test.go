@@ -106,12 +106,12 @@ func (r *rig) ready(rooms ...*room) {
 
 func refused(t *testing.T, w *httptest.ResponseRecorder, kind string, again bool) string {
 	t.Helper()
-	var body instance.Error
+	var body instance.Problem
 	err := json.Unmarshal(w.Body.Bytes(), &body)
-	if w.Code != 503 || w.Header().Get(instance.HeaderError) != kind || (w.Header().Get(instance.HeaderRefused) != "") != again || err != nil || body.RequestID == "" {
+	if w.Code != 503 || w.Header().Get(instance.HeaderError) != kind || (w.Header().Get(instance.HeaderRefused) != "") != again || err != nil || body.Code != instance.Code(kind) || body.RequestID == "" {
 		t.Errorf("%d %v %s, want 503 with %s", w.Code, w.Header(), w.Body, kind)
 	}
-	return body.Error
+	return body.Detail
 }
 
 // TestQueue: those that wait are served in their order, by what is free.

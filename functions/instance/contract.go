@@ -117,7 +117,7 @@ type Failed struct {
 	Status int
 	// Kind is the value of HeaderError, such as "handler-error".
 	Kind string
-	// Body is what the caller gets as JSON; nil: an Error document with Detail.
+	// Body is what the caller gets as JSON; nil: a Problem with Detail.
 	Body []byte
 	// Detail is for the log.
 	Detail string

@@ -2,7 +2,6 @@ package instance
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -141,13 +140,7 @@ func Refuse(w http.ResponseWriter, r *http.Request, id string, status int, kind,
 		writeGRPC(w, status, kind, text)
 		return
 	}
-	h.Set("Content-Type", "application/json")
-	body, _ := json.Marshal(Error{Error: text, RequestID: id})
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(answerLimit))
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	writeProblem(w, status, kind, text, id)
 }
 
 // Whole tells whether all of the body has come.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,14 +57,6 @@ const statusCanceled = 499
 
 // ErrOverdue is why an instance was killed that could not give up a request.
 var ErrOverdue = errors.New("longer than the function's timeout")
-
-// Error is the body of the shim's own answers.
-type Error struct {
-	// Error says what happened.
-	Error string `json:"error"`
-	// RequestID is in the function's log records, too.
-	RequestID string `json:"request_id"`
-}
 
 // ServeHTTP implements http.Handler: it is the shim.
 func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -296,19 +287,16 @@ func (i *Instance) answer(ctx context.Context, rec *recorder, inv *Invocation, e
 		writeGRPC(rec, status, result, text)
 		return result
 	}
-	var body []byte
-	if failed != nil {
-		body = failed.Body
+	rec.own()
+	if failed != nil && failed.Body != nil {
+		writeBody(rec, status, "application/json", failed.Body)
+		return result
 	}
-	if body == nil {
-		body, _ = json.Marshal(Error{Error: text, RequestID: inv.ID})
+	kind := result
+	if refused != "" {
+		kind = string(refused)
 	}
-	rec.own().Set("Content-Type", "application/json")
-	control := http.NewResponseController(rec.ResponseWriter)
-	_ = control.SetWriteDeadline(time.Now().Add(answerLimit))
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
-	rec.WriteHeader(status)
-	_, _ = rec.Write(body)
+	writeProblem(rec, status, kind, text, inv.ID)
 	return result
 }
 

@@ -96,8 +96,8 @@ func TestSlowBody(t *testing.T) {
 				})
 				await(t, "ready", i.Ready())
 				resp, body := connect(t, i, fmt.Sprintf(text, 1)).answer()
-				var e Error
-				if err := json.Unmarshal([]byte(body), &e); err != nil || !strings.Contains(e.Error, "did not come in time") || e.RequestID == "" {
+				var e Problem
+				if err := json.Unmarshal([]byte(body), &e); err != nil || !strings.Contains(e.Detail, "did not come in time") || e.RequestID == "" {
 					t.Errorf("%v: %s", err, body)
 				}
 				if resp.StatusCode != 408 || resp.Header.Get(HeaderError) != KindSlowBody || !resp.Close || strings.Contains(body, "projects/") {
