@@ -24,12 +24,23 @@ type Edge struct {
 	Underscores                pb.HeaderUnderscores
 	RequestIDs                 pb.ClientRequestIds
 	MaxHeaders, MaxHeadersKiB  uint32
+	// Scheme is what x-forwarded-proto says in every request: that of the connection.
+	// "" where proxies in front of the gateway may say it, or it is not known.
+	Scheme string
 }
 
 // EdgeOf is the edge profile of a listener.
 func EdgeOf(l *pb.Listener) Edge {
 	e := l.GetEdge()
+	scheme := ""
+	if l.GetTrustedHops() == 0 {
+		scheme = "http"
+		if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+			scheme = "https"
+		}
+	}
 	return Edge{
+		Scheme:         scheme,
 		KeepSlashes:    e.GetEncodedSlashes() == pb.EncodedSlashes_ENCODED_SLASHES_KEEP,
 		DecodeSlashes:  e.GetEncodedSlashes() == pb.EncodedSlashes_ENCODED_SLASHES_DECODE,
 		KeepSemicolons: e.GetSemicolons() == pb.Semicolons_SEMICOLONS_KEEP,

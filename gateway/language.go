@@ -172,6 +172,45 @@ func (e Edge) escaped(v byte, isHex bool) (to, holds int) {
 	return pathOther, map[byte]int{'/': holdsSlash, '\\': holdsBackslash, ';': holdsSemicolon}[v]
 }
 
+// only is the language of one text.
+func only(text string) language {
+	return language{
+		next: func(state int, b byte) int {
+			if state < len(text) && text[state] == b {
+				return state + 1
+			}
+			return dead
+		},
+		last: func(state int) bool { return state == len(text) },
+	}
+}
+
+// requestIDs are the values of x-request-id that routes see: those of clients that are
+// well formed, and UUIDs.
+func requestIDs(uuid bool) language {
+	if !uuid {
+		return language{
+			next: func(state int, b byte) int {
+				if state < 128 && (isHex(b) || 'g' <= b|0x20 && b|0x20 <= 'z' || b == '-' || b == '_') {
+					return state + 1
+				}
+				return dead
+			},
+			last: func(state int) bool { return state > 0 },
+		}
+	}
+	const form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+	return language{
+		next: func(state int, b byte) int {
+			if state < len(form) && (form[state] == '-') == (b == '-') && (b == '-' || isHex(b)) {
+				return state + 1
+			}
+			return dead
+		},
+		last: func(state int) bool { return state == len(form) },
+	}
+}
+
 // headerValues are the values of a header: no control characters but tabs, and no blanks
 // around (RFC 9110, section 5.5). States: nothing yet, a character, a blank.
 var headerValues = language{

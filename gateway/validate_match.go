@@ -51,15 +51,16 @@ func (s *Snapshot) edgesOf(r *pb.Route) []Edge {
 
 // ofMatches is the part of a profile that matches depend on.
 func (e Edge) ofMatches() Edge {
-	e.RequestIDs, e.MaxHeaders, e.MaxHeadersKiB = 0, 0, 0
+	e.MaxHeaders, e.MaxHeadersKiB = 0, 0
 	return e
 }
 
 // unserved are the matches of a route that no request satisfies on any listener that
 // serves the route. What Validate refuses is left to it.
 func (s *Snapshot) unserved(r *pb.Route) []Problem {
-	// What the strictest profile lets match, all do.
-	if len(Edge{}.matchProblems(r)) == 0 {
+	// What the strictest profile lets match, all do, but for headers that each listener
+	// sets in its own way.
+	if len(Edge{}.matchProblems(r)) == 0 && !matchesHeader(r, forwardedProto) && !matchesHeader(r, requestID) {
 		return nil
 	}
 	edges := s.edgesOf(r)
@@ -150,6 +151,44 @@ func (c *checker) headerSeen(path string, h *pb.HeaderMatch) {
 	if why := c.edge.Removed(h.GetName()); why != "" && headerMismatch(h, &Request{}) != "" && !c.has(path+".name") {
 		c.add(path+".name", "%q can never match: %s", h.GetName(), why)
 	}
+	if h.GetInvert() {
+		return
+	}
+	switch exact := h.GetValue().GetExact(); h.GetName() {
+	case forwardedProto:
+		if c.edge.Scheme != "" {
+			c.canMatch(path+".value", h.GetValue(), only(c.edge.Scheme), "it is "+c.edge.Scheme+" in every request of such a listener, whatever clients say; trusted_hops of the listener makes it believe the proxies in front of it")
+		}
+	case requestID:
+		if c.edge.RequestIDs == pb.ClientRequestIds_CLIENT_REQUEST_IDS_REPLACE && exact != "" {
+			c.add(path+".value.exact", "%q can never match: the listener gives each request an id of its own (edge.request_ids)", exact)
+			return
+		}
+		uuid := c.edge.RequestIDs == pb.ClientRequestIds_CLIENT_REQUEST_IDS_KEEP_UUID || c.edge.RequestIDs == pb.ClientRequestIds_CLIENT_REQUEST_IDS_REPLACE
+		why := "an id that is not 1 to 128 letters, digits, - and _ is replaced before routes see it"
+		if uuid {
+			why = "ids are UUIDs on such a listener (edge.request_ids)"
+		}
+		c.canMatch(path+".value", h.GetValue(), requestIDs(uuid), why)
+	}
+}
+
+// Headers that Envoy sets in requests that have none, or none that is believed.
+const (
+	forwardedProto = "x-forwarded-proto"
+	requestID      = "x-request-id"
+)
+
+// matchesHeader reports whether a route matches on a header.
+func matchesHeader(r *pb.Route, name string) bool {
+	for _, rule := range r.GetRules() {
+		for _, m := range rule.GetMatches() {
+			if slices.ContainsFunc(m.GetHeaders(), func(h *pb.HeaderMatch) bool { return h.GetName() == name }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (c *checker) pathMatch(path string, p *pb.PathMatch) {

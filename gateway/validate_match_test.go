@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -84,6 +85,52 @@ func TestMatchesOfProfiles(t *testing.T) {
 		named := strings.Replace(route, "{", "{'gateways': ['g0'], ", 1)
 		if problems := servedBy(t, named, "", c.served).Check(); len(problems) != 1 {
 			t.Errorf("%s on g0 only: %v", c.match, problems)
+		}
+	}
+}
+
+// TestMatchesOfOwnHeaders: matches of headers that the listener itself sets.
+func TestMatchesOfOwnHeaders(t *testing.T) {
+	const proto, id = `{'headers': [{'name': 'x-forwarded-proto', 'value': `, `{'headers': [{'name': 'x-request-id', 'value': `
+	const replace, uuid = `'requestIds': 'CLIENT_REQUEST_IDS_REPLACE'`, `'requestIds': 'CLIENT_REQUEST_IDS_KEEP_UUID'`
+	const some = `'5f3ac60e-9c1c-4b1a-8e6f-0242ac120002'`
+	listener := func(more string) string { return `{'listeners': [{'name': 'a', 'port': 1` + more + `}]}` }
+	plain, trusting, secure := listener(""), listener(`, 'trustedHops': 1`), listener(`, 'protocol': 'LISTENER_PROTOCOL_HTTPS'`)
+	profile := func(p string) string { return listener(`, 'edge': {` + p + `}`) }
+	for _, c := range []struct {
+		match    string
+		gateways []string
+		message  string
+	}{
+		{proto + `{'exact': 'https'}}]}`, []string{plain}, "it is http in every request"},
+		{proto + `{'exact': 'https'}}]}`, []string{plain, secure}, ""},
+		{proto + `{'exact': 'https'}}]}`, []string{trusting}, ""},
+		{proto + `{'exact': 'https'}}]}`, nil, ""},
+		{proto + `{'exact': 'http'}}]}`, []string{plain}, ""},
+		{proto + `{'exact': 'http'}}]}`, []string{secure}, "it is https in every request"},
+		{proto + `{'regex': 'https?'}}]}`, []string{secure}, ""},
+		{proto + `{'regex': 'ws+'}}]}`, []string{secure}, "can never match"},
+		{proto + `{'exact': 'https'}, 'invert': true}]}`, []string{plain}, ""},
+		{proto + `{'present': true}}]}`, []string{plain}, ""},
+		{id + `{'exact': 'abc'}}]}`, []string{plain}, ""},
+		{id + `{'exact': 'a b'}}]}`, []string{plain}, "letters, digits"},
+		{id + `{'regex': '[.]+'}}]}`, []string{plain}, "letters, digits"},
+		{id + `{'exact': 'abc'}}]}`, []string{profile(uuid)}, "ids are UUIDs"},
+		{id + `{'exact': ` + some + `}}]}`, []string{profile(uuid)}, ""},
+		{id + `{'exact': ` + some + `}}]}`, []string{profile(replace)}, "an id of its own"},
+		{id + `{'exact': ` + some + `}}]}`, []string{profile(replace), plain}, ""},
+		{id + `{'prefix': '5f'}}]}`, []string{profile(replace)}, ""},
+		{id + `{'prefix': '5g'}}]}`, []string{profile(replace)}, "ids are UUIDs"},
+	} {
+		route := strings.Replace(match(c.match), "{", "{'hostnames': ['a.x'], ", 1)
+		r := objectOf(t, "route", "r", route)
+		all := append(objects(t, "backend b {'static': {'endpoints': [{'address': '10.0.0.1', 'port': 1}]}}\n"), r)
+		for i, g := range c.gateways {
+			all = append(all, objectOf(t, "gateway", "g"+strconv.Itoa(i), g))
+		}
+		problems := append(Validate(r), Build(nil, 1, Changes{Updates: all}).Check()...)
+		if c.message == "" && len(problems) > 0 || c.message != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, c.message)) {
+			t.Errorf("%s on %q: %v, want %q", c.match, c.gateways, problems, c.message)
 		}
 	}
 }
