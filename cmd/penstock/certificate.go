@@ -35,7 +35,7 @@ func newCertificateCommand() *cobra.Command {
 			return writePersonCertificate(cmd.OutOrStdout(), pkiDir, out, args[0], ttl)
 		},
 	}
-	c.Flags().StringVar(&dataDir, "data-dir", "", "data folder of the control plane (environment PENSTOCK_DATA_DIR; default: the one that runs)")
+	c.Flags().StringVar(&dataDir, "data-dir", "", "data folder of the control plane (default: the one that runs)")
 	c.Flags().StringVar(&pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
 	c.Flags().StringVar(&out, "out", "", "folder for the files")
 	c.Flags().DurationVar(&ttl, "ttl", 30*24*time.Hour, "how long it lasts, 1m to 8784h")

@@ -52,10 +52,13 @@ func (f *clientFlags) add(c *cobra.Command) {
 
 // addWhere adds the flags that say which control plane is meant.
 func (f *clientFlags) addWhere(c *cobra.Command) {
-	c.Flags().StringVar(&f.Server, "server", "", "address of the configuration API, HOST:PORT, with TLS unless it is on this machine (environment PENSTOCK_SERVER)")
-	c.Flags().StringVar(&f.Context, "context", "", "context to use, see \"penstock context\" (environment PENSTOCK_CONTEXT)")
-	c.Flags().StringVar(&f.DataDir, "data-dir", "", "data folder of the control plane on this machine (environment PENSTOCK_DATA_DIR; default: the one that runs)")
+	c.Flags().StringVar(&f.Server, "server", "", "address of the configuration API, HOST:PORT, with TLS unless it is on this machine")
+	c.Flags().StringVar(&f.Context, "context", "", "context to use, see \"penstock context\"")
+	c.Flags().StringVar(&f.DataDir, "data-dir", "", "data folder of the control plane on this machine (default: the one that runs)")
 	c.MarkFlagsMutuallyExclusive("server", "context")
+	for _, name := range []string{"server", "context", "data-dir"} {
+		groupVariable(c.Flags(), name, "where")
+	}
 }
 
 // dial connects to the configuration API. The server knows the caller by the

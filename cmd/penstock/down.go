@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -24,13 +23,11 @@ func newDownCommand() *cobra.Command {
 		Example: "  penstock down\n  penstock down --data-dir ./.penstock --timeout 10s",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if dataDir == "" { // never a guess: this stops things
-				dataDir = cmp.Or(os.Getenv("PENSTOCK_DATA_DIR"), "./.penstock")
-			}
+			// Without a guess at what runs elsewhere: this stops things.
 			return runDown(cmd.OutOrStdout(), dataDir, timeout)
 		},
 	}
-	c.Flags().StringVar(&dataDir, "data-dir", "", "data folder of the \"penstock up\" to stop (environment PENSTOCK_DATA_DIR; default ./.penstock)")
+	c.Flags().StringVar(&dataDir, "data-dir", "./.penstock", "data folder of the \"penstock up\" to stop")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "after this time what still runs is killed")
 	return c
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +16,6 @@ import (
 	"github.com/penstock-gateway/penstock/ratelimit"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
-
-// redisURLEnv is where the limiter finds the URL of Redis when the flag is absent:
-// arguments of a process are seen by all, and the URL may have a password.
-const redisURLEnv = "PENSTOCK_REDIS_URL"
 
 type limiterFlags struct {
 	listen, metricsListen string
@@ -48,7 +43,7 @@ func newLimiterCommand() *cobra.Command {
 	fl.StringVar(&f.listen, "listen", "unix:./.penstock/run/limiter.sock", "rate limit service over gRPC: unix:PATH, for a proxy of the same user on this machine, or IP:PORT, where whoever reaches it is believed")
 	fl.BoolVar(&f.private, "private-network", false, "--listen may be an address beyond loopback: only proxies of the mesh reach it")
 	fl.StringVar(&f.metricsListen, "metrics-listen", "", "metrics over HTTP, IP:PORT or unix:PATH; empty: off")
-	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0 (default $"+redisURLEnv+"; empty: counters in memory)")
+	fl.StringVar(&f.redisURL, "redis-url", "", "Redis that limiters share, such as redis://127.0.0.1:6379/0 (empty: counters in memory); arguments are seen by all users of the machine, so a URL with a password belongs into the environment")
 	fl.BoolVar(&f.redisCluster, "redis-cluster", false, "the URL is a node of a Redis Cluster")
 	fl.DurationVar(&f.redisTimeout, "redis-timeout", ratelimit.DefaultRedisTimeout, "how long Redis may take; after it, the limit's failure policy decides")
 	fl.IntVar(&f.maxKeys, "max-keys", ratelimit.DefaultMaxKeys, "most counters in memory; beyond it the longest unused are forgotten")
@@ -98,7 +93,7 @@ func runLimiter(ctx context.Context, f limiterFlags) error {
 }
 
 func (f *limiterFlags) backend(m *ratelimit.Metrics, log *slog.Logger) (ratelimit.Backend, error) {
-	url := cmp.Or(f.redisURL, os.Getenv(redisURLEnv))
+	url := f.redisURL
 	if url == "" {
 		if f.redisCluster {
 			return nil, errors.New("--redis-cluster needs --redis-url")

@@ -77,7 +77,7 @@ func TestLimiterCommand(t *testing.T) {
 		if i == 0 {
 			args = append(args, "--metrics-listen", metrics, "--redis-url", redis.URL())
 		} else {
-			t.Setenv(redisURLEnv, redis.URL())
+			t.Setenv("PENSTOCK_REDIS_URL", redis.URL())
 		}
 		stops = append(stops, runInBackground(t, args...))
 		clients = append(clients, ratelimitv3.NewRateLimitServiceClient(dialTest(t, address)))

@@ -55,6 +55,7 @@ func newRoot() *cobra.Command {
 		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),
 		newVersionCommand(), newAuditCommand())
+	withEnvironment(root)
 	refuseUnknown(root)
 	return root
 }

@@ -84,7 +84,7 @@ func newProxyJoinCommand() *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.token, "token", os.Getenv("PENSTOCK_JOIN_TOKEN"), "the join token (environment PENSTOCK_JOIN_TOKEN)")
+	fl.StringVar(&f.token, "token", "", "the join token")
 	fl.StringVar(&f.tokenFile, "token-file", "", "file that holds the token; - for the standard input")
 	fl.StringVar(&f.name, "name", "", "refuse a token that is for a proxy of another name")
 	fl.StringVar(&f.control, "control", "", "host:port of the control plane (its --xds-listen)")
@@ -101,6 +101,9 @@ func newProxyJoinCommand() *cobra.Command {
 	_ = c.MarkFlagRequired("control")
 	_ = c.MarkFlagRequired("dir")
 	c.MarkFlagsMutuallyExclusive("token", "token-file")
+	// PENSTOCK_TOKEN is the credential of the configuration API.
+	setVariable(fl, "token", "PENSTOCK_JOIN_TOKEN")
+	setVariable(fl, "token-file", "PENSTOCK_JOIN_TOKEN_FILE")
 	return c
 }
 
@@ -186,7 +189,7 @@ func (f *joinFlags) readToken(in io.Reader) (pki.JoinToken, error) {
 		text = string(b)
 	}
 	if strings.TrimSpace(text) == "" {
-		return pki.JoinToken{}, errors.New("no join token: give --token, --token-file or PENSTOCK_JOIN_TOKEN; `penstock proxy token` beside the control plane makes one")
+		return pki.JoinToken{}, errors.New("no join token: give --token-file, or --token; `penstock proxy token` beside the control plane makes one")
 	}
 	return pki.ParseJoinToken(text)
 }

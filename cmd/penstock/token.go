@@ -149,7 +149,7 @@ func newTokenCommand() *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.dataDir, "data-dir", "", "data folder of \"penstock up\" (environment PENSTOCK_DATA_DIR; default: the one that runs)")
+	fl.StringVar(&f.dataDir, "data-dir", "", "data folder of \"penstock up\" (default: the one that runs)")
 	fl.StringVar(&f.subject, "subject", devSubject, "the sub claim: who this is")
 	fl.StringSliceVar(&f.audiences, "audience", []string{devAudience}, "the aud claim: what the token is for (repeatable)")
 	fl.StringArrayVar(&f.claims, "claim", nil, "another claim, NAME=TEXT or NAME:=JSON (repeatable)")
@@ -158,12 +158,9 @@ func newTokenCommand() *cobra.Command {
 	return c
 }
 
-// runningDataDir is PENSTOCK_DATA_DIR, or the data folder of the control plane that
-// this user runs on this machine, or the usual one.
+// runningDataDir is the data folder of the control plane that this user runs on this
+// machine, or the usual one.
 func runningDataDir() string {
-	if dir := os.Getenv("PENSTOCK_DATA_DIR"); dir != "" {
-		return dir
-	}
 	if dir := connect.LocalDataDir(); dir != "" {
 		return dir
 	}

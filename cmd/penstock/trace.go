@@ -37,7 +37,7 @@ func newTraceCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&jaeger, "jaeger", "http://127.0.0.1:16686", "address of Jaeger's query API")
-	c.Flags().DurationVar(&wait, "wait", 10*time.Second, "how long to wait for spans that are still on their way")
+	c.Flags().DurationVar(&wait, "wait-timeout", 10*time.Second, "how long to wait for spans that are still on their way")
 	return c
 }
 

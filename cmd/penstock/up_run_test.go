@@ -156,7 +156,12 @@ func helloConfig(t *testing.T, path string) string {
 func TestUpAndDown(t *testing.T) {
 	in := newInstallation(t)
 	url := "http://" + in.flags.gateway
-	out := in.up(t, "--config", helloConfig(t, "/hello"), "--run", "beside=sleep 600")
+	// Flags by their variables, for `up` alone: its limiter and its relay would both
+	// listen there.
+	t.Setenv("PENSTOCK_CONFIG", helloConfig(t, "/hello"))
+	t.Setenv("PENSTOCK_METRICS_LISTEN", "127.0.0.1:1")
+	out := in.up(t, "--run", "beside=sleep 600")
+	t.Setenv("PENSTOCK_CONFIG", "")
 	for _, want := range []string{"Penstock is up", url, in.flags.api, in.flags.http, "status", "runs in the background"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("up -d does not say %q:\n%s", want, out)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,9 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	defer unlock()
 	reapLeftovers(f.dataDir)
 	if err := f.checkPorts(ctx); err != nil {
+		return err
+	}
+	if err := dropVariables(cmd.Root(), os.Environ()); err != nil {
 		return err
 	}
 	if err := u.install(ctx); err != nil {
@@ -290,10 +294,11 @@ func (u *up) helpers() []supervise.Process {
 			name = fmt.Sprintf("limiter-%d", i+1)
 		}
 		args := append([]string{"limiter", "--listen", address, "--private-network"}, u.otlp()...)
-		if u.f.redisURL != "" {
-			args = append(args, "--redis-url", u.f.redisURL)
+		env := ownEnv
+		if u.f.redisURL != "" { // it may hold a password, and arguments are seen by all
+			env = append(slices.Clone(env), "PENSTOCK_REDIS_URL="+u.f.redisURL)
 		}
-		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: ownEnv, Ready: listenReady(loopback(address))})
+		out = append(out, supervise.Process{Name: name, Command: u.self, Args: args, Env: env, Ready: listenReady(loopback(address))})
 	}
 	runner := []string{
 		"runner", "--control", loopback(u.f.xds), "--pki-dir", u.pkiDir(), "--name", upRunner,
