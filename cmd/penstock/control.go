@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
+	"github.com/penstock-gateway/penstock/internal/devissuer"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/store"
@@ -44,6 +45,7 @@ type controlFlags struct {
 	apiCert, apiKey           string
 	apiTLS                    bool
 	oidc                      oidcFlags
+	devIssuer                 bool
 }
 
 func newControlCommand() *cobra.Command {
@@ -67,6 +69,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.apiCert, "api-cert", "", "certificate of the API (default: one of the installation's own authority)")
 	fl.StringVar(&f.apiKey, "api-key", "", "key of --api-cert")
 	f.oidc.add(fl)
+	fl.BoolVar(&f.devIssuer, "dev-issuer", false, "sign tokens for trying out routes (penstock token), for whoever may \"mint dev-tokens\"; not for production")
 	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
 	fl.StringSliceVar(&f.limiters, "limiter", nil, "IP:port or unix:/PATH of a limiter (repeatable)")
@@ -148,11 +151,17 @@ func runControl(ctx context.Context, f controlFlags) error {
 		return err
 	}
 	defer guard.Close()
+	var dev *devissuer.Issuer
+	if f.devIssuer {
+		if dev, err = devissuer.Open(ctx, st); err != nil {
+			return err
+		}
+	}
 	withdraw := func() {}
 	defer func() { withdraw() }()
 	return core.Serve(ctx, control.ServeOptions{
 		Access: guard, API: f.api, HTTP: f.http, APITLS: apiTLS, APIHosts: apiHosts, XDS: f.xds, TLS: tlsConfig, Logger: log,
-		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider,
+		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider, DevIssuer: dev,
 		Ready: func(a control.Addresses) {
 			withdraw = f.announce(a, apiTLS != nil, log)
 			log.Info("control plane is ready", "api", a.API.String(), "http", a.HTTP.String(), "xds", a.XDS.String(), "revision", core.Snapshot().Revision())

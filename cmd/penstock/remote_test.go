@@ -25,7 +25,7 @@ func startRemote(t *testing.T) *remote {
 	t.Helper()
 	port := func() string { return "127.0.0.1:" + itoa(envoytest.FreePort(t)) }
 	r := &remote{dataDir: t.TempDir(), api: port(), http: port()}
-	cmd := penstock(t.Context(), "control", "--data-dir", r.dataDir, "--api-tls", "--api-listen", r.api, "--http-listen", r.http, "--xds-listen", port())
+	cmd := penstock(t.Context(), "control", "--data-dir", r.dataDir, "--api-tls", "--dev-issuer", "--api-listen", r.api, "--http-listen", r.http, "--xds-listen", port())
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +129,17 @@ func TestRemote(t *testing.T) {
 	}
 	if out, err := r.laptop(t, home, nil, "debug", "dump"); err == nil || !strings.Contains(out, "may not read debug") {
 		t.Errorf("debug dump: %v %s", err, out)
+	}
+	if out, err := r.laptop(t, home, nil, "token", "--subject", "alice"); err == nil || !strings.Contains(out, "token:ci may not mint dev-tokens in all projects") {
+		t.Errorf("token as an editor: %v %s", err, out)
+	}
+	minter := r.owner(t, "access", "token", "create", "minter", "--role", "admin", "--project", "*")
+	jwt, err := r.laptop(t, home, []string{server, "PENSTOCK_TOKEN=" + minter}, "token", "--subject", "alice", "--claim", "plan=gold")
+	if err != nil || strings.Count(jwt, ".") != 2 || strings.ContainsAny(strings.TrimSpace(jwt), " \n") {
+		t.Errorf("token as an administrator: %v %s", err, jwt)
+	}
+	if out := r.owner(t, "audit", "ls", "-o", "json"); !strings.Contains(out, `sub=\"alice\"`) || strings.Contains(out, strings.TrimSpace(jwt)) {
+		t.Errorf("the audit log does not say for whom a token was signed: %s", out)
 	}
 
 	// Others.

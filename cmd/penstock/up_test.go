@@ -2,8 +2,9 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"encoding/json"
+	"errors"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -15,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
@@ -205,61 +204,7 @@ func FuzzSplitWords(f *testing.F) {
 	})
 }
 
-func TestToken(t *testing.T) {
-	dir := t.TempDir()
-	now := time.Now()
-	f := tokenFlags{
-		dataDir: dir, subject: "alice", issuer: devIssuerURL, audiences: []string{"support-desk", "shop"}, expires: time.Hour,
-		claims: []string{"plan=gold", `roles:=["a","b"]`, "level:=3", "url=x=y"},
-	}
-	token, err := makeToken(f, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A second process finds the same key, and what the gateway gets verifies it.
-	issuer, err := openDevIssuer(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var set jose.JSONWebKeySet
-	if err := json.Unmarshal([]byte(issuer.secret().GetJwks()), &set); err != nil {
-		t.Fatal(err)
-	}
-	if len(set.Keys) != 1 {
-		t.Fatalf("%d keys in the set", len(set.Keys))
-	}
-	if _, private := set.Keys[0].Key.(*ecdsa.PrivateKey); private || strings.Contains(issuer.secret().GetJwks(), `"d"`) {
-		t.Error("the secret holds the private key")
-	}
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if parsed.Headers[0].KeyID != set.Keys[0].KeyID {
-		t.Errorf("kid %q, in the set %q", parsed.Headers[0].KeyID, set.Keys[0].KeyID)
-	}
-	var claims jwt.Claims
-	extra := map[string]any{}
-	if err := parsed.Claims(set.Keys[0].Key, &claims, &extra); err != nil {
-		t.Fatal(err)
-	}
-	if err := claims.ValidateWithLeeway(jwt.Expected{Issuer: devIssuerURL, Subject: "alice", AnyAudience: jwt.Audience{"shop"}, Time: now}, 0); err != nil {
-		t.Error(err)
-	}
-	if got := claims.Expiry.Time().Sub(claims.IssuedAt.Time()); got != time.Hour {
-		t.Errorf("the token is valid for %s", got)
-	}
-	if extra["plan"] != "gold" || extra["level"] != 3.0 || extra["url"] != "x=y" || len(extra["roles"].([]any)) != 2 {
-		t.Errorf("claims %v", extra)
-	}
-	info, err := os.Stat(filepath.Join(dir, "dev-issuer", "key.pem"))
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("key file: %v, %v", info.Mode(), err)
-	}
-}
-
 func TestTokenErrors(t *testing.T) {
-	dir := t.TempDir()
 	for _, test := range []struct {
 		change func(*tokenFlags)
 		want   []string
@@ -267,26 +212,51 @@ func TestTokenErrors(t *testing.T) {
 		{func(f *tokenFlags) { f.subject = "" }, []string{"--subject"}},
 		{func(f *tokenFlags) { f.claims = []string{"x"} }, []string{`--claim "x"`, "NAME=TEXT"}},
 		{func(f *tokenFlags) { f.claims = []string{"=x"} }, []string{"NAME=TEXT"}},
-		{func(f *tokenFlags) { f.claims = []string{"x:={"} }, []string{"is no JSON"}},
+		{func(f *tokenFlags) { f.claims = []string{"x:={"} }, []string{"not valid JSON"}},
 		{func(f *tokenFlags) { f.claims = []string{"sub=bob"} }, []string{"--subject"}},
 		{func(f *tokenFlags) { f.claims = []string{"a=b", "a=c"} }, []string{"given before"}},
-		{func(f *tokenFlags) { f.dataDir = filepath.Join(dir, "absent") }, []string{"is no folder", "penstock up"}},
+		{func(f *tokenFlags) { f.expires = 25 * time.Hour }, []string{"--expires 25h", "24h"}},
+		{func(f *tokenFlags) { f.subject, f.claims, f.expires = "", []string{"x", "y:=z"}, -48*time.Hour }, []string{"--subject", `"x"`, `"y:=z"`, "--expires"}},
 	} {
-		f := tokenFlags{dataDir: dir, subject: "alice", issuer: devIssuerURL, expires: time.Hour}
+		f := tokenFlags{subject: "alice", expires: time.Hour}
 		test.change(&f)
-		_, err := makeToken(f, time.Now())
+		_, err := f.request()
 		wantError(t, err, test.want...)
 	}
-	key := filepath.Join(dir, "dev-issuer", "key.pem")
-	if err := os.MkdirAll(filepath.Dir(key), 0o700); err != nil {
+	f := tokenFlags{subject: "alice", expires: time.Hour, claims: []string{"plan=gold", `roles:=["a","b"]`, "level:=9007199254740993", "url=x=y", "quote=\"", "empty="}}
+	r, err := f.request()
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, content := range []string{"", "no pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
-		if err := os.WriteFile(key, []byte(content), 0o600); err != nil {
+	want := map[string]string{"plan": `"gold"`, "roles": `["a","b"]`, "level": "9007199254740993", "url": `"x=y"`, "quote": `"\""`, "empty": `""`}
+	if !maps.Equal(r.GetClaims(), want) {
+		t.Errorf("claims %v", r.GetClaims())
+	}
+}
+
+// TestOldDevKey: the key that earlier builds kept in a file goes; what else is there stays.
+func TestOldDevKey(t *testing.T) {
+	dir := t.TempDir()
+	old := filepath.Join(dir, "dev-issuer")
+	if err := removeOldDevKey(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"key.pem", "jwks.json", "mine.txt"} {
+		if err := errors.Join(os.MkdirAll(old, 0o700), os.WriteFile(filepath.Join(old, f), nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		_, err := makeToken(tokenFlags{dataDir: dir, subject: "alice", expires: time.Hour}, time.Now())
-		wantError(t, err, "key.pem", "remove it to make a new")
+	}
+	if err := removeOldDevKey(dir); err != nil {
+		t.Fatal(err)
+	}
+	if isFile(filepath.Join(old, "key.pem")) || !isFile(filepath.Join(old, "mine.txt")) {
+		t.Error("want the key to be gone, and what is somebody else's to be there")
+	}
+	if err := errors.Join(os.Remove(filepath.Join(old, "mine.txt")), removeOldDevKey(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("the empty folder is still there")
 	}
 }
 

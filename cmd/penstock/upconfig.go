@@ -107,7 +107,7 @@ func functionsRoot(f upFlags, resources []*pb.Resource) (string, error) {
 
 // configure applies what `up` itself gives (the gateway's listener, the keys of
 // the development issuer) and the files of --config.
-func (u *up) configure(ctx context.Context, issuer *devIssuer) error {
+func (u *up) configure(ctx context.Context) error {
 	cf := clientFlags{Where: connect.Where{DataDir: u.f.dataDir}, project: "default", output: "text", source: "up"}
 	ctx, conn, err := cf.dial(ctx)
 	if err != nil {
@@ -118,10 +118,14 @@ func (u *up) configure(ctx context.Context, issuer *devIssuer) error {
 	if err != nil {
 		return err
 	}
+	issuer, err := newDevIssuerSecret(ctx, pb.NewDevTokenServiceClient(conn))
+	if err != nil {
+		return err
+	}
 	config := pb.NewConfigServiceClient(conn)
 	// No proxy runs yet that could be waited for.
 	options := &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE, Message: "penstock up"}
-	resources := []*pb.Resource{{Kind: &pb.Resource_Secret{Secret: issuer.secret()}}}
+	resources := []*pb.Resource{{Kind: &pb.Resource_Secret{Secret: issuer}}}
 	if gw != nil {
 		resources = append(resources, &pb.Resource{Kind: &pb.Resource_Gateway{Gateway: gw}})
 	}

@@ -184,8 +184,7 @@ func (u *up) tell(text string, attrs ...any) {
 
 // start brings up all that serves, in the order in which one needs the other.
 func (u *up) start(ctx context.Context) error {
-	issuer, err := openDevIssuer(u.f.dataDir)
-	if err != nil {
+	if err := removeOldDevKey(u.f.dataDir); err != nil {
 		return err
 	}
 	if err := u.sup.Start(ctx, u.control()); err != nil {
@@ -194,7 +193,7 @@ func (u *up) start(ctx context.Context) error {
 	if err := u.certificates(); err != nil {
 		return err
 	}
-	if err := u.configure(ctx, issuer); err != nil {
+	if err := u.configure(ctx); err != nil {
 		return err
 	}
 	for _, p := range u.helpers() {
@@ -259,7 +258,7 @@ var ownEnv = []string{telemetry.LogFormatEnv + "=json"}
 
 func (u *up) control() supervise.Process {
 	args := []string{
-		"control", "--data-dir", u.f.dataDir, "--pki-dir", u.pkiDir(),
+		"control", "--data-dir", u.f.dataDir, "--pki-dir", u.pkiDir(), "--dev-issuer",
 		"--api-listen", u.f.api, "--http-listen", u.f.http, "--xds-listen", u.f.xds,
 	}
 	if u.f.replaceCA != "" {

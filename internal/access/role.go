@@ -21,6 +21,7 @@ const (
 	verbInvoke   = "invoke"   // call a function past the gateway
 	verbRollback = "rollback" // go back to an older revision
 	verbPrune    = "prune"    // delete what a set no longer holds
+	verbMint     = "mint"     // have the development issuer sign a token
 )
 
 // vocabulary is every verb with the kinds that it goes with. What is not here is
@@ -35,11 +36,12 @@ var vocabulary = map[string][]string{
 	verbInvoke:   {"functions"},
 	verbRollback: {"configuration"},
 	verbPrune:    {"configuration"},
+	verbMint:     {"dev-tokens"},
 }
 
 // Verbs and kinds, for messages and completion.
 func verbs() []string {
-	return []string{"read", "create", "update", "delete", verbUse, verbRelax, verbInvoke, verbRollback, verbPrune}
+	return []string{"read", "create", "update", "delete", verbUse, verbRelax, verbInvoke, verbRollback, verbPrune, verbMint}
 }
 
 func kinds() []string {

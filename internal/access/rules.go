@@ -52,6 +52,9 @@ var rules = map[string]rule{
 	pb.ProxyAdmissionService_AllowProxy_FullMethodName:      {verb: "update", kind: "proxies", writes: true},
 	pb.ProxyAdmissionService_ListRevocations_FullMethodName: {verb: "read", kind: "proxies"},
 
+	pb.DevTokenService_GetDevIssuer_FullMethodName: {anybody: true}, // public keys
+	pb.DevTokenService_MintDevToken_FullMethodName: {verb: verbMint, kind: "dev-tokens", writes: true},
+
 	pb.AccessService_WhoAmI_FullMethodName:        {anybody: true},
 	pb.AccessService_CheckAccess_FullMethodName:   {anybody: true},
 	pb.AccessService_ListRoles_FullMethodName:     {anybody: true},

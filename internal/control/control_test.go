@@ -25,6 +25,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/access"
 	"github.com/penstock-gateway/penstock/internal/access/accesstest"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/devissuer"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -98,6 +99,10 @@ func serveFor(t testing.TB, st store.Store, dir string, shadow *ShadowOptions, g
 	if err != nil {
 		t.Fatal(err)
 	}
+	dev, err := devissuer.Open(t.Context(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &plane{core: core, owner: t.TempDir()}
 	guard.Dir, guard.Store = connect.Dir(p.owner), accesstest.NewState()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -105,7 +110,7 @@ func serveFor(t testing.TB, st store.Store, dir string, shadow *ShadowOptions, g
 	go func() {
 		served <- core.Serve(ctx, ServeOptions{
 			Access: accesstest.OpenWith(t, guard), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
-			TracerProvider: noop.NewTracerProvider(),
+			TracerProvider: noop.NewTracerProvider(), DevIssuer: dev,
 			Ready:          func(a Addresses) { p.addr = a; close(ready) },
 		})
 	}()

@@ -303,3 +303,47 @@ func TestAudit(t *testing.T) {
 	_, err = pb.NewAccessServiceClient(ci).ListAudit(t.Context(), &pb.ListAuditRequest{})
 	wantRefused(t, "the log, for an editor", err, "read audit")
 }
+
+// TestMintIsARightOfItsOwn: only who may mint development tokens gets one, whatever
+// else he may do; each is in the audit log, with its hash and not its text.
+func TestMintIsARightOfItsOwn(t *testing.T) {
+	p := start(t, t.TempDir())
+	mint := func(conn *grpc.ClientConn) (*pb.MintDevTokenResponse, error) {
+		return pb.NewDevTokenServiceClient(conn).MintDevToken(t.Context(), &pb.MintDevTokenRequest{Subject: "alice"})
+	}
+	for name, grant := range map[string]string{"ed": "editor@*", "dep": "deployer@*", "view": "viewer@*", "project": "admin@default"} {
+		conn := as(t, p, name, grant)
+		_, err := mint(conn)
+		wantRefused(t, grant, err, "mint dev-tokens in all projects")
+		if _, err := pb.NewDevTokenServiceClient(conn).GetDevIssuer(t.Context(), &pb.GetDevIssuerRequest{}); err != nil {
+			t.Errorf("%s, public keys: %v", grant, err)
+		}
+	}
+	if _, err := pb.NewAccessServiceClient(p.conn).SetRole(t.Context(), &pb.SetRoleRequest{Role: &pb.Role{Name: "minter", Permissions: []*pb.Permissions{{Verbs: []string{"mint"}, Kinds: []string{"dev-tokens"}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := mint(as(t, p, "tester", "minter@*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := pb.NewAccessServiceClient(p.conn).ListAudit(t.Context(), &pb.ListAuditRequest{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts := map[string]string{}
+	for _, a := range log.GetRecords() {
+		if a.GetAction() != pb.DevTokenService_MintDevToken_FullMethodName {
+			continue
+		}
+		verdicts[a.GetIdentity()] = a.GetVerdict()
+		if a.GetVerdict() == "allowed" && (len(a.GetObjects()) != 1 || !strings.Contains(a.GetObjects()[0].GetName(), `sub="alice"`) || a.GetObjects()[0].GetAfter() == "") {
+			t.Errorf("the record %v does not say what was signed", a)
+		}
+		if strings.Contains(a.String(), r.GetToken()) {
+			t.Errorf("the record %v holds the token", a)
+		}
+	}
+	if verdicts["token:tester"] != "allowed" || verdicts["token:ed"] != "refused" || verdicts["token:project"] != "refused" {
+		t.Errorf("verdicts %v", verdicts)
+	}
+}

@@ -319,6 +319,8 @@ func TestSecretFieldsAreMarked(t *testing.T) {
 		"penstock.v1.CreateSecretRequest.secret_id",
 		"penstock.v1.CreateJoinTokenResponse.token",                              // shown once, to who asked for it
 		"penstock.v1.CreateTokenResponse.secret",                                 // likewise
+		"penstock.v1.MintDevTokenResponse.token",                                 // likewise
+		"penstock.v1.GetDevIssuerResponse.jwks",                                  // public keys
 		"penstock.v1.ConnectResponse.secrets", "penstock.v1.FunctionSecrets.env", // to runners only
 	} {
 		harmless[n] = "a name, public, or for runners only"

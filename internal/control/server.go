@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,6 +26,7 @@ import (
 	"github.com/penstock-gateway/penstock/gen/openapi"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access"
+	"github.com/penstock-gateway/penstock/internal/devissuer"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 )
 
@@ -56,6 +58,8 @@ type ServeOptions struct {
 	// verified certificate; pki.JoinServerTLS is for that.
 	XDS string
 	TLS *tls.Config
+	// DevIssuer signs tokens for trying out; nil: none.
+	DevIssuer *devissuer.Issuer
 	// Metrics, when set, is served at /metrics.
 	Metrics        http.Handler
 	TracerProvider trace.TracerProvider
@@ -200,6 +204,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})
 	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
 	pb.RegisterAccessServiceServer(s, o.Access.Server())
+	pb.RegisterDevTokenServiceServer(s, cmp.Or(o.DevIssuer, &devissuer.Issuer{}))
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)

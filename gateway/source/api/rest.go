@@ -42,7 +42,7 @@ func REST(ctx context.Context, conn *grpc.ClientConn, who func(context.Context, 
 		pb.RegisterConfigServiceHandler, pb.RegisterProxyServiceHandler, pb.RegisterExplainServiceHandler,
 		pb.RegisterGatewayServiceHandler, pb.RegisterRouteServiceHandler, pb.RegisterBackendServiceHandler,
 		pb.RegisterFunctionServiceHandler, pb.RegisterFunctionVersionServiceHandler, pb.RegisterFunctionOperationsServiceHandler,
-		pb.RegisterConsumerServiceHandler, pb.RegisterSecretServiceHandler, pb.RegisterAccessServiceHandler,
+		pb.RegisterConsumerServiceHandler, pb.RegisterSecretServiceHandler, pb.RegisterAccessServiceHandler, pb.RegisterDevTokenServiceHandler,
 	} {
 		if err := register(ctx, mux, conn); err != nil {
 			return nil, fmt.Errorf("register REST handler: %w", err)

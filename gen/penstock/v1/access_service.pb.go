@@ -28,7 +28,7 @@ const (
 // Permissions are verbs on kinds. "*" stands for all of them.
 type Permissions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Verbs: read, create, update, delete, use, relax, invoke, rollback, prune.
+	// Verbs: read, create, update, delete, use, relax, invoke, rollback, prune, mint.
 	Verbs []string `protobuf:"bytes,1,rep,name=verbs,proto3" json:"verbs,omitempty"`
 	// Kinds: those of resources ("routes"), and others such as "logs" or "access".
 	Kinds         []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
