@@ -124,9 +124,16 @@ func drain(r *os.File, copied chan struct{}) {
 func (c *child) watch(cmd *exec.Cmd, exited chan struct{}, first bool) (wasReady bool, reason error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.p.ReadyTimeout)
 	defer cancel()
+	running := func() {
+		wasReady = true
+		c.s.change(c, func(st *Status) { st.State = Running })
+		if first {
+			c.ready <- nil
+		}
+	}
 	ready := make(chan error, 1)
 	if c.p.Ready == nil {
-		ready <- nil
+		running() // also when it has ended already: it was started, and nothing else was asked for
 	} else {
 		go func() { ready <- c.p.Ready(ctx) }()
 	}
@@ -141,11 +148,7 @@ func (c *child) watch(cmd *exec.Cmd, exited chan struct{}, first bool) (wasReady
 		case err := <-ready:
 			ready = nil
 			if err == nil {
-				wasReady = true
-				c.s.change(c, func(st *Status) { st.State = Running })
-				if first {
-					c.ready <- nil
-				}
+				running()
 				continue
 			}
 			if c.ctx.Err() != nil {
