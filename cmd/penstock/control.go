@@ -41,9 +41,7 @@ type controlFlags struct {
 	packagesDir               string
 	eagerHosts                int
 	shadow                    shadowFlags
-	apiHosts                  []string
-	apiCert, apiKey           string
-	apiTLS                    bool
+	apiTLS                    apiTLSFlags
 	oidc                      oidcFlags
 	devIssuer                 bool
 }
@@ -64,10 +62,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for the one in --pki-dir, which is made when it is not there; all proxies and runners must join again")
 	fl.StringVar(&f.api, "api-listen", connect.DefaultAddress, "configuration API over gRPC; with TLS beyond loopback")
 	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug; with TLS beyond loopback")
-	fl.BoolVar(&f.apiTLS, "api-tls", false, "TLS for --api-listen and --http-listen on loopback, too")
-	fl.StringSliceVar(&f.apiHosts, "api-host", nil, "names or addresses that clients reach the API by, for its certificate (repeatable)")
-	fl.StringVar(&f.apiCert, "api-cert", "", "certificate of the API (default: one of the installation's own authority)")
-	fl.StringVar(&f.apiKey, "api-key", "", "key of --api-cert")
+	f.apiTLS.add(fl)
 	f.oidc.add(fl)
 	fl.BoolVar(&f.devIssuer, "dev-issuer", false, "sign tokens for trying out routes (penstock token), for whoever may \"mint dev-tokens\"; not for production")
 	fl.StringVar(&f.xds, "xds-listen", "127.0.0.1:7401", "xDS and runners, mutually authenticated by TLS")
@@ -133,7 +128,7 @@ func runControl(ctx context.Context, f controlFlags) error {
 	if err != nil {
 		return err
 	}
-	apiTLS, apiHosts, err := f.apiServerTLS(ctx, ca, log)
+	apiTLS, apiHosts, err := f.apiTLS.server(ctx, ca, f.pkiDir, log, f.api, f.http)
 	if err != nil {
 		return err
 	}

@@ -21,11 +21,11 @@ type remote struct {
 	dataDir, api, http string
 }
 
-func startRemote(t *testing.T) *remote {
+func startRemote(t *testing.T, more ...string) *remote {
 	t.Helper()
 	port := func() string { return "127.0.0.1:" + itoa(envoytest.FreePort(t)) }
 	r := &remote{dataDir: t.TempDir(), api: port(), http: port()}
-	cmd := penstock(t.Context(), "control", "--data-dir", r.dataDir, "--api-tls", "--dev-issuer", "--api-listen", r.api, "--http-listen", r.http, "--xds-listen", port())
+	cmd := penstock(t.Context(), append([]string{"control", "--data-dir", r.dataDir, "--api-tls", "--dev-issuer", "--api-listen", r.api, "--http-listen", r.http, "--xds-listen", port()}, more...)...)
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,7 @@ type upFlags struct {
 	otlpTo, logFormat            string
 	replaceCA                    string
 	oidc                         oidcFlags
+	apiTLS                       apiTLSFlags
 
 	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
 
@@ -83,11 +84,12 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for a new one; see penstock control")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
 	fl.StringVar(&f.gateway, "gateway-listen", ports.Defaults["gateway-listen"], "what the gateway listens on")
-	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC (loopback)")
+	fl.StringVar(&f.api, "api-listen", ports.Defaults["api-listen"], "configuration API over gRPC; with TLS beyond loopback")
+	f.apiTLS.add(fl)
 	f.oidc.add(fl)
 	fl.StringVar(&f.xds, "xds-listen", ports.Defaults["xds-listen"], "xDS and runners (mutual TLS)")
 	fl.StringVar(&f.limiter, "limiter-listen", "", "a port for the limiter, where every process of the machine is believed; further ones take the next ports (default: a Unix socket in --data-dir)")
-	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug (loopback)")
+	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug; with TLS beyond loopback, or when --api-listen is")
 	fl.StringVar(&f.jaeger, "jaeger-listen", ports.Defaults["jaeger-listen"], "Jaeger's page and query API")
 	fl.StringVar(&f.otlp, "otlp-listen", "", "a port for traces of other programs (OTLP over gRPC), where every process of the machine may make up spans, relayed to Jaeger or --otlp-to (default: a Unix socket in --data-dir)")
 	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", ports.Defaults["jaeger-otlp-listen"], "where Jaeger takes the relayed traces")
@@ -105,10 +107,8 @@ func (f *upFlags) check() error {
 		}
 		*a.value = normal
 	}
-	for _, a := range []struct{ flag, value string }{{"api-listen", f.api}, {"http-listen", f.http}} {
-		if host, _, err := net.SplitHostPort(a.value); err == nil && !net.ParseIP(host).IsLoopback() {
-			errs = append(errs, fmt.Errorf("--%s %s: whoever reaches it may change the gateway, so it must be a loopback address", a.flag, a.value))
-		}
+	if err := f.apiTLS.check(); err != nil {
+		errs = append(errs, err)
 	}
 	if _, err := console.ParseFormat(f.logFormat); err != nil {
 		errs = append(errs, fmt.Errorf("--log-format: %w", err))

@@ -43,8 +43,6 @@ func TestUpFlags(t *testing.T) {
 		{[]string{"--gateway-listen", "127.0.0.1:0"}, []string{"no port from 1 to 65535"}},
 		{[]string{"--gateway-listen", "127.0.0.1:65536"}, []string{"no port from 1 to 65535"}},
 		{[]string{"--xds-listen", "example.com:7401"}, []string{"--xds-listen", "IP address of this machine"}},
-		{[]string{"--api-listen", "0.0.0.0:7400"}, []string{"--api-listen 0.0.0.0:7400", "loopback"}},
-		{[]string{"--http-listen", ":7480"}, []string{"--http-listen 0.0.0.0:7480", "loopback"}},
 		{[]string{"--limiters", "0"}, []string{"--limiters 0", "from 1 to 16"}},
 		{[]string{"--limiters", "2"}, []string{"--limiters 2", "--redis-url"}},
 		{[]string{"--config", "/does/not/exist"}, []string{"--config", "/does/not/exist"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,8 +128,8 @@ func (f *upFlags) jaegerState() string {
 func (f *upFlags) table() []upAddress {
 	t := []upAddress{
 		{"gateway", "http://" + loopback(f.gateway), ""},
-		{"configuration API", loopback(f.api), "gRPC, needs a credential; `penstock` commands use the socket in " + connect.Dir(f.dataDir)},
-		{"REST, health, metrics", "http://" + loopback(f.http), "/readyz and /livez; with a credential /v1/…, /metrics, /debug"},
+		{"configuration API", f.apiAddress(), f.apiNote()},
+		{"REST, health, metrics", f.restURL(), "/readyz and /livez; with a credential /v1/…, /metrics, /debug"},
 		{"xDS, runners", loopback(f.xds), "mutual TLS, certificates in " + filepath.Join(f.dataDir, "pki")},
 	}
 	for i := range f.limiters {
@@ -141,6 +142,57 @@ func (f *upFlags) table() []upAddress {
 		t = append(t, upAddress{"OTLP", loopback(f.otlpAddress()), "gRPC, relayed to " + f.collector()})
 	}
 	return t
+}
+
+func (f *upFlags) apiSecure() bool { return f.apiTLS.secure(f.api, f.http) }
+
+func (f *upFlags) apiNote() string {
+	tls := ""
+	if f.apiSecure() {
+		tls = " with TLS"
+	}
+	return "gRPC" + tls + ", needs a credential; `penstock` commands use the socket in " + connect.Dir(f.dataDir)
+}
+
+// apiAddress is the address of the configuration API as others than the commands of
+// this machine use it.
+func (f *upFlags) apiAddress() string { return f.reached(f.api) }
+
+func (f *upFlags) restURL() string {
+	if f.apiSecure() {
+		return "https://" + f.reached(f.http)
+	}
+	return "http://" + loopback(f.http)
+}
+
+// reached is an address of the API as a client names it.
+func (f *upFlags) reached(address string) string {
+	if !beyondLoopback(address) {
+		return address
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return net.JoinHostPort(f.apiTLS.host(address), port)
+}
+
+// loginHint says how another machine works with this gateway; "" when none can.
+func (f *upFlags) loginHint(program, dataDirFlag string) string {
+	if !f.apiSecure() {
+		return ""
+	}
+	login := "penstock login --server https://" + f.apiAddress()
+	if beyondLoopback(f.http) {
+		login += " --http " + f.reached(f.http)
+	}
+	note := ""
+	if f.apiTLS.cert != "" {
+		note = " (with --ca FILE, unless a public authority signed --api-cert)"
+	}
+	return "\nFrom another machine:\n\n" +
+		"  " + program + " access token create laptop --role admin --project '*'" + dataDirFlag + "  # here: prints a token, once\n" +
+		"  " + login + " --token-file -  # there: paste the token, end with Ctrl-D" + note + "\n"
 }
 
 // welcome is the table of addresses and what to try next.
@@ -174,6 +226,7 @@ func (u *up) welcome() string {
 	for _, l := range lines {
 		fmt.Fprintf(&b, "  %-*s  # %s\n", width, l[0], l[1])
 	}
+	b.WriteString(u.f.loginHint(p, u.dataDirFlag()))
 	for _, c := range u.f.config {
 		for _, dir := range []string{c, filepath.Dir(c)} {
 			if readme := filepath.Join(dir, "README.md"); isFile(readme) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
@@ -39,22 +41,42 @@ func until(ctx context.Context, try func(context.Context) error) error {
 // httpReady waits for a 200 of a URL.
 func httpReady(dial func(context.Context, string, string) (net.Conn, error), url string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+		return until(ctx, func(ctx context.Context) error { return httpGet(ctx, dial, url) })
+	}
+}
+
+// httpGet returns an error for anything but a 200.
+func httpGet(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), url string) error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 512))
+		return fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}
+
+// controlReady waits for the control plane of a data folder, by its own socket: its
+// address may want TLS of another authority.
+func controlReady(dataDir string) func(context.Context) error {
+	return func(ctx context.Context) error {
 		return until(ctx, func(ctx context.Context) error {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			e, err := connect.Read(dataDir)
 			if err != nil {
 				return err
 			}
-			res, err := client.Do(req)
-			if err != nil {
-				return err
+			if e == nil {
+				return errors.New("the control plane does not serve yet")
 			}
-			defer res.Body.Close()
-			if res.StatusCode != http.StatusOK {
-				body, _ := io.ReadAll(io.LimitReader(res.Body, 512))
-				return fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
-			}
-			return nil
+			return httpGet(ctx, unixDialer(e.RESTSocket), "http://localhost/readyz")
 		})
 	}
 }

@@ -268,12 +268,13 @@ func (u *up) control() supervise.Process {
 		args = append(args, "--limiter", loopback(u.f.limiterAddress(i)))
 	}
 	args = append(args, u.f.oidc.args()...)
+	args = append(args, u.f.apiTLS.args()...)
 	if u.f.shadow {
 		args = append(args, "--shadow-envoy="+u.envoy)
 	}
 	return supervise.Process{
 		Name: "control", Command: u.self, Args: append(args, u.otlp()...), Env: ownEnv,
-		Ready: httpReady(nil, "http://"+u.f.http+"/readyz"),
+		Ready: controlReady(u.f.dataDir),
 	}
 }
 
