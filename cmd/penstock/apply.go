@@ -128,12 +128,13 @@ func newDiffCommand() *cobra.Command {
 					return err
 				}
 			case len(args) > 0:
-				if _, err := fmt.Sscan(args[0], &req.FromRevision); err != nil {
-					return fmt.Errorf("FROM %q is not a revision number; files are given with -f", args[0])
+				var err error
+				if req.FromRevision, err = revisionNumber(args[0]); err != nil {
+					return fmt.Errorf("%w; files are given with -f", err)
 				}
 				if len(args) > 1 {
-					if _, err := fmt.Sscan(args[1], &req.ToRevision); err != nil {
-						return fmt.Errorf("TO %q is not a revision number", args[1])
+					if req.ToRevision, err = revisionNumber(args[1]); err != nil {
+						return err
 					}
 				}
 			default:

@@ -13,9 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -64,10 +62,8 @@ func (f *clientFlags) addWhere(c *cobra.Command) {
 // dial connects to the configuration API. The server knows the caller by the
 // credential; what calls is a label for the history.
 func (f *clientFlags) dial(ctx context.Context) (context.Context, *grpc.ClientConn, error) {
-	switch f.output {
-	case "text", "json", "yaml":
-	default:
-		return nil, nil, fmt.Errorf("--output %q is none of text, json, yaml", f.output)
+	if err := checkOutput(f.output); err != nil {
+		return nil, nil, err
 	}
 	target, err := connect.Find(f.Where)
 	if err != nil {
@@ -81,6 +77,14 @@ func (f *clientFlags) dial(ctx context.Context) (context.Context, *grpc.ClientCo
 		return nil, nil, err
 	}
 	return metadata.AppendToOutgoingContext(ctx, "x-penstock-source", cmp.Or(f.source, "cli")), conn, nil
+}
+
+func checkOutput(output string) error {
+	switch output {
+	case "text", "json", "yaml":
+		return nil
+	}
+	return fmt.Errorf("--output %q is not text, json or yaml", output)
 }
 
 // writeFlags are the flags of every verb that writes.
@@ -153,27 +157,6 @@ func printWarnings(w io.Writer, warnings []*pb.Warning) {
 	}
 }
 
-func printServing(w io.Writer, s *pb.ServingReport) {
-	if s.GetTotal() == 0 {
-		fmt.Fprintln(w, "no proxy is connected")
-	} else {
-		fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
-	}
-	for _, p := range s.GetProblems() {
-		fmt.Fprintf(w, "  %s: %s", p.GetProxy(), p.GetState())
-		if p.GetResource() != "" {
-			fmt.Fprintf(w, " %s %s", p.GetType(), p.GetResource())
-		}
-		if p.GetObject() != "" {
-			fmt.Fprintf(w, " (from %s)", p.GetObject())
-		}
-		if p.GetDetail() != "" {
-			fmt.Fprintf(w, ": %s", p.GetDetail())
-		}
-		fmt.Fprintln(w)
-	}
-}
-
 func printChange(w io.Writer, c *pb.Change) {
 	mark := map[pb.ChangeType]string{
 		pb.ChangeType_CHANGE_TYPE_CREATE: "+", pb.ChangeType_CHANGE_TYPE_UPDATE: "~", pb.ChangeType_CHANGE_TYPE_DELETE: "-",
@@ -224,40 +207,6 @@ func table(w io.Writer, header string, rows func(row func(cells ...any))) {
 		fmt.Fprintln(t)
 	})
 	t.Flush()
-}
-
-// describeError turns an error into what a person reads.
-func describeError(err error) string {
-	st, ok := status.FromError(err)
-	if !ok || st.Code() == codes.OK || st.Code() == codes.Unknown {
-		return err.Error()
-	}
-	if st.Code() == codes.Unavailable && (strings.Contains(st.Message(), "connection refused") || strings.Contains(st.Message(), "no such file")) {
-		return "the control plane does not answer (" + st.Message() + "): is `penstock up` running by this user, or is --server or --context needed?"
-	}
-	if _, why, ok := strings.Cut(st.Message(), "authentication handshake failed: "); ok {
-		return "the server is not trusted: " + strings.Trim(why, "\"") + " (a token of Penstock knows its control plane; for other credentials give its certificate authority, --ca of `penstock login` or PENSTOCK_CA_FILE)"
-	}
-	if st.Code() == codes.Unauthenticated {
-		return "the control plane does not know who you are: " + st.Message()
-	}
-	if st.Code() == codes.InvalidArgument {
-		return st.Message()
-	}
-	return st.Code().String() + ": " + st.Message()
-}
-
-// exitCode is 2 for what the user can mend in the input, 3 for a revision that is
-// stored but not served everywhere, 1 for the rest.
-func exitCode(err error) int {
-	var bad file.Errors
-	switch {
-	case errors.Is(err, errNotServing):
-		return 3
-	case errors.Is(err, errDiffers), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
-		return 2
-	}
-	return 1
 }
 
 // fullName resolves "route x", "routes/x" or a full name.

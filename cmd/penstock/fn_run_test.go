@@ -139,6 +139,7 @@ func TestFunctionsByCommand(t *testing.T) {
 		t.Errorf("ls:\n%s", out)
 	}
 	testBrokenTwice(t, in, dir)
+	testWaitForNothing(t, in)
 	testBadFn(t, in, dir)
 	testDev(t, in, dir)
 }

@@ -70,7 +70,7 @@ func (c *fnClient) listTable(ctx context.Context, w io.Writer, all []*pb.Functio
 			}
 			s := sumStats(d.GetStats())
 			row(f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:], contractText(f), ready, s.GetRequests(), s.GetErrors(), s.GetColdStarts(),
-				milliseconds(s.GetMeanT()+s.GetMeanR()), trafficText(f), firstLine(summary(f)))
+				milliseconds(s.GetMeanT()+s.GetMeanR()), trafficText(f), oneLine(f))
 		}
 	})
 	return failed

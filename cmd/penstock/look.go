@@ -160,16 +160,15 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 		table(w, "FUNCTION INSTANCE STATE ADDRESS PID RESTARTS MESSAGE", func(row func(...any)) {
 			for _, i := range s.GetInstances() {
 				addr := instanceAddress(i)
-				message, _, _ := strings.Cut(i.GetMessage(), "\n")
 				row(strings.TrimPrefix(i.GetFunction(), "projects/default/"), i.GetId(),
-					strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), addr, i.GetPid(), i.GetRestarts(), message)
+					strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), addr, i.GetPid(), i.GetRestarts(), shorten(i.GetMessage()))
 			}
 		})
 	}
 	if len(s.GetProblems()) > 0 {
 		fmt.Fprintln(w, "\nproblems:")
 		for _, p := range s.GetProblems() {
-			fmt.Fprintf(w, "  %s: %s %s\n", p.GetObject(), p.GetField(), p.GetMessage())
+			fmt.Fprintf(w, "  %s\n", objectProblem(p))
 		}
 	}
 }
@@ -215,10 +214,11 @@ func newRollbackCommand() *cobra.Command {
 		Short: "Make a new revision with the content of an old one",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.RollbackRequest{Options: wf.options()}
-			if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
-				return fmt.Errorf("%q is not a revision number; `penstock history` lists them", args[0])
+			revision, err := revisionNumber(args[0])
+			if err != nil {
+				return err
 			}
+			req := &pb.RollbackRequest{Revision: revision, Options: wf.options()}
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {
 				return err
@@ -233,56 +233,6 @@ func newRollbackCommand() *cobra.Command {
 	}
 	cf.add(c)
 	wf.add(c)
-	return c
-}
-
-func newWaitCommand() *cobra.Command {
-	var cf clientFlags
-	var timeout time.Duration
-	c := &cobra.Command{
-		Use:   "wait [REVISION]",
-		Short: "Wait until every connected proxy serves a revision (default: the head), and functions run",
-		Long: "Waits for the proxies, and then for the functions of the head that are starting. The exit code is 3 when\n" +
-			"one cannot run.",
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.WaitServingRequest{}
-			if len(args) == 1 {
-				if _, err := fmt.Sscan(args[0], &req.Revision); err != nil {
-					return fmt.Errorf("%q is not a revision number; `penstock history` lists them", args[0])
-				}
-			}
-			ctx, conn, err := cf.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			ctx, cancel := contextWithTimeout(ctx, timeout)
-			defer cancel()
-			stream, err := pb.NewConfigServiceClient(conn).WaitServing(ctx, req)
-			if err != nil {
-				return err
-			}
-			var last *pb.ServingReport
-			for {
-				m, err := stream.Recv()
-				if errors.Is(err, io.EOF) {
-					break
-				}
-				if err != nil {
-					return err
-				}
-				last = m.GetReport()
-				printServing(cmd.OutOrStdout(), last)
-			}
-			if last.GetServing() < last.GetTotal() || len(last.GetProblems()) > 0 {
-				return errNotServing
-			}
-			return nil
-		},
-	}
-	cf.add(c)
-	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after")
 	return c
 }
 

@@ -198,9 +198,10 @@ func printObjects(w io.Writer, output string, all []gateway.Object, list bool) e
 }
 
 func listTable(w io.Writer, all []gateway.Object) {
-	table(w, "NAME STATUS ORIGIN", func(row func(...any)) {
+	// What is wrong comes last: it is as long as it has to be.
+	table(w, "NAME ORIGIN STATUS", func(row func(...any)) {
 		for _, o := range all {
-			row(strings.TrimPrefix(o.GetName(), "projects/default/"), summary(o), origin(o.GetMetadata().GetOrigin()))
+			row(short(o.GetName()), origin(o.GetMetadata().GetOrigin()), oneLine(o))
 		}
 	})
 }
@@ -219,6 +220,13 @@ func summary(o gateway.Object) string {
 		}
 	}
 	return text
+}
+
+// oneLine is the summary of an object in a line, and where the rest is told.
+func oneLine(o gateway.Object) string {
+	whole := summary(o)
+	line := shorten(whole)
+	return line + more(o.GetName(), whole, line)
 }
 
 func origin(o *pb.Origin) string {

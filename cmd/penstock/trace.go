@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,18 +14,24 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 )
 
 func newTraceCommand() *cobra.Command {
-	var jaeger string
+	var jaeger, output string
 	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "trace ID",
 		Short: "Print the spans of one request as a tree (the id is in the response header x-trace-id)",
-		Args:  cobra.ExactArgs(1),
+		Long: "Shows who did what for how long, and in words what Envoy notes of a request that went wrong (its response\n" +
+			"flags), with the endpoint that failed. With -o json or yaml it is what Jaeger keeps.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			if !traceID.MatchString(args[0]) {
-				return fmt.Errorf("%q is no trace id: 32 hexadecimal digits, as in the response header x-trace-id", args[0])
+				return fmt.Errorf("%q is not a trace id: 32 hexadecimal digits, as in the response header x-trace-id", args[0])
 			}
 			ctx, cancel := contextWithTimeout(cmd.Context(), wait)
 			defer cancel()
@@ -32,13 +39,32 @@ func newTraceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if output != "text" {
+				return printTraceAs(cmd.OutOrStdout(), output, t)
+			}
 			printTrace(cmd.OutOrStdout(), t)
 			return nil
 		},
 	}
 	c.Flags().StringVar(&jaeger, "jaeger", "http://127.0.0.1:16686", "address of Jaeger's query API")
 	c.Flags().DurationVar(&wait, "wait-timeout", 10*time.Second, "how long to wait for spans that are still on their way")
+	c.Flags().StringVarP(&output, "output", "o", "text", "text, json or yaml")
 	return c
+}
+
+func printTraceAs(w io.Writer, output string, t *trace) error {
+	b, err := json.MarshalIndent(t, "", "  ")
+	if err == nil && output == "yaml" {
+		var v any
+		if err = json.Unmarshal(b, &v); err == nil {
+			b, err = yaml.Marshal(v)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", bytes.TrimRight(b, "\n"))
+	return err
 }
 
 var traceID = regexp.MustCompile(`^[0-9a-f]{32}$`)
@@ -68,11 +94,13 @@ type span struct {
 	} `json:"references"`
 	StartTime int64 `json:"startTime"` // microseconds since the epoch
 	Duration  int64 `json:"duration"`  // microseconds
-	Tags      []struct {
-		Key   string `json:"key"`
-		Value any    `json:"value"`
-	} `json:"tags"`
+	Tags      []tag  `json:"tags"`
 	ProcessID string `json:"processID"`
+}
+
+type tag struct {
+	Key   string `json:"key"`
+	Value any    `json:"value"`
 }
 
 func (s *span) parent() string {
@@ -163,7 +191,7 @@ func queryTrace(ctx context.Context, jaeger, id string) (*trace, error) {
 
 // shownTags are the attributes that say why a span went as it did.
 var shownTags = []string{
-	"http.status_code", "http.response.status_code", "response_flags", "upstream_cluster", "penstock.route",
+	"http.status_code", "http.response.status_code", "response_flags", "upstream_cluster", "upstream_address", "penstock.route",
 	"ratelimit.decision", "ratelimit.limit", "ratelimit.remaining", "ratelimit.backend",
 	"faas.name", "faas.instance", "faas.coldstart", "error", "otel.status_description",
 }
@@ -204,14 +232,28 @@ func printTrace(w io.Writer, t *trace) {
 
 func ms(us int64) string { return fmt.Sprintf("%.2fms", float64(us)/1000) }
 
+// tags are the attributes of a span that are shown, in words where they are none.
 func tags(s *span) string {
+	values := map[string]string{}
+	for _, t := range s.Tags {
+		v := fmt.Sprint(t.Value)
+		if values[t.Key] == "" && v != "" && v != "-" && v != "false" {
+			values[t.Key] = v // Envoy and the collector each have their "error"
+		}
+	}
 	var out []string
 	for _, key := range shownTags {
-		for _, t := range s.Tags {
-			v := fmt.Sprint(t.Value)
-			if t.Key == key && v != "" && v != "-" && v != "false" {
-				out = append(out, key+"="+v)
+		v := values[key]
+		switch {
+		case v == "":
+		case key == "response_flags":
+			out = append(out, key+"="+v+" ("+flagWords(v)+")")
+		case key == "upstream_address":
+			if values["error"] != "" { // which of the endpoints it was
+				out = append(out, "endpoint="+v)
 			}
+		default:
+			out = append(out, key+"="+v)
 		}
 	}
 	if len(out) == 0 {

@@ -125,22 +125,6 @@ func (r *readiness) add(f *pb.Function, reachable map[string]bool) {
 // reasonIdle is the reason of a ready function without an instance.
 const reasonIdle = "Idle"
 
-// shorten makes one line of a reason: the output of a tool ends with what matters.
-func shorten(reason string) string {
-	lines := strings.Split(strings.TrimSpace(reason), "\n")
-	line := lines[0]
-	if last := strings.TrimSpace(lines[len(lines)-1]); len(lines) > 1 {
-		line = strings.TrimRight(line, ": ") + ": … " + last
-	}
-	if r := []rune(line); len(r) > maxReason {
-		line = string(r[:maxReason]) + "…"
-	}
-	return line
-}
-
-// maxReason bounds a reason in the summary, in characters.
-const maxReason = 300
-
 // healthyFunctions asks Envoy which functions have an endpoint that serves. A
 // function is one or more clusters: its name, or its name@VERSION.
 func healthyFunctions(ctx context.Context, admin *http.Client) (map[string]bool, error) {

@@ -19,6 +19,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -348,6 +351,9 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	if revision == 0 {
 		revision = c.Snapshot().Revision()
 	}
+	if err := c.written(ctx, revision); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	_, err := c.waitFleet(ctx, revision, func(r ledger.Report) {
@@ -369,6 +375,22 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	rep := c.reportNow(revision)
 	rep.Problems = append(rep.Problems, problems...)
 	return send(rep)
+}
+
+// written is an error for a revision that is not in the store, which would be waited
+// for in vain. One that this replica has not followed to yet may be there.
+func (c *Core) written(ctx context.Context, revision int64) error {
+	if revision >= 1 && revision <= c.Snapshot().Revision() {
+		return nil
+	}
+	head, err := c.store.Head(ctx)
+	if err != nil {
+		return storeError(err)
+	}
+	if revision < 1 || revision > head.Number {
+		return status.Errorf(codes.OutOfRange, "revision %d does not exist; the newest is %d", revision, head.Number)
+	}
+	return nil
 }
 
 // functions are all functions of the head.

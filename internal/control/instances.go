@@ -190,7 +190,10 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 		// With none it can be called, as soon as it is prepared and there is somebody
 		// to start one.
 		c.Ok = c.Ok && why == "" && r.reachable(f.GetName())
-		c.Message = fmt.Sprintf("%d instances ready, at least %d wanted", n, want)
+		c.Message = fmt.Sprintf("%d instances ready", n)
+		if want > 0 {
+			c.Message += fmt.Sprintf(", at least %d wanted", want)
+		}
 		if c.Ok && n == 0 {
 			c.Reason, c.Message = "Idle", "no instance runs; the first request starts one"
 		}
@@ -204,6 +207,9 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
 	case why != "":
 		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
+		if n == 0 && want == 0 {
+			c.Message = why
+		}
 	default:
 		c.Reason = "InstancesStarting"
 	}
@@ -212,9 +218,14 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 
 // States of problems of functions, as in ProxyProblem.state.
 const (
-	stateStarting = "instancesstarting"
-	stateFailing  = "instancesfailing"
+	stateStarting = "starting"
+	stateFailing  = "failing"
 )
+
+// problemStates are the states of problems by the reason of the condition behind them.
+var problemStates = map[string]string{
+	"InstancesStarting": stateStarting, "InstancesFailing": stateFailing, "NoRunner": "no-runner", "NoVersion": "no-version",
+}
 
 // notReady is what is in the way of a function; nil when nothing is.
 func (r *runners) notReady(f *pb.Function) *pb.ProxyProblem {
@@ -222,7 +233,7 @@ func (r *runners) notReady(f *pb.Function) *pb.ProxyProblem {
 	if c.GetOk() {
 		return nil
 	}
-	return &pb.ProxyProblem{Proxy: "runner", State: strings.ToLower(c.GetReason()), Object: f.GetName(), Detail: c.GetMessage()}
+	return &pb.ProxyProblem{Proxy: "runner", State: problemStates[c.GetReason()], Object: f.GetName(), Detail: c.GetMessage()}
 }
 
 // waitReady waits until functions have their instances, or cannot have them, and

@@ -127,7 +127,7 @@ func TestApplyWaitsForFunctions(t *testing.T) {
 		}}}}}
 	}
 	alone, err := c.Apply(t.Context(), function("1"))
-	if err != nil || len(alone.GetResult().GetServing().GetProblems()) != 1 || alone.GetResult().GetServing().GetProblems()[0].GetState() != "norunner" {
+	if err != nil || len(alone.GetResult().GetServing().GetProblems()) != 1 || alone.GetResult().GetServing().GetProblems()[0].GetState() != "no-runner" {
 		t.Fatalf("without a runner: %v %v", alone, err)
 	}
 	s, _ := connectRunner(t, p, filepath.Join(dir, "pki"), "spiffe://penstock.local/runner/a", "a")

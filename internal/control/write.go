@@ -580,7 +580,7 @@ func commitError(err error) error {
 func storeError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return status.Error(codes.NotFound, err.Error())
+		return status.Error(codes.NotFound, strings.TrimPrefix(err.Error(), "store: "))
 	case errors.Is(err, store.ErrNoSpace):
 		return status.Error(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, context.Canceled):

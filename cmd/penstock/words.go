@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/source/file"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// rawStatus is how grpc-go prints a status that another error wraps. Its code says
+// nothing that the text beside it does not say.
+var rawStatus = regexp.MustCompile(`rpc error: code = \w+ desc = `)
+
+// describeError turns an error into what a person reads.
+func describeError(err error) string {
+	st, ok := status.FromError(err)
+	if !ok {
+		return rawStatus.ReplaceAllString(err.Error(), "")
+	}
+	return rawStatus.ReplaceAllString(describeStatus(st), "")
+}
+
+// describeStatus says what a gRPC status means to who typed the command. What the
+// control plane says stands by itself.
+func describeStatus(st *status.Status) string {
+	text := st.Message()
+	if _, why, ok := strings.Cut(text, "authentication handshake failed: "); ok {
+		return "the server is not trusted: " + strings.Trim(why, "\"") + " (a token of Penstock knows its control plane; for other credentials give its certificate authority, --ca of `penstock login` or PENSTOCK_CA_FILE)"
+	}
+	switch st.Code() {
+	case codes.Unavailable:
+		if strings.Contains(text, "connection error") || strings.Contains(text, "name resolver error") || strings.Contains(text, "error reading from server") {
+			return "the control plane does not answer (" + transportText(text) + "): is `penstock up` running by this user, or is --server or --context needed?"
+		}
+	case codes.Unauthenticated:
+		return "the control plane does not know who you are: " + text
+	case codes.PermissionDenied:
+		return "not allowed: " + text
+	case codes.DeadlineExceeded:
+		return "the control plane did not answer in time"
+	case codes.Canceled:
+		return "the call was cancelled"
+	case codes.Unimplemented:
+		if strings.HasPrefix(text, "unknown ") {
+			return "the control plane does not know this call (" + text + "): it is older than this command; `penstock version` and `penstock status` tell both versions"
+		}
+	case codes.Internal:
+		return "the control plane failed: " + text
+	}
+	return text
+}
+
+// transportText is the reason in what grpc-go says of a connection that failed:
+// `connection error: desc = "transport: Error while dialing: dial tcp …: connect: …"`.
+func transportText(text string) string {
+	if _, why, ok := strings.Cut(text, `desc = "`); ok {
+		text = strings.TrimSuffix(why, `"`)
+	}
+	for _, prefix := range []string{"transport: ", "Error while dialing: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return text
+}
+
+// exitCode is 2 for what the user can mend in the input, 3 for a revision that is
+// stored but not served everywhere, 1 for the rest.
+func exitCode(err error) int {
+	var bad file.Errors
+	switch {
+	case errors.Is(err, errNotServing):
+		return 3
+	case errors.Is(err, errDiffers), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
+		return 2
+	}
+	return 1
+}
+
+
+// maxReason bounds a reason in a line or a cell of a table, in characters.
+const maxReason = 160
+
+// shorten makes one line of a reason. The output of a tool ends with what matters, or
+// says it in its last line that begins with ERROR.
+func shorten(reason string) string {
+	var lines []string
+	for line := range strings.Lines(reason) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	line := lines[0]
+	if len(lines) > 1 {
+		last := lines[len(lines)-1]
+		for _, l := range slices.Backward(lines) {
+			if strings.HasPrefix(strings.ToUpper(l), "ERROR") {
+				last = l
+				break
+			}
+		}
+		if last != line {
+			line = strings.TrimRight(line, ": ") + ": … " + last
+		}
+	}
+	if r := []rune(line); len(r) > maxReason {
+		line = string(r[:maxReason]) + "…"
+	}
+	return line
+}
+
+// more is where the whole of a shortened text is told; "" when nothing is missing.
+func more(object, whole, short string) string {
+	if short == strings.TrimSpace(whole) {
+		return ""
+	}
+	project, kind, id, err := gateway.KindOf(object)
+	if err != nil {
+		return ""
+	}
+	command := "penstock get " + kind + "/" + id
+	if kind == gateway.KindFunctions {
+		command = "penstock fn describe " + id
+	}
+	if project != defaultProject {
+		command += " --project " + project
+	}
+	return "; more: " + command
+}
+
+// functionWords say what a ProxyProblem of a function means, by its state.
+var functionWords = map[string]string{
+	"failing": "cannot run", "starting": "is starting", "no-runner": "cannot run", "no-version": "cannot run",
+}
+
+// problemText is one line for what is in the way of a revision.
+func problemText(p *pb.ProxyProblem) string {
+	if p.GetProxy() == runnerProblem {
+		return functionProblem(p.GetObject(), cmp.Or(functionWords[p.GetState()], p.GetState()), p.GetDetail())
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", p.GetProxy(), p.GetState())
+	if p.GetResource() != "" {
+		fmt.Fprintf(&b, " %s %s", p.GetType(), p.GetResource())
+	}
+	if p.GetObject() != "" {
+		fmt.Fprintf(&b, " (from %s)", p.GetObject())
+	}
+	if p.GetDetail() != "" {
+		fmt.Fprintf(&b, ": %s", strings.ReplaceAll(strings.TrimSpace(p.GetDetail()), "\n", "; "))
+	}
+	return b.String()
+}
+
+// objectProblem is one line for what is wrong with an object.
+func objectProblem(p *pb.ObjectProblem) string {
+	line := shorten(p.GetMessage())
+	where := short(p.GetObject())
+	if p.GetField() != "" {
+		where += ": " + p.GetField()
+	}
+	return where + ": " + line + more(p.GetObject(), p.GetMessage(), line)
+}
+
+// functionProblem is a line about a function, and where the rest is told.
+func functionProblem(name, words, detail string) string {
+	line := shorten(detail)
+	return fmt.Sprintf("%s %s: %s%s", short(name), words, line, more(name, detail, line))
+}
+
+// runnerProblem is the proxy of a ProxyProblem that is of a function.
+const runnerProblem = "runner"
+
+func printServing(w io.Writer, s *pb.ServingReport) {
+	if s.GetTotal() == 0 {
+		fmt.Fprintln(w, "no proxy is connected")
+	} else {
+		fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
+	}
+	for _, p := range s.GetProblems() {
+		fmt.Fprintf(w, "  %s\n", problemText(p))
+	}
+}
