@@ -92,8 +92,8 @@ type span struct {
 	References []struct {
 		SpanID string `json:"spanID"`
 	} `json:"references"`
-	StartTime int64 `json:"startTime"` // microseconds since the epoch
-	Duration  int64 `json:"duration"`  // microseconds
+	StartTime int64  `json:"startTime"` // microseconds since the epoch
+	Duration  int64  `json:"duration"`  // microseconds
 	Tags      []tag  `json:"tags"`
 	ProcessID string `json:"processID"`
 }

@@ -85,7 +85,6 @@ func exitCode(err error) int {
 	return 1
 }
 
-
 // maxReason bounds a reason in a line or a cell of a table, in characters.
 const maxReason = 160
 
