@@ -149,10 +149,15 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 			counts = append(counts, fmt.Sprintf("%d %s", n, k))
 		}
 	}
-	fmt.Fprintf(w, "resources: %s\n", strings.Join(counts, ", "))
-	if len(s.GetRunners()) == 0 {
+	if len(counts) > 0 {
+		fmt.Fprintf(w, "resources: %s\n", strings.Join(counts, ", "))
+	}
+	switch n := max(int(s.GetRunnerCount()), len(s.GetRunners())); {
+	case n == 0:
 		fmt.Fprintln(w, "runners: none is connected")
-	} else {
+	case len(s.GetRunners()) == 0:
+		fmt.Fprintf(w, "runners: %d connected (names are for credentials that see all projects)\n", n)
+	default:
 		fmt.Fprintf(w, "runners: %s\n", strings.Join(s.GetRunners(), ", "))
 	}
 	if len(s.GetInstances()) > 0 {

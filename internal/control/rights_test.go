@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -135,8 +136,13 @@ func TestDeployerStaysInFunctions(t *testing.T) {
 // TestProjectsAreApart: who has rights in one project sees and changes nothing of
 // another, by lists, watches, status, differences, prunes and rollbacks.
 func TestProjectsAreApart(t *testing.T) {
-	p := start(t, t.TempDir())
+	dir := t.TempDir()
+	p := start(t, dir)
 	e := as(t, p, "shop", "editor@shop")
+	runner, _ := connectRunner(t, p, filepath.Join(dir, "pki"), "spiffe://penstock.local/runner/canary", "canary")
+	if _, err := runner.Recv(); err != nil {
+		t.Fatal(err)
+	}
 	config := pb.NewConfigServiceClient(e)
 	if err := apply(t, p.conn, ofProject("shop", "a"), ofProject("bank", "canary")); err != nil {
 		t.Fatal(err)
@@ -160,6 +166,9 @@ func TestProjectsAreApart(t *testing.T) {
 	shown = append(shown, fmt.Sprint(first, err))
 	st, err := pb.NewProxyServiceClient(e).GetStatus(t.Context(), &pb.GetStatusRequest{})
 	shown = append(shown, fmt.Sprint(st, err))
+	if st.GetRunnerCount() != 1 {
+		t.Errorf("%d runners are connected, want 1", st.GetRunnerCount())
+	}
 	diff, err := config.Diff(t.Context(), &pb.DiffRequest{FromRevision: 1})
 	shown = append(shown, fmt.Sprint(diff, err))
 	if all := strings.Join(shown, "\n"); strings.Contains(all, "canary") || !strings.Contains(all, "routes/a") {

@@ -138,6 +138,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 		Instances: c.Instances(""), Runners: c.runners.connected(),
 		Serving: c.reportNow(s.Revision()),
 	}
+	out.RunnerCount = int32(len(out.Runners))
 	for _, k := range collections {
 		if n := len(s.List(k, "")); n > 0 {
 			out.Resources[k] = int32(n)

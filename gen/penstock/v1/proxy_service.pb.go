@@ -288,12 +288,14 @@ type GetStatusResponse struct {
 	Resources map[string]int32 `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Function instances.
 	Instances []*Instance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
-	// Runners that are connected.
+	// Runners that are connected; for whoever sees all projects.
 	Runners []string `protobuf:"bytes,4,rep,name=runners,proto3" json:"runners,omitempty"`
 	// Problems of resources: not compiled, held back, refused.
 	Problems []*ObjectProblem `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Version of the control plane.
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// How many runners are connected; for everybody.
+	RunnerCount   int32 `protobuf:"varint,7,opt,name=runner_count,json=runnerCount,proto3" json:"runner_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -368,6 +370,13 @@ func (x *GetStatusResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *GetStatusResponse) GetRunnerCount() int32 {
+	if x != nil {
+		return x.RunnerCount
+	}
+	return 0
 }
 
 // ObjectProblem is a resource that is not served as written.
@@ -458,14 +467,15 @@ const file_penstock_v1_proxy_service_proto_rawDesc = "" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x12\n" +
-	"\x10GetStatusRequest\"\xf5\x02\n" +
+	"\x10GetStatusRequest\"\x98\x03\n" +
 	"\x11GetStatusResponse\x124\n" +
 	"\aserving\x18\x01 \x01(\v2\x1a.penstock.v1.ServingReportR\aserving\x12K\n" +
 	"\tresources\x18\x02 \x03(\v2-.penstock.v1.GetStatusResponse.ResourcesEntryR\tresources\x123\n" +
 	"\tinstances\x18\x03 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x12\x18\n" +
 	"\arunners\x18\x04 \x03(\tR\arunners\x126\n" +
 	"\bproblems\x18\x05 \x03(\v2\x1a.penstock.v1.ObjectProblemR\bproblems\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x1a<\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12!\n" +
+	"\frunner_count\x18\a \x01(\x05R\vrunnerCount\x1a<\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"W\n" +
