@@ -59,9 +59,9 @@ func NewLogger(w io.Writer, level, service string) *slog.Logger {
 	return log
 }
 
-// IsTerminal reports whether w is a terminal.
+// IsTerminal reports whether w is a terminal, or leads to one and says so as *os.File does.
 func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+	f, ok := w.(interface{ Fd() uintptr })
 	if !ok {
 		return false
 	}

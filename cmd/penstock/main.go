@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/internal/console"
 )
 
 func main() {
@@ -21,7 +23,7 @@ func main() {
 	if err != nil {
 		// Differences and "no" are answers, not errors; only the exit code tells.
 		if !errors.Is(err, errDiffers) && !errors.Is(err, errNotAllowed) {
-			fmt.Fprintln(os.Stderr, "error: "+describeError(err))
+			fmt.Fprintln(console.Output(os.Stderr), "error: "+describeError(err))
 		}
 		os.Exit(exitCode(err))
 	}
@@ -37,6 +39,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetOut(console.Output(os.Stdout))
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "config", Title: "Configure:"},

@@ -211,8 +211,14 @@ func printTrace(w io.Writer, t *trace) {
 		children[p] = append(children[p], s)
 	}
 	start := t.Spans[0].StartTime
+	// Functions make spans of their own: some may have one id, or be their own parents.
+	printed := map[*span]bool{}
 	var walk func(s *span, indent, branch, below string)
 	walk = func(s *span, indent, branch, below string) {
+		if printed[s] {
+			return
+		}
+		printed[s] = true
 		fmt.Fprintf(w, "%8s %9s  %s%s%s: %s%s\n", "+"+ms(s.StartTime-start), ms(s.Duration), indent, branch,
 			t.Processes[s.ProcessID].ServiceName, s.Operation, tags(s))
 		kids := children[s.SpanID]
@@ -225,7 +231,7 @@ func printTrace(w io.Writer, t *trace) {
 		}
 	}
 	fmt.Fprintf(w, "%8s %9s  span\n", "start", "duration")
-	for _, root := range children[""] {
+	for _, root := range slices.Concat(children[""], t.Spans) {
 		walk(root, "", "", "")
 	}
 }
