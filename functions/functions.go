@@ -57,6 +57,9 @@ type Config struct {
 	Logger *slog.Logger
 	// TracerProvider makes one server span per invocation; nil: none.
 	TracerProvider trace.TracerProvider
+	// Collector takes the spans that functions make themselves (OTLP over gRPC); nil:
+	// functions get no endpoint for them.
+	Collector grpc.ClientConnInterface
 	// Registerer takes the metrics of functions; nil: they are not exported.
 	Registerer prometheus.Registerer
 	// MaxEventBytes is the largest request body, and the largest answer, of a

@@ -128,6 +128,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 		Function: f.GetName(), SocketDir: c.SocketDir, Dir: dir, Env: g.secrets.environment(f.GetEnv()),
 		Timeout: f.GetTimeout().AsDuration(), Silence: c.Silence, StartTimeout: f.GetStartTimeout().AsDuration(),
 		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
+		Spans: g.m.spans, SpansLost: func(text string) { g.m.logs.say(f.GetName(), "", text) },
 	}
 	level, err := buildLevel(f)
 	if err != nil {

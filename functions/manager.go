@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
+	"github.com/penstock-gateway/penstock/functions/spans"
 )
 
 // manager holds the wanted functions and their instances.
@@ -41,7 +42,9 @@ type manager struct {
 	logs       *logbook
 	sampler    *sampler
 	activation *activate.Metrics
-	unlisting  unlisting
+	// spans takes those that functions make themselves; nil: there is no collector.
+	spans     *spans.Receiver
+	unlisting unlisting
 	// hashKey is for key.
 	hashKey [sha256.Size]byte
 
@@ -87,6 +90,9 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 	m := &manager{
 		config: c, metrics: metrics, root: root, changed: make(chan struct{}, 1),
 		functions: map[string]*function{}, logs: newLogbook(), activation: activation,
+	}
+	if c.Collector != nil {
+		m.spans = spans.New(c.Collector, c.Registerer)
 	}
 	rand.Read(m.hashKey[:])
 	m.builder = newBuilder(root, c, m.logs)
@@ -202,6 +208,7 @@ func (m *manager) collect() {
 			delete(m.functions, name)
 			m.metrics.Forget(name)
 			m.activation.Forget(name)
+			m.spans.Forget(name)
 			m.logs.forget(name)
 		}
 	}

@@ -32,6 +32,10 @@ func serve(mode string) {
 	case "grpc":
 		serveGRPC()
 		return
+	case "traced":
+		serveTraced()
+	case "environment":
+		serveEnvironment()
 	case "never":
 		fmt.Println("I do not listen")
 		// Without cgo the runtime would call a bare select a deadlock.

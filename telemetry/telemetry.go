@@ -30,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 const (
@@ -145,6 +146,18 @@ func Reconnect() grpc.ConnectParams {
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnect},
 		MinConnectTimeout: 5 * time.Second,
 	}
+}
+
+// DialCollector makes a connection to a receiver of traces (see CheckCollector), OTLP over
+// gRPC without TLS. It is dialled at the first call, and again for ever.
+func DialCollector(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	if err := CheckCollector(address); err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(address, "unix:") {
+		address = "passthrough:///" + address
+	}
+	return grpc.NewClient(address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(Reconnect()))...)
 }
 
 // CheckCollector returns what is wrong with the address of a receiver of traces: it is

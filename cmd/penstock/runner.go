@@ -113,8 +113,18 @@ func runRunner(ctx context.Context, f runnerFlags) error {
 		}
 		defer stop()
 	}
+	var collector grpc.ClientConnInterface
+	if f.otlp != "" {
+		c, err := telemetry.DialCollector(f.otlp)
+		if err != nil {
+			return fmt.Errorf("--otlp: %w", err)
+		}
+		defer c.Close()
+		collector = c
+	}
 	return functions.Run(ctx, functions.Config{
-		Name: f.name, Root: f.root, CacheDir: f.cacheDir, SocketDir: f.socketDir, Conn: conn,
+		Collector: collector,
+		Name:      f.name, Root: f.root, CacheDir: f.cacheDir, SocketDir: f.socketDir, Conn: conn,
 		Python: f.python, Node: f.node, MaxEventBytes: f.maxEvent,
 		LambdaPython:    f.tool(f.lambdaPath, toolbox.Lambda),
 		FrameworkPython: f.tool(f.frameworkPath, toolbox.FrameworkPython), FrameworkNode: f.tool(f.frameworkNodePath, toolbox.FrameworkNode),

@@ -134,6 +134,7 @@ type Invocation struct {
 	Deadline time.Time
 
 	tracer  trace.Tracer
+	given   *givenIDs
 	name    string
 	handler trace.Span
 	// begun and ended bound the handler's own time, in nanoseconds since epoch.
@@ -149,6 +150,7 @@ func NewInvocation(id string, deadline time.Time, t trace.Tracer) *Invocation {
 // with it, for the trace headers that the handler gets.
 func (i *Invocation) StartHandler(ctx context.Context) context.Context {
 	ctx, i.handler = i.tracer.Start(ctx, i.name+" handler")
+	i.given.add(i.handler)
 	return ctx
 }
 

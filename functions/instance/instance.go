@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/penstock-gateway/penstock/functions/sandbox"
+	"github.com/penstock-gateway/penstock/functions/spans"
 )
 
 const (
@@ -74,6 +75,10 @@ type Options struct {
 	Metrics *Metrics
 	// Observer hears of requests and output; nil: nobody.
 	Observer Observer
+	// Spans takes the spans that the process makes itself; nil: nobody does. SpansLost
+	// hears of those that were not taken, in words.
+	Spans     *spans.Receiver
+	SpansLost func(text string)
 }
 
 func (o *Options) setDefaults() {
@@ -137,14 +142,17 @@ type Instance struct {
 	// slots are for all requests, streams for those whose body still comes.
 	slots, streams *gate
 	uploads        uploads
-	traces         sync.Map // trace ids of requests by their ids
-	invocations    atomic.Int64
-	answered       atomic.Bool
-	holding        atomic.Int64  // requests of ServeHeld, which have no connection here
-	draining       atomic.Bool   // answers close their connection
-	stopping       atomic.Bool   // new requests are refused
-	spawned        chan struct{} // closed when proc is set, or will not be
-	gone           atomic.Bool   // the process has ended
+	// given is nil when the process sends no spans; stopSpans ends taking them.
+	given       *givenIDs
+	stopSpans   func()
+	traces      sync.Map // trace ids of requests by their ids
+	invocations atomic.Int64
+	answered    atomic.Bool
+	holding     atomic.Int64  // requests of ServeHeld, which have no connection here
+	draining    atomic.Bool   // answers close their connection
+	stopping    atomic.Bool   // new requests are refused
+	spawned     chan struct{} // closed when proc is set, or will not be
+	gone        atomic.Bool   // the process has ended
 
 	ready, dead, closed, replace, cut chan struct{}
 	drainOnce, replaceOnce, cutOnce   sync.Once
@@ -163,7 +171,10 @@ func Start(o Options) (*Instance, error) {
 		metrics: o.Metrics.of(o.Function), propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 		slots: newGate(o.Concurrency, o.Queue, o.QueueTimeout), streams: newGate(o.streams(), o.Queue, o.QueueTimeout),
 		ready: make(chan struct{}), dead: make(chan struct{}), closed: make(chan struct{}),
-		replace: make(chan struct{}), cut: make(chan struct{}), spawned: make(chan struct{}),
+		replace: make(chan struct{}), cut: make(chan struct{}), spawned: make(chan struct{}), stopSpans: func() {},
+	}
+	if o.Spans != nil {
+		i.given = &givenIDs{}
 	}
 	i.out = newOutput(o.Logger, i.metrics)
 	i.out.sink, i.out.trace = i.line, i.traceOf
@@ -218,13 +229,20 @@ func (i *Instance) spawn(place *place) error {
 		return err
 	}
 	defer stderr.Close()
+	tracing, err := i.takeSpans(place)
+	if err != nil {
+		place.close()
+		i.out.close(0)
+		return fmt.Errorf("an endpoint for its spans: %w", err)
+	}
 	c := i.contract.Command()
-	env, own := environment(i.o.ID, i.o.Env, c.Env)
+	env, own := environment(i.o.ID, tracing, i.o.Env, c.Env)
 	i.proc, err = place.startProcess(sandbox.Command{
 		ID: i.o.ID, Args: c.Args, Dir: i.o.Dir, Env: env, Own: own, Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {
 		i.out.close(0)
+		i.stopSpans()
 		if errors.Is(err, os.ErrNotExist) {
 			err = fmt.Errorf("%w (the command is looked for in the source folder when it has a slash, else on the runner's PATH)", err)
 		}
@@ -314,6 +332,7 @@ func (i *Instance) run() {
 	<-i.proc.done
 	i.gone.Store(true)
 	i.contract.Exited()
+	i.stopSpans()
 	i.proc.release()
 	i.out.close(500 * time.Millisecond)
 	i.setErr(fmt.Errorf("the process ended: %s", i.proc.ending()))

@@ -133,16 +133,16 @@ func (p *process) release() {
 }
 
 // environment is all that a process gets: nothing of the runner's own but where
-// programs, the home folder and temporary files are. own are the names of those that
-// the function and its contract have set.
-func environment(id string, function map[string]string, contract map[string]string) (env map[string]string, own map[string]bool) {
+// programs, the home folder and temporary files are. own are the names of those in sets,
+// of which later ones win: what leads to the runner, the function's, the contract's.
+func environment(id string, sets ...map[string]string) (env map[string]string, own map[string]bool) {
 	env, own = map[string]string{"LANG": "C.UTF-8"}, map[string]bool{}
 	for _, k := range []string{"PATH", "HOME", "TMPDIR"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env[k] = v
 		}
 	}
-	for _, from := range []map[string]string{function, contract} {
+	for _, from := range sets {
 		for k, v := range from {
 			env[k], own[k] = v, true
 		}

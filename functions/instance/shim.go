@@ -71,12 +71,13 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // when a held one was not answered and another instance may have it.
 func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) (done bool) {
 	began, again := time.Now(), false
-	inv := &Invocation{ID: requestID(r), tracer: i.o.Tracer, name: i.name}
+	inv := &Invocation{ID: requestID(r), tracer: i.o.Tracer, name: i.name, given: i.given}
 	ctx := i.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	ctx, span := i.o.Tracer.Start(ctx, i.name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		semconv.FaaSName(i.o.Function), semconv.FaaSInstance(i.o.ID), semconv.FaaSInvocationID(inv.ID),
 		semconv.HTTPRequestMethodKey.String(r.Method), semconv.URLPath(r.URL.Path),
 	))
+	i.given.add(span)
 	rec := &recorder{ResponseWriter: w, instance: i, held: held, http2: r.ProtoMajor == 2, grpc: isGRPC(r)}
 	i.traces.Store(inv.ID, span.SpanContext().TraceID())
 	defer i.traces.Delete(inv.ID)

@@ -90,4 +90,7 @@ const (
 	ServerPort = 8080
 	// runtimePort is where it meets its Runtime API, as on AWS.
 	runtimePort = 9001
+	// spansPort is where its SDK of OpenTelemetry sends spans, the default of OTLP over
+	// HTTP.
+	spansPort = 4318
 )

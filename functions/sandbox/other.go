@@ -69,6 +69,9 @@ func (p *Place) Private() bool { return false }
 // Listen returns a listener for the Runtime API.
 func (p *Place) Listen() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
 
+// ListenSpans returns a listener for spans of the program.
+func (p *Place) ListenSpans() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+
 // Dial connects to a port on 127.0.0.1.
 func (p *Place) Dial(ctx context.Context, port int) (net.Conn, error) {
 	var d net.Dialer

@@ -24,6 +24,23 @@ func (p *Place) Listen() (net.Listener, error) {
 	return p.sockets.listener(handedAPI)
 }
 
+// ListenSpans returns the listener for spans of the program, once; nil when its policy
+// allows a service of the machine in that very place. Who reaches it is as with Listen.
+func (p *Place) ListenSpans() (net.Listener, error) {
+	if p.sockets == nil {
+		return net.Listen("tcp", "127.0.0.1:0")
+	}
+	if slices.ContainsFunc(p.plan.policy.Network.Allow, atSpansPort) {
+		return nil, nil
+	}
+	return p.sockets.listener(handedSpans)
+}
+
+// atSpansPort reports whether a service takes the place of the listener for spans.
+func atSpansPort(a netip.AddrPort) bool {
+	return a.Port() == spansPort && (a.Addr().IsLoopback() && a.Addr().Is4())
+}
+
 // Dial connects to a port on 127.0.0.1 of the place.
 func (p *Place) Dial(ctx context.Context, port int) (net.Conn, error) {
 	if p.sockets == nil {
@@ -37,6 +54,11 @@ func (p *Place) Dial(ctx context.Context, port int) (net.Conn, error) {
 func (p *Place) serve() error {
 	n := p.plan.policy.Network
 	p.outbound = egress.New(egress.Policy{Allow: n.Allow, Refused: n.Refused})
+	if slices.ContainsFunc(n.Allow, atSpansPort) {
+		if f := p.sockets.take(handedSpans); f != nil {
+			f.Close()
+		}
+	}
 	for _, a := range n.Allow {
 		if err := p.allow(a); err != nil {
 			return fmt.Errorf("isolation.network_allow %s: %w", a, err)

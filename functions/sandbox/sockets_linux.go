@@ -106,6 +106,7 @@ func wildcard(f int) netip.Addr {
 const (
 	handedAPI = iota
 	handedTCP
+	handedSpans
 	handedOutbound
 	handedDNS
 	handedDNSStream
@@ -123,11 +124,15 @@ func (n *netns) sockets() ([]int, error) {
 	at := func(port uint16) func() (int, error) {
 		return func() (int, error) { return listenAt(netip.AddrPortFrom(wildcard(f), port)) }
 	}
+	loopback := func(port uint16) func() (int, error) {
+		return func() (int, error) {
+			return listenAt(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
+		}
+	}
 	makers := []func() (int, error){
-		handedAPI: func() (int, error) {
-			return listenAt(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), runtimePort))
-		},
+		handedAPI:       loopback(runtimePort),
 		handedTCP:       func() (int, error) { return stream(unix.AF_INET) },
+		handedSpans:     loopback(spansPort),
 		handedOutbound:  at(outboundPort),
 		handedDNS:       func() (int, error) { return dnsSocket(f) },
 		handedDNSStream: at(dnsPort),

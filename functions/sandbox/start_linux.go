@@ -107,9 +107,11 @@ func (p *Place) Start(c Command) (*Process, error) {
 		p.Close()
 		return nil, err
 	}
-	if p.sockets != nil { // the port is the program's when nobody asked for it
-		if api := p.sockets.take(handedAPI); api != nil {
-			api.Close()
+	if p.sockets != nil { // the ports are the program's when nobody asked for them
+		for _, which := range []int{handedAPI, handedSpans} {
+			if f := p.sockets.take(which); f != nil {
+				f.Close()
+			}
 		}
 	}
 	policy := p.plan.policy

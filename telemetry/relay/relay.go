@@ -21,7 +21,6 @@ import (
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // senders may compress
 	"google.golang.org/grpc/mem"
@@ -107,18 +106,7 @@ func New(o Options) (*Relay, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if err := telemetry.CheckCollector(o.To); err != nil {
-		return nil, fmt.Errorf("relay: collector %q: %w", o.To, err)
-	}
-	target := o.To
-	if !strings.HasPrefix(target, "unix:") {
-		target = "passthrough:///" + target
-	}
-	conn, err := grpc.NewClient(target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(telemetry.Reconnect()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),
-	)
+	conn, err := telemetry.DialCollector(o.To, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
 	if err != nil {
 		return nil, fmt.Errorf("relay: collector %q: %w", o.To, err)
 	}
