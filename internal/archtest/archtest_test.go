@@ -50,6 +50,8 @@ var rules = []rule{
 		why: "the guard knows the API that it guards, and nothing of what is behind it"},
 	{tree: "internal/devissuer", may: []string{"gateway/source/api"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the issuer signs tokens, and knows the store by what it needs of it"},
+	{tree: "xds/keeper", may: []string{"xds", "xds/delivery", "internal/pki", "internal/keyfile", "internal/socket"}, never: kubernetes,
+		why: "a keeper knows resources by type and name, and the control plane by its stream"},
 	{tree: "xds/bootstrap", may: []string{"xds"}, never: kubernetes, why: "the bootstrap is one function"},
 	{tree: "authn", may: []string{"gateway", "xds"}, never: kubernetes, why: "an authentication method is a policy"},
 	{tree: "store", may: []string{"internal/keyfile"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},

@@ -2,12 +2,14 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ import (
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
+	"github.com/penstock-gateway/penstock/xds/keeper"
 )
 
 // restless has hosts become lazy and eager again as they come and go, and ends the
@@ -52,6 +55,10 @@ type plane struct {
 	ca        *pki.CA
 	xds       string // keeps its port over restarts
 	envoy     *envoytest.Envoy
+	// kept has a keeper between the proxy and the control plane.
+	kept      bool
+	keeper    *keeper.Keeper
+	endKeeper func()
 
 	core   *control.Core
 	conn   *grpc.ClientConn
@@ -78,12 +85,51 @@ func newPlane(t *testing.T, options ...func(*plane)) *plane {
 	}
 	p.up(t)
 	t.Cleanup(func() { p.down(t) })
-	cert, key := p.issue(t, "proxy", "spiffe://"+pki.TrustDomain+"/proxy/default/-/soak")
-	p.envoy = envoytest.Start(t, envoytest.Options{Concurrency: 2, Config: bootstrap.Config{
-		NodeID: "soak", XDSAddresses: []string{p.xds}, XDSServerName: "localhost", CAFile: p.file("ca.crt"), CertFile: cert, KeyFile: key,
-	}})
+	if p.kept {
+		p.startKeeper(t)
+	}
+	p.startEnvoy(t)
 	waitFor(t, "the proxy to connect", func() bool { return p.proxy(t) != nil })
 	return p
+}
+
+// startEnvoy starts the proxy.
+func (p *plane) startEnvoy(t *testing.T) {
+	t.Helper()
+	c := bootstrap.Config{NodeID: "soak", XDSSocket: filepath.Join(p.dir, "keep", "xds.sock")}
+	if !p.kept {
+		cert, key := p.issue(t, "proxy", proxyIdentity)
+		c = bootstrap.Config{
+			NodeID: "soak", XDSAddresses: []string{p.xds}, XDSServerName: "localhost", CAFile: p.file("ca.crt"), CertFile: cert, KeyFile: key,
+		}
+	}
+	p.envoy = envoytest.Start(t, envoytest.Options{Concurrency: 2, Config: c})
+}
+
+const proxyIdentity = "spiffe://" + pki.TrustDomain + "/proxy/default/-/soak"
+
+// startKeeper starts the keeper, also again as after a reboot.
+func (p *plane) startKeeper(t *testing.T) {
+	t.Helper()
+	cert, key := p.issue(t, "proxy", proxyIdentity)
+	var err error
+	if p.keeper, err = keeper.New(keeper.Options{
+		Dir: filepath.Join(p.dir, "keep"), Identity: proxyIdentity, Socket: filepath.Join(p.dir, "keep", "xds.sock"),
+		Control: []string{p.xds}, ServerName: "localhost", CertFile: cert, KeyFile: key, CAFile: p.file("ca.crt"), ControlSPIFFE: bootstrap.ControlSPIFFE,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done, k := make(chan error, 1), p.keeper
+	go func() { done <- k.Run(ctx) }()
+	p.endKeeper = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-done, k.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(p.endKeeper)
 }
 
 func (p *plane) file(name string) string { return filepath.Join(p.dir, "pki", name) }
@@ -165,10 +211,14 @@ func (p *plane) up(t *testing.T) {
 	p.config = pb.NewConfigServiceClient(p.conn)
 }
 
-// down ends the Core in the midst of whatever it does: calls and streams are cut.
+// down ends the Core, if there is one, in the midst of whatever it does: calls and streams are cut.
 func (p *plane) down(t *testing.T) {
 	t.Helper()
+	if p.stop == nil {
+		return
+	}
 	p.stop()
+	p.stop = nil
 	if err := <-p.served; err != nil {
 		t.Error(err)
 	}

@@ -19,9 +19,14 @@ const mostSent = 4
 // TestRestart ends the control plane in the midst of changes and starts another
 // one on the same store, while clients call: no request fails, no connection is
 // cut, nothing acknowledged is lost, and the proxy is sent what really differs.
-func TestRestart(t *testing.T) {
+func TestRestart(t *testing.T) { restart(t) }
+
+// TestRestartKept is the same with a keeper, which serves the proxy from disk meanwhile.
+func TestRestartKept(t *testing.T) { restart(t, withKeeper) }
+
+func restart(t *testing.T, options ...func(*plane)) {
 	random, size := seeded(t), sizeOf()
-	w := newWorld(t, size.every)
+	w := newWorld(t, size.every, options...)
 	for round := range size.restarts {
 		moment := moments[round%len(moments)]
 		m := w.moving[random.IntN(len(w.moving))]

@@ -58,6 +58,9 @@ type Config struct {
 	// that a proxy is connected to goes, it takes the next that answers. Empty: no
 	// dynamic resources; the caller puts static ones into the result of New.
 	XDSAddresses []string
+	// XDSSocket is the path of the Unix socket of a keeper (package keeper), in the place
+	// of XDSAddresses: it knows the control plane, and proves who the proxy is.
+	XDSSocket string
 	// XDSServerName is sent as SNI; empty: none.
 	XDSServerName string
 	// XDSSPIFFE is the URI SAN that the control plane must have; empty:
@@ -124,6 +127,12 @@ func (c Config) check() error {
 	if c.MaxConnections < 0 {
 		errs = append(errs, fmt.Errorf("MaxConnections is %d: it must be positive", c.MaxConnections))
 	}
+	if n := len(c.XDSSocket); n > maxSocketPath {
+		errs = append(errs, fmt.Errorf("XDSSocket %q is %d bytes long, a UNIX socket path may have %d: choose a shorter directory", c.XDSSocket, n, maxSocketPath))
+	}
+	if c.XDSSocket != "" && len(c.XDSAddresses) > 0 {
+		errs = append(errs, errors.New("XDSSocket and XDSAddresses are both set: the configuration comes by one of them"))
+	}
 	if len(c.XDSAddresses) == 0 {
 		return errors.Join(errs...)
 	}
@@ -187,7 +196,7 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 	if c.Region != "" || c.Zone != "" {
 		b.Node.Locality = &corev3.Locality{Region: c.Region, Zone: c.Zone}
 	}
-	if len(c.XDSAddresses) > 0 {
+	if len(c.XDSAddresses) > 0 || c.XDSSocket != "" {
 		cluster, err := xdsCluster(c)
 		if err != nil {
 			return nil, err

@@ -71,6 +71,9 @@ func localCluster(c Config) *clusterv3.Cluster {
 }
 
 func xdsCluster(c Config) (*clusterv3.Cluster, error) {
+	if c.XDSSocket != "" {
+		return keeperCluster(c)
+	}
 	var hosts []string
 	var addresses []*corev3.Address
 	for _, a := range c.XDSAddresses {
@@ -93,15 +96,9 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
-	protocol, err := anypb.New(&httpv3.HttpProtocolOptions{
-		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-				ConnectionKeepalive: &corev3.KeepaliveSettings{Interval: durationpb.New(keepaliveInterval), Timeout: durationpb.New(keepaliveTimeout)},
-			}},
-		}},
-	})
+	protocol, err := http2()
 	if err != nil {
-		return nil, fmt.Errorf("bootstrap: %w", err)
+		return nil, err
 	}
 	return &clusterv3.Cluster{
 		Name:                 XDSCluster,
@@ -120,12 +117,45 @@ func xdsCluster(c Config) (*clusterv3.Cluster, error) {
 		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: wrapperspb.UInt32(3), KeepaliveTime: wrapperspb.UInt32(30), KeepaliveInterval: wrapperspb.UInt32(5),
 		}},
-		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+		TypedExtensionProtocolOptions: protocol,
 		TransportSocket: &corev3.TransportSocket{
 			Name:       "envoy.transport_sockets.tls",
 			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: socket},
 		},
 	}, nil
+}
+
+// keeperCluster is the keeper beside this proxy. No bytes of it leave the machine, and
+// nobody but this user reaches its socket.
+func keeperCluster(c Config) (*clusterv3.Cluster, error) {
+	protocol, err := http2()
+	if err != nil {
+		return nil, err
+	}
+	return &clusterv3.Cluster{
+		Name:                 XDSCluster,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       durationpb.New(time.Second),
+		LoadAssignment: assignment(XDSCluster, &corev3.Address{Address: &corev3.Address_Pipe{
+			Pipe: &corev3.Pipe{Path: c.XDSSocket},
+		}}),
+		TypedExtensionProtocolOptions: protocol,
+	}, nil
+}
+
+// http2 has a connection speak HTTP/2, and notice that its other end is gone.
+func http2() (map[string]*anypb.Any, error) {
+	protocol, err := anypb.New(&httpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+				ConnectionKeepalive: &corev3.KeepaliveSettings{Interval: durationpb.New(keepaliveInterval), Timeout: durationpb.New(keepaliveTimeout)},
+			}},
+		}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	return map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol}, nil
 }
 
 // replicaHealth passes over a replica as soon as one connection to it failed.

@@ -178,7 +178,12 @@ func New(o Options) *Server {
 // Register adds the aggregated discovery service, and nothing else, to a gRPC
 // server. The server must be one with mutual TLS and keepalive.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, &service{server: s})
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s.Service())
+}
+
+// Service is what Register adds, for who has the streams already.
+func (s *Server) Service() discoveryv3.AggregatedDiscoveryServiceServer {
+	return &service{server: s}
 }
 
 // DefaultStreamAge is how long a stream of a proxy lasts, in a control plane that
