@@ -31,6 +31,7 @@ type Changes struct {
 // pointers (a part of the sorted list of its kind, and for each host it touches the
 // sorted list of entries).
 type Snapshot struct {
+	model    *Model
 	revision int64
 	objects  *cow.Map[Object]
 	// kinds holds the objects of each collection, sorted by name.
@@ -48,13 +49,13 @@ type Snapshot struct {
 // out depends on the objects only, not on the way to them: a Snapshot that was
 // built step by step equals the one built at once. Hosts and gateways whose inputs
 // did not change keep their pointers.
-func Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
+func (m *Model) Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
 	if prev == nil {
 		prev = &Snapshot{}
 	}
 	s := &Snapshot{
-		revision: revision,
-		objects:  prev.objects.Clone(), kinds: maps.Clone(prev.kinds),
+		model: m, revision: revision,
+		objects: prev.objects.Clone(), kinds: maps.Clone(prev.kinds),
 		referrers: prev.referrers.Clone(), states: prev.states.Clone(),
 		problems: maps.Clone(prev.problems),
 	}
@@ -132,7 +133,7 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 		} else {
 			s.objects.Set(name, o)
 		}
-		relink(links, name, refersTo(old), refersTo(o))
+		relink(links, name, s.model.refersTo(old), s.model.refersTo(o))
 	}
 	for target, l := range links {
 		if all := splice(s.referring(target), l.removed, l.added, strings.Compare); len(all) > 0 {

@@ -153,12 +153,8 @@ func dumpHost(h *Host) string {
 			fmt.Fprintf(&b, " %v%v %s*%d", t.Backend, t.Function, t.Subset, t.Weight)
 		}
 		p := e.Policies
-		fmt.Fprintf(&b, "| %v %v", p.Timeout, p.Retry)
-		for _, a := range p.Authentication {
-			fmt.Fprintf(&b, " %v %s %v", a.Source.Object, a.Source.Path, a.Value)
-		}
-		for _, a := range p.Headers {
-			fmt.Fprintf(&b, " %v %s %v", a.Source.Object, a.Source.Path, a.Value)
+		for _, v := range p.values {
+			fmt.Fprintf(&b, "| %s %v", v.policy.PolicyName(), v.value)
 		}
 		for _, k := range slices.Sorted(maps.Keys(p.fields)) {
 			fmt.Fprintf(&b, " %s=%v", k, p.fields[k])
@@ -193,12 +189,12 @@ func TestBuildStepByStep(t *testing.T) {
 					world[name] = o
 				}
 			}
-			next := Build(s, int64(i+1), c)
+			next := model.Build(s, int64(i+1), c)
 			samePointers(rt, s, next)
 			old, texts, s = append(old, next), append(texts, dump(next)), next
 		}
 		objects := slices.Collect(maps.Values(world))
-		whole := Build(nil, s.Revision(), Changes{Updates: objects})
+		whole := model.Build(nil, s.Revision(), Changes{Updates: objects})
 		if a, b := dump(s), dump(whole); a != b {
 			rt.Fatalf("step by step:\n%s\nat once:\n%s", a, b)
 		}
@@ -253,7 +249,7 @@ func sameInputs(a, b *Host, prev, next *Snapshot) bool {
 		if prev.Get(o.GetName()) != next.Get(o.GetName()) {
 			return false
 		}
-		for _, r := range references(o) {
+		for _, r := range model.references(o) {
 			if prev.Get(r.name) != next.Get(r.name) {
 				return false
 			}
@@ -284,7 +280,7 @@ func hostNames(hosts []*Host) string {
 }
 
 func TestHosts(t *testing.T) {
-	s := Build(nil, 1, Changes{Updates: objects(t, world)})
+	s := model.Build(nil, 1, Changes{Updates: objects(t, world)})
 	for listener, want := range map[string]string{
 		"http": "*=any *.x=two a.x=one c.b.x=two",
 		"some": "*.b.x=any+two a.x=any+one+two c.b.x=two",
@@ -320,7 +316,7 @@ func TestIntersect(t *testing.T) {
 
 // TestUnchangedHosts changes one object at a time and looks which Hosts are new.
 func TestUnchangedHosts(t *testing.T) {
-	base := Build(nil, 1, Changes{Updates: objects(t, world)})
+	base := model.Build(nil, 1, Changes{Updates: objects(t, world)})
 	for _, row := range []struct{ change, want string }{
 		{"route one {'hostnames': ['a.x'], 'rules': [{'directResponse': {'status': 200}}]}", "http/a.x some/a.x"},
 		{"route new {'hostnames': ['n.x'], 'rules': [{'directResponse': {'status': 200}}]}", "http/n.x"},
@@ -329,7 +325,7 @@ func TestUnchangedHosts(t *testing.T) {
 		{"secret s {'jwks': '[]'}", ""},
 		{"route one {'hostnames': ['a.x'], 'rules': [{'forward': {'backends': [{'backend': 'b'}]}}]}", ""},
 	} {
-		s := Build(base, 2, Changes{Updates: objects(t, row.change)})
+		s := model.Build(base, 2, Changes{Updates: objects(t, row.change)})
 		var fresh []string
 		for _, l := range []string{"http", "some"} {
 			before := base.Hosts("projects/p/gateways/g", l)
@@ -349,7 +345,7 @@ func TestUnchangedHosts(t *testing.T) {
 // hosts that it serves, certificates do not.
 func TestSecretOfPolicies(t *testing.T) {
 	const auth = `'authentication': {'jwt': {'issuer': 'i', 'audiences': ['a'], 'jwksSecret': 's'}}`
-	base := Build(nil, 1, Changes{Updates: objects(t, `
+	base := model.Build(nil, 1, Changes{Updates: objects(t, `
 secret s {'jwks': '1'}
 secret c {'certificate': {'chain': '1'}}
 gateway g {'listeners': [{'name': 'http', 'port': 80, 'protocol': 'LISTENER_PROTOCOL_HTTPS', 'tls': {'certificates': ['c']}}]}
@@ -371,16 +367,16 @@ route b {'hostnames': ['b'], 'rules': [{'directResponse': {'status': 200}}]}
 		}
 		return strings.Join(out, " ")
 	}
-	if got := changed(Build(base, 2, Changes{Updates: objects(t, "secret s {'jwks': '2'}")})); got != "g/a h/b" {
+	if got := changed(model.Build(base, 2, Changes{Updates: objects(t, "secret s {'jwks': '2'}")})); got != "g/a h/b" {
 		t.Errorf("keys: %s", got)
 	}
-	if got := changed(Build(base, 2, Changes{Updates: objects(t, "secret c {'certificate': {'chain': '2'}}")})); got != "" {
+	if got := changed(model.Build(base, 2, Changes{Updates: objects(t, "secret c {'certificate': {'chain': '2'}}")})); got != "" {
 		t.Errorf("certificate: %s", got)
 	}
 }
 
 func TestList(t *testing.T) {
-	s := Build(nil, 7, Changes{Updates: objects(t, world+`
+	s := model.Build(nil, 7, Changes{Updates: objects(t, world+`
 route x {"name": "projects/p-q/routes/x", "rules": []}
 route x {"name": "projects/pq/routes/x", "rules": []}
 route x {"name": "projects/a/routes/x", "rules": []}
@@ -418,7 +414,7 @@ func BenchmarkBuildOneRoute(b *testing.B) {
 				continue
 			}
 			b.Run(fmt.Sprintf("%s/%d", layout, n), func(b *testing.B) {
-				s := Build(nil, 1, Changes{Updates: manyRoutes(n, layout == "one host")})
+				s := model.Build(nil, 1, Changes{Updates: manyRoutes(n, layout == "one host")})
 				versions := [2]Object{}
 				for i := range versions {
 					r := proto.CloneOf(s.Get("projects/p/routes/r5")).(*pb.Route)
@@ -428,7 +424,7 @@ func BenchmarkBuildOneRoute(b *testing.B) {
 				b.ReportAllocs()
 				i := 0
 				for b.Loop() {
-					s = Build(s, int64(i), Changes{Updates: versions[i%2 : i%2+1]})
+					s = model.Build(s, int64(i), Changes{Updates: versions[i%2 : i%2+1]})
 					i++
 				}
 			})
@@ -439,7 +435,7 @@ func BenchmarkBuildOneRoute(b *testing.B) {
 func BenchmarkBuildAll(b *testing.B) {
 	all := manyRoutes(10_000, false)
 	for b.Loop() {
-		Build(nil, 1, Changes{Updates: all})
+		model.Build(nil, 1, Changes{Updates: all})
 	}
 }
 

@@ -52,7 +52,7 @@ func TestCredentialWarnings(t *testing.T) {
 		{&pb.Secret{Name: "projects/p/secrets/s", Data: map[string]string{"password": canary}}, nil},
 	} {
 		var got []string
-		for _, w := range Warnings(c.o) {
+		for _, w := range model.Warnings(c.o) {
 			got = append(got, w.Field)
 			if strings.Contains(w.Message, "canary") {
 				t.Errorf("the warning shows the value: %s", w.Message)

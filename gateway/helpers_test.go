@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // objectOf decodes an object of a kind ("route") from JSON and gives it a name
@@ -53,8 +55,24 @@ func objects(t testing.TB, text string) []Object {
 		kind, rest, _ := strings.Cut(line, " ")
 		id, json, _ := strings.Cut(rest, " ")
 		o := objectOf(t, kind, id, json)
-		Normalize(o)
+		model.Normalize(o)
 		out = append(out, o)
 	}
 	return out
 }
+
+// model has all policies: see TestMain. This package cannot import them.
+var model *Model
+
+// valueOf is what is in force of a policy by its name.
+func valueOf[P proto.Message](e *Effective, name protoreflect.Name) Value[P] {
+	for _, v := range e.values {
+		if v.policy.PolicyName() == name {
+			return *v.value.(*Value[P])
+		}
+	}
+	return Value[P]{}
+}
+
+// UseModel is for TestMain.
+func UseModel(m *Model) { model = m }

@@ -79,7 +79,7 @@ func (s *Snapshot) buildGateways(prev *Snapshot, changed map[string]Object, dirt
 // objects. Certificates of listeners are no part of any Host.
 func (s *Snapshot) policiesReferTo(gateway string, changed map[string]Object) bool {
 	g, _ := s.Get(gateway).(*pb.Gateway)
-	return slices.ContainsFunc(policyReferences(projectOf(gateway), "policies", g.GetPolicies()), func(r reference) bool {
+	return slices.ContainsFunc(s.model.policyReferences(projectOf(gateway), "policies", g.GetPolicies()), func(r reference) bool {
 		_, ok := changed[r.name]
 		return ok
 	})
@@ -201,7 +201,7 @@ func (s *Snapshot) attachment(g *pb.Gateway, r *pb.Route) *attachment {
 		{Source{g, "policies"}, g.GetPolicies()},
 		{Source{r, "policies"}, r.GetPolicies()},
 	}
-	shared := merge(outer...)
+	shared := s.model.merge(outer...)
 	outerProblem := s.policyProblem(g, "policies", g.GetPolicies())
 	if outerProblem == "" {
 		outerProblem = s.policyProblem(r, "policies", r.GetPolicies())
@@ -210,7 +210,7 @@ func (s *Snapshot) attachment(g *pb.Gateway, r *pb.Route) *attachment {
 		e := Entry{Route: r, Rule: rule, RuleName: RuleName(rule, i), RuleIndex: i, Policies: shared, Problem: outerProblem}
 		if rule.GetPolicies() != nil {
 			path := fmt.Sprintf("rules[%d].policies", i)
-			e.Policies = merge(append(outer[:2:2], level{Source{r, path}, rule.GetPolicies()})...)
+			e.Policies = s.model.merge(append(outer[:2:2], level{Source{r, path}, rule.GetPolicies()})...)
 			if e.Problem == "" {
 				e.Problem = s.policyProblem(r, path, rule.GetPolicies())
 			}
@@ -246,7 +246,7 @@ func RuleName(r *pb.RouteRule, position int) string {
 
 // policyProblem says why policies cannot be enforced as written; "" when they can.
 func (s *Snapshot) policyProblem(o Object, path string, p *pb.Policies) string {
-	for _, r := range policyReferences(projectOf(o.GetName()), path, p) {
+	for _, r := range s.model.policyReferences(projectOf(o.GetName()), path, p) {
 		if _, m := s.target(o, r); m != "" {
 			return fmt.Sprintf("%s of %s: %s", r.field, o.GetName(), m)
 		}

@@ -175,22 +175,9 @@ func (c *checker) keyWarnings(o Object) {
 			c.add(field, "%s", i)
 		}
 	}
-	inline := func(path string, p *pb.Policies) {
-		if k, ok := p.GetAuthentication().GetJwt().GetKeys().(*pb.JwtAuthentication_Jwks); ok {
-			warn(path+".authentication.jwt.jwks", k.Jwks)
-		}
-	}
-	switch v := o.(type) {
-	case *pb.Secret:
+	if v, ok := o.(*pb.Secret); ok {
 		if k, ok := v.GetValue().(*pb.Secret_Jwks); ok {
 			warn("jwks", k.Jwks)
-		}
-	case *pb.Gateway:
-		inline("policies", v.GetPolicies())
-	case *pb.Route:
-		inline("policies", v.GetPolicies())
-		for i, r := range v.GetRules() {
-			inline(fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())
 		}
 	}
 }

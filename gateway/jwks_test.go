@@ -37,10 +37,10 @@ func TestOddKeys(t *testing.T) {
 	for odd, want := range oddKeys {
 		odd = strings.ReplaceAll(odd, "GOODMODULUS", goodModulus)
 		s := secret(odd, good)
-		if p := Validate(s); len(p) > 0 {
+		if p := model.Validate(s); len(p) > 0 {
 			t.Errorf("%s: %v", odd, p)
 		}
-		w := Warnings(s)
+		w := model.Warnings(s)
 		if len(w) != 1 || w[0].Field != "jwks" || !strings.Contains(w[0].Message, `keys[0] (kid "odd")`) || !strings.Contains(w[0].Message, want) {
 			t.Errorf("%s: warnings %v, want %s", odd, w, want)
 		}
@@ -48,23 +48,23 @@ func TestOddKeys(t *testing.T) {
 		if err := json.Unmarshal([]byte(VerificationKeys(s.GetJwks())), &served); err != nil || len(served.Keys) != 1 || served.Keys[0]["kid"] != "good" || len(served.Keys[0]) != 6 {
 			t.Errorf("%s: served %v, %v", odd, served, err)
 		}
-		if p := Validate(secret(odd)); len(p) != 1 || !strings.Contains(p[0].Message, "no key that a token can be checked with") || !strings.Contains(p[0].Message, want) {
+		if p := model.Validate(secret(odd)); len(p) != 1 || !strings.Contains(p[0].Message, "no key that a token can be checked with") || !strings.Contains(p[0].Message, want) {
 			t.Errorf("%s alone: %v", odd, p)
 		}
 		if VerificationKeys(secret(odd).GetJwks()) != "" {
 			t.Errorf("%s alone is served", odd)
 		}
 	}
-	if w := Warnings(secret(good, good)); len(w) != 1 || !strings.Contains(w[0].Message, `keys[1] (kid "good") has the kid of keys[0]`) {
+	if w := model.Warnings(secret(good, good)); len(w) != 1 || !strings.Contains(w[0].Message, `keys[1] (kid "good") has the kid of keys[0]`) {
 		t.Errorf("two keys of one kid: %v", w)
 	}
-	if p := Validate(secret(good, `{"kty":"RSA","kid":"p","e":"AQAB","n":"AAAA","d":"SECRET"}`)); len(p) != 1 || !strings.Contains(p[0].Message, `keys[1] (kid "p") holds a private key`) || strings.Contains(p[0].Message, "SECRET") {
+	if p := model.Validate(secret(good, `{"kty":"RSA","kid":"p","e":"AQAB","n":"AAAA","d":"SECRET"}`)); len(p) != 1 || !strings.Contains(p[0].Message, `keys[1] (kid "p") holds a private key`) || strings.Contains(p[0].Message, "SECRET") {
 		t.Errorf("a private key: %v", p)
 	}
 	route := &pb.Route{Name: "projects/p/routes/r", Rules: []*pb.RouteRule{{Policies: &pb.Policies{Authentication: &pb.AuthenticationPolicy{
 		Jwt: &pb.JwtAuthentication{Keys: &pb.JwtAuthentication_Jwks{Jwks: secret(`{"kid":"odd"}`, good).GetJwks()}},
 	}}}}}
-	if w := Warnings(route); len(w) != 1 || w[0].Field != "rules[0].policies.authentication.jwt.jwks" {
+	if w := model.Warnings(route); len(w) != 1 || w[0].Field != "rules[0].policies.authentication.jwt.jwks" {
 		t.Errorf("keys written on a rule: %v", w)
 	}
 }

@@ -142,7 +142,7 @@ func TestTextThatNoRequestHas(t *testing.T) {
 			m = &pb.RouteMatch{Query: []*pb.QueryMatch{{Name: "q", Value: text(c.kind, c.text)}}}
 		}
 		r := &pb.Route{Name: "projects/p/routes/r", Rules: []*pb.RouteRule{{Name: "a", Matches: []*pb.RouteMatch{m}, Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}}}}}
-		problems := Validate(r)
+		problems := model.Validate(r)
 		if ok := len(problems) == 0; ok != c.ok {
 			t.Errorf("%s %s %q: %v", c.part, c.kind, c.text, problems)
 		}

@@ -118,7 +118,7 @@ func TestMismatch(t *testing.T) {
 }
 
 func TestOrder(t *testing.T) {
-	s := Build(nil, 1, Changes{Updates: objects(t, `
+	s := model.Build(nil, 1, Changes{Updates: objects(t, `
 gateway g {'listeners': [{'name': 'http', 'port': 80}]}
 route b {'rules': [{'name': 'short', 'matches': [{'path': {'prefix': '/a'}}], 'directResponse': {'status': 200}}, {'name': 'all', 'directResponse': {'status': 200}}]}
 route a {'rules': [{'name': 'root', 'matches': [{'path': {'prefix': '/'}}], 'directResponse': {'status': 200}}, {'name': 'method', 'matches': [{'methods': ['GET']}], 'directResponse': {'status': 200}},

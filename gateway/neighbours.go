@@ -61,11 +61,11 @@ func neighboursIn(h *Host, r *pb.Route) []Problem {
 	}
 	var out []Problem
 	for _, strict := range h.Entries {
-		if !narrow(strict.Match.GetPath()) || len(strict.Policies.Authentication) == 0 {
+		if !narrow(strict.Match.GetPath()) || !strict.Policies.Protected() {
 			continue
 		}
 		for _, wide := range h.Entries {
-			if strict.Route != r && wide.Route != r || len(wide.Policies.Authentication) > 0 || narrow(wide.Match.GetPath()) || !sameBackend(strict, wide) {
+			if strict.Route != r && wide.Route != r || wide.Policies.Protected() || narrow(wide.Match.GetPath()) || !sameBackend(strict, wide) {
 				continue
 			}
 			out = append(out, Problem{

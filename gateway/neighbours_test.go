@@ -36,7 +36,7 @@ func TestNeighbours(t *testing.T) {
 		"both open":       {forward("b", exact, false), forward("b", all, false), 0},
 		"exact elsewhere": {forward("b", exact, true), forward("b", &pb.PathMatch{Match: &pb.PathMatch_Exact{Exact: "/x"}}, false), 0},
 	} {
-		s := Build(nil, 1, Changes{Updates: []Object{
+		s := model.Build(nil, 1, Changes{Updates: []Object{
 			&pb.Gateway{Name: "projects/p/gateways/g", Listeners: []*pb.Listener{{Name: "a", Port: 80}, {Name: "b", Port: 81}}},
 			&pb.Backend{Name: "projects/p/backends/b"}, &pb.Backend{Name: "projects/p/backends/c"},
 			&pb.Route{Name: "projects/p/routes/strict", Rules: []*pb.RouteRule{c.strict}},

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"slices"
 	"strings"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -12,19 +11,19 @@ import (
 // methods in upper case; a path prefix without its trailing slash (it matches the
 // same); no white space around names. What it cannot make right it leaves for
 // Validate. It comes before Validate and changes nothing the second time.
-func Normalize(o Object) {
+func (m *Model) Normalize(o Object) {
 	switch v := o.(type) {
 	case *pb.Gateway:
 		for _, l := range v.GetListeners() {
 			l.Hostnames = hostnames(l.GetHostnames())
 			l.Address = strings.TrimSpace(l.GetAddress())
 		}
-		normalizePolicies(v.GetPolicies())
+		m.normalizePolicies(v.GetPolicies())
 	case *pb.Route:
 		v.Hostnames = hostnames(v.GetHostnames())
-		normalizePolicies(v.GetPolicies())
+		m.normalizePolicies(v.GetPolicies())
 		for _, r := range v.GetRules() {
-			normalizeRule(r)
+			m.normalizeRule(r)
 		}
 	case *pb.Backend:
 		if d := v.GetDns(); d != nil {
@@ -50,20 +49,9 @@ func hostname(h string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.TrimSpace(h), "."))
 }
 
-func headerName(h string) string { return strings.ToLower(strings.TrimSpace(h)) }
-
-func normalizeRule(r *pb.RouteRule) {
-	for _, m := range r.GetMatches() {
-		if p, ok := m.GetPath().GetMatch().(*pb.PathMatch_Prefix); ok && strings.Trim(p.Prefix, "/") != "" && !strings.HasSuffix(p.Prefix, "//") {
-			// Validate refuses several slashes.
-			p.Prefix = strings.TrimSuffix(p.Prefix, "/")
-		}
-		for i, method := range m.GetMethods() {
-			m.Methods[i] = strings.ToUpper(strings.TrimSpace(method))
-		}
-		for _, h := range m.GetHeaders() {
-			h.Name = headerName(h.GetName())
-		}
+func (m *Model) normalizeRule(r *pb.RouteRule) {
+	for _, match := range r.GetMatches() {
+		normalizeMatch(match)
 	}
 	if f := r.GetForward(); f != nil {
 		f.HostRewrite = hostname(f.GetHostRewrite())
@@ -71,19 +59,18 @@ func normalizeRule(r *pb.RouteRule) {
 	if d := r.GetRedirect(); d != nil {
 		d.Host, d.Scheme = hostname(d.GetHost()), strings.ToLower(d.GetScheme())
 	}
-	normalizePolicies(r.GetPolicies())
+	m.normalizePolicies(r.GetPolicies())
 }
 
-func normalizePolicies(p *pb.Policies) {
-	for _, c := range []*pb.HeaderChange{p.GetHeaders().GetRequest(), p.GetHeaders().GetResponse()} {
-		for _, h := range slices.Concat(c.GetSet(), c.GetAdd()) {
-			h.Name = headerName(h.GetName())
-		}
-		for i, n := range c.GetRemove() {
-			c.Remove[i] = headerName(n)
-		}
+func normalizeMatch(m *pb.RouteMatch) {
+	if p, ok := m.GetPath().GetMatch().(*pb.PathMatch_Prefix); ok && strings.Trim(p.Prefix, "/") != "" && !strings.HasSuffix(p.Prefix, "//") {
+		// Validate refuses several slashes.
+		p.Prefix = strings.TrimSuffix(p.Prefix, "/")
 	}
-	for _, c := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
-		c.Header = headerName(c.GetHeader())
+	for i, method := range m.GetMethods() {
+		m.Methods[i] = strings.ToUpper(strings.TrimSpace(method))
+	}
+	for _, h := range m.GetHeaders() {
+		h.Name = HeaderName(h.GetName())
 	}
 }

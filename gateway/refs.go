@@ -22,14 +22,15 @@ type reference struct {
 	subset string
 	// port of the backend's endpoints, or 0.
 	port uint32
-	// issuer that the policy of a consumer reference asks for.
-	issuer string
+	// holds and fits are those of Reference.
+	holds string
+	fits  func(Object) string
 	// key of a secret with data, or "".
 	key string
 }
 
 // references lists every mention of other objects in o, in order of fields.
-func references(o Object) []reference {
+func (m *Model) references(o Object) []reference {
 	project := projectOf(o.GetName())
 	var out []reference
 	switch v := o.(type) {
@@ -39,7 +40,7 @@ func references(o Object) []reference {
 				out = append(out, refTo(fmt.Sprintf("listeners[%d].tls.certificates[%d]", i, j), project, c, KindSecrets))
 			}
 		}
-		out = append(out, policyReferences(project, "policies", v.GetPolicies())...)
+		out = append(out, m.policyReferences(project, "policies", v.GetPolicies())...)
 	case *pb.Function:
 		for i, t := range v.GetTraffic() {
 			if t.GetVersion() != 0 {
@@ -53,14 +54,14 @@ func references(o Object) []reference {
 		for i, g := range v.GetGateways() {
 			out = append(out, refTo(fmt.Sprintf("gateways[%d]", i), project, g, KindGateways))
 		}
-		out = append(out, policyReferences(project, "policies", v.GetPolicies())...)
+		out = append(out, m.policyReferences(project, "policies", v.GetPolicies())...)
 		for i, r := range v.GetRules() {
 			for j, b := range r.GetForward().GetBackends() {
 				ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", i, j), project, b.GetBackend(), KindBackends, KindFunctions)
 				ref.subset, ref.port = b.GetSubset(), b.GetPort()
 				out = append(out, ref)
 			}
-			out = append(out, policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
+			out = append(out, m.policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
 		}
 	}
 	return out
@@ -72,24 +73,6 @@ func secretReferences(project, path string, f *pb.Function) []reference {
 		k := f.GetEnvSecrets()[variable]
 		ref := refTo(fmt.Sprintf("%s[%q].secret", path, variable), project, k.GetSecret(), KindSecrets)
 		ref.key = k.GetKey()
-		out = append(out, ref)
-	}
-	return out
-}
-
-func policyReferences(project, path string, p *pb.Policies) []reference {
-	jwt := p.GetAuthentication().GetJwt()
-	if jwt == nil {
-		return nil
-	}
-	path += ".authentication.jwt"
-	var out []reference
-	if s, ok := jwt.GetKeys().(*pb.JwtAuthentication_JwksSecret); ok {
-		out = append(out, refTo(path+".jwks_secret", project, s.JwksSecret, KindSecrets))
-	}
-	for i, c := range jwt.GetConsumers() {
-		ref := refTo(fmt.Sprintf("%s.consumers[%d]", path, i), project, c, KindConsumers)
-		ref.issuer = jwt.GetIssuer()
 		out = append(out, ref)
 	}
 	return out
@@ -199,8 +182,8 @@ func secretKind(r reference) (want, last string) {
 	switch {
 	case r.key != "":
 		return "data", "env_secrets"
-	case strings.HasSuffix(r.field, ".jwks_secret"):
-		return "jwks", "jwks_secret"
+	case r.holds != "":
+		return r.holds, r.field[strings.LastIndexByte(r.field, '.')+1:]
 	}
 	return "certificate", "tls.certificates"
 }
@@ -259,12 +242,12 @@ func identityKey(c *pb.Consumer) string {
 }
 
 // refersTo lists the names and keys that o depends on, sorted.
-func refersTo(o Object) []string {
+func (m *Model) refersTo(o Object) []string {
 	if o == nil {
 		return nil
 	}
 	var out []string
-	for _, r := range references(o) {
+	for _, r := range m.references(o) {
 		out = append(out, r.name)
 	}
 	if c, ok := o.(*pb.Consumer); ok {
@@ -283,11 +266,12 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 	if _, version := o.(*pb.FunctionVersion); version {
 		return nil // it may outlive what it needs, unless it gets requests: see checkVersions
 	}
-	for _, r := range references(o) {
+	for _, r := range s.model.references(o) {
 		target, m := s.target(o, r)
-		if c, ok := target.(*pb.Consumer); ok && c.GetJwt().GetIssuer() != r.issuer {
-			// The allow list is stricter than meant, never wider: entries stay.
-			add(r.field, fmt.Sprintf("%s is known by tokens of issuer %q, but this asks for tokens of %q, so it could never pass", r.name, c.GetJwt().GetIssuer(), r.issuer))
+		if target != nil && r.fits != nil {
+			if why := r.fits(target); why != "" {
+				add(r.field, r.name+" "+why) // the policy is stricter than meant, never wider: entries stay
+			}
 		}
 		if m != "" {
 			field := r.field
@@ -324,7 +308,7 @@ func (s *Snapshot) checkVersions(f *pb.Function) []Problem {
 		if v == nil {
 			continue
 		}
-		for _, r := range references(v) {
+		for _, r := range s.model.references(v) {
 			if _, m := s.target(v, r); m != "" {
 				out = append(out, Problem{
 					target: r.name, Object: f.GetName(), Field: fmt.Sprintf("traffic[%d].version", i), Origin: f.GetMetadata().GetOrigin(),

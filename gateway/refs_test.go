@@ -44,7 +44,7 @@ consumer c {'jwt': {'issuer': 'i', 'subject': 's'}}
 	} {
 		object := strings.Replace(row.object, `'issuer': 'i', 'issuer'`, `'issuer'`, 1)
 		all := objects(t, base+object)
-		s := Build(nil, 1, Changes{Updates: all})
+		s := model.Build(nil, 1, Changes{Updates: all})
 		expect(t, s.Check(all[len(all)-1].GetName()), row.field, row.message)
 	}
 }
@@ -52,7 +52,7 @@ consumer c {'jwt': {'issuer': 'i', 'subject': 's'}}
 // TestProblemsComeAndGo: what refers to an object is looked at again when the
 // object comes, changes or goes, and its entries never get less protection.
 func TestProblemsComeAndGo(t *testing.T) {
-	s := Build(nil, 1, Changes{Updates: objects(t, `
+	s := model.Build(nil, 1, Changes{Updates: objects(t, `
 gateway g {'listeners': [{'name': 'http', 'port': 80}]}
 route r {'rules': [{'forward': {'backends': [{'backend': 'b', 'weight': 1}, {'backend': 'c', 'weight': 3}]}, 'policies': {'authentication': {'jwt': {'issuer': 'i', 'audiences': ['a'], 'jwksSecret': 'k'}}}}]}
 `)})
@@ -65,13 +65,13 @@ route r {'rules': [{'forward': {'backends': [{'backend': 'b', 'weight': 1}, {'ba
 		}
 	}
 	state(3, 0, true)
-	s = Build(s, 2, Changes{Updates: objects(t, "backend b {}\nbackend c {}")})
+	s = model.Build(s, 2, Changes{Updates: objects(t, "backend b {}\nbackend c {}")})
 	state(1, 2, true)
-	s = Build(s, 3, Changes{Updates: objects(t, "secret k {'jwks': '{}'}")})
+	s = model.Build(s, 3, Changes{Updates: objects(t, "secret k {'jwks': '{}'}")})
 	state(0, 2, false)
-	s = Build(s, 4, Changes{Deletes: []string{"projects/p/backends/c"}})
+	s = model.Build(s, 4, Changes{Deletes: []string{"projects/p/backends/c"}})
 	state(1, 1, false)
-	s = Build(s, 5, Changes{Deletes: []string{"projects/p/backends/b"}})
+	s = model.Build(s, 5, Changes{Deletes: []string{"projects/p/backends/b"}})
 	state(2, 0, true)
 	if !strings.Contains(entry().Problem, "no backend") {
 		t.Error(entry().Problem)
@@ -79,7 +79,7 @@ route r {'rules': [{'forward': {'backends': [{'backend': 'b', 'weight': 1}, {'ba
 	if got := s.Referrers("projects/p/backends/b"); !slices.Equal(got, []string{"projects/p/routes/r"}) {
 		t.Error(got)
 	}
-	s = Build(s, 6, Changes{Deletes: []string{"projects/p/routes/r"}})
+	s = model.Build(s, 6, Changes{Deletes: []string{"projects/p/routes/r"}})
 	if len(s.Problems()) != 0 || len(s.Referrers("projects/p/backends/b")) != 0 || len(s.Hosts("projects/p/gateways/g", "http")) != 0 {
 		t.Error("the route left something behind")
 	}
@@ -88,7 +88,7 @@ route r {'rules': [{'forward': {'backends': [{'backend': 'b', 'weight': 1}, {'ba
 // TestForeignProjects: objects of other projects are never reached, whatever a
 // stored reference says.
 func TestForeignProjects(t *testing.T) {
-	s := Build(nil, 1, Changes{Updates: objects(t, `
+	s := model.Build(nil, 1, Changes{Updates: objects(t, `
 gateway g {'listeners': [{'name': 'http', 'port': 80}]}
 backend b {}
 route r {"name": "projects/q/routes/r", 'gateways': ['projects/p/gateways/g'], 'rules': [{'forward': {'backends': [{'backend': 'projects/p/backends/b'}]}}]}
@@ -104,7 +104,7 @@ route s {"name": "projects/q/routes/s", 'rules': [{'directResponse': {'status': 
 
 func TestEffective(t *testing.T) {
 	const token = `'jwt': {'issuer': 'i', 'audiences': ['b', 'a'], 'jwksSecret': 'k'}`
-	s := Build(nil, 1, Changes{Updates: objects(t, `
+	s := model.Build(nil, 1, Changes{Updates: objects(t, `
 secret k {'jwks': '{}'}
 gateway g {'listeners': [{'name': 'http', 'port': 80}], 'policies': {'timeout': {'request': '1s', 'idle': '2s'}, 'retry': {'idempotent': {'attempts': 1, 'on': ['RETRY_ON_RESET']}}, 'authentication': {`+token+`}, 'rateLimit': {'limits': [{'name': 'g'}]}, 'headers': {'request': {'remove': ['a']}}}}
 route r {'rules': [{'directResponse': {'status': 200}, 'policies': {'timeout': {'idle': '0s'}, 'retry': {'idempotent': {'attempts': 0}, 'other': {}}, 'authentication': {`+strings.Replace(token, "'k'", "'secrets/k'", 1)+`}, 'rateLimit': {'limits': [{'name': 'r'}]}, 'headers': {'request': {'remove': ['b']}}}}, {'matches': [{'path': {'exact': '/'}}], 'directResponse': {'status': 200}}],
@@ -115,12 +115,12 @@ route r {'rules': [{'directResponse': {'status': 200}, 'policies': {'timeout': {
 		byRule[e.RuleName] = e.Policies
 	}
 	e := byRule["rule-0"]
-	if got := e.Timeout; got.GetRequest().AsDuration().String() != "3s" || got.Idle == nil || got.GetIdle().AsDuration() != 0 {
+	if got := valueOf[*pb.TimeoutPolicy](e, "timeout").Merged; got.GetRequest().AsDuration().String() != "3s" || got.Idle == nil || got.GetIdle().AsDuration() != 0 {
 		t.Errorf("timeout %v", got)
 	}
 	want := &pb.RetryPolicy{Idempotent: &pb.RetryRule{Attempts: proto.Uint32(0), On: []pb.RetryOn{pb.RetryOn_RETRY_ON_RESET}}}
-	if !proto.Equal(e.Retry, want) {
-		t.Errorf("retry %v, want %v", e.Retry, want)
+	if got := valueOf[*pb.RetryPolicy](e, "retry").Merged; !proto.Equal(got, want) {
+		t.Errorf("retry %v, want %v", got, want)
 	}
 	for field, want := range map[string]string{
 		"timeout.request": "projects/p/routes/r policies", "timeout.idle": "projects/p/routes/r rules[0].policies",
@@ -136,17 +136,18 @@ route r {'rules': [{'directResponse': {'status': 200}, 'policies': {'timeout': {
 		}
 	}
 	// The rule asks for the same as the gateway, in other words: once.
-	if len(e.Authentication) != 2 || e.Authentication[0].Value.GetIssuer() != "i" || e.Authentication[1].Value.GetIssuer() != "j" {
-		t.Errorf("authentication %v", e.Authentication)
+	if got := valueOf[*pb.AuthenticationPolicy](e, "authentication").Levels; len(got) != 2 || got[0].Value.GetJwt().GetIssuer() != "i" || got[1].Value.GetJwt().GetIssuer() != "j" || !e.Protected() {
+		t.Errorf("authentication %v", got)
 	}
-	if len(e.RateLimits) != 2 || e.RateLimits[0].Value.GetName() != "g" || len(e.Headers) != 2 || e.Headers[1].Source.Path != "rules[0].policies" {
-		t.Errorf("limits %v headers %v", e.RateLimits, e.Headers)
+	limits, headers := valueOf[*pb.RateLimitPolicy](e, "rate_limit").Levels, valueOf[*pb.HeadersPolicy](e, "headers").Levels
+	if len(limits) != 2 || limits[0].Value.GetLimits()[0].GetName() != "g" || len(headers) != 2 || headers[1].Source.Path != "rules[0].policies" {
+		t.Errorf("limits %v headers %v", limits, headers)
 	}
-	if e := byRule["rule-1"]; e.Timeout.GetIdle().AsDuration().String() != "2s" || e.From("timeout.idle").Object.GetName() != "projects/p/gateways/g" {
-		t.Errorf("rule-1: %v", e.Timeout)
+	if e := byRule["rule-1"]; valueOf[*pb.TimeoutPolicy](e, "timeout").Merged.GetIdle().AsDuration().String() != "2s" || e.From("timeout.idle").Object.GetName() != "projects/p/gateways/g" {
+		t.Errorf("rule-1: %v", e)
 	}
-	none := merge(level{}, level{})
-	if none.Timeout != nil || none.Retry != nil || none.From("timeout.request").Object != nil {
+	none := model.merge(level{}, level{})
+	if len(none.values) != 0 || none.Protected() || none.From("timeout.request").Object != nil {
 		t.Error("policies out of nothing")
 	}
 }
@@ -191,7 +192,7 @@ func FuzzValidate(f *testing.F) {
 		f.Add(b)
 	}
 	g := objects(f, "gateway g {'listeners': [{'name': 'http', 'port': 80}]}")
-	base := Build(nil, 1, Changes{Updates: g})
+	base := model.Build(nil, 1, Changes{Updates: g})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := &pb.Resource{}
 		if proto.Unmarshal(data, r) != nil {
@@ -201,13 +202,13 @@ func FuzzValidate(f *testing.F) {
 		if o == nil {
 			return
 		}
-		Normalize(o)
+		model.Normalize(o)
 		again := proto.CloneOf(o)
-		if Normalize(again); !proto.Equal(again, o) {
+		if model.Normalize(again); !proto.Equal(again, o) {
 			t.Errorf("a second Normalize changes %v to %v", o, again)
 		}
-		Validate(o)
-		s := Build(base, 2, Changes{Updates: []Object{o}})
+		model.Validate(o)
+		s := model.Build(base, 2, Changes{Updates: []Object{o}})
 		s.Check()
 		s.Hosts("projects/p/gateways/g", "http")
 	})

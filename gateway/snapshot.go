@@ -99,26 +99,18 @@ type Source struct {
 	Path string
 }
 
+// Resolve is the full name of an object that a text at the source means: see Resolve. A
+// source without an object means names in full.
+func (s Source) Resolve(kind, text string) string {
+	project := ""
+	if s.Object != nil {
+		project = projectOf(s.Object.GetName())
+	}
+	return Resolve(project, kind, text)
+}
+
 // Sourced is a policy with its source.
 type Sourced[T any] struct {
 	Source Source
 	Value  T
 }
-
-// Effective is the merged policies of one rule: gateway, then route, then rule.
-type Effective struct {
-	// Timeout and Retry are merged field by field, the nearer winning; nil when no
-	// level says anything. Defaults are applied by the policy packages.
-	Timeout *pb.TimeoutPolicy
-	Retry   *pb.RetryPolicy
-	// The rest adds up, outermost first.
-	Headers        []Sourced[*pb.HeadersPolicy]
-	Authentication []Sourced[*pb.JwtAuthentication]
-	RateLimits     []Sourced[*pb.RateLimit]
-
-	fields map[string]Source
-}
-
-// From returns where the merged value of a field such as "timeout.request" or
-// "retry.idempotent.attempts" was written; a zero Source means default.
-func (e *Effective) From(field string) Source { return e.fields[field] }

@@ -1,9 +1,6 @@
 package gateway
 
 import (
-	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -34,63 +31,6 @@ func RequestTimeout(p *pb.TimeoutPolicy, targets []Target) (d time.Duration, fol
 		d = DefaultRequestTimeout
 	}
 	return d, follows
-}
-
-// ShortTimeouts returns where a route gives up before its function does: where an explicit
-// timeout.request, of whatever level, is below the timeout of a function behind it. names
-// are the objects that were written; of functions, the routes that lead to them are looked
-// at. Hosts with very many entries are not.
-func (s *Snapshot) ShortTimeouts(names []string) []Problem {
-	routes := map[string]bool{}
-	for _, name := range names {
-		routes[name] = true
-		if _, ok := s.Get(name).(*pb.Function); ok {
-			for _, r := range s.Dependents(name) {
-				routes[r] = true
-			}
-		}
-	}
-	var out []Problem
-	seen := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(routes)) {
-		s.eachHost(name, func(h *Host, r *pb.Route) {
-			if len(h.Entries) > maxNeighbours {
-				return
-			}
-			for _, e := range h.Entries {
-				if e.Route != r {
-					continue
-				}
-				for _, p := range shortTimeouts(e) {
-					if key := p.Field + p.Message; !seen[name+key] {
-						seen[name+key] = true
-						out = append(out, p)
-					}
-				}
-			}
-		})
-	}
-	return out
-}
-
-func shortTimeouts(e *Entry) []Problem {
-	request := e.Policies.Timeout.GetRequest().AsDuration()
-	if request == 0 { // it follows the function, or is switched off
-		return nil
-	}
-	var out []Problem
-	for _, t := range e.Backends {
-		if t.Function == nil || request >= FunctionTimeout(t.Function) {
-			continue
-		}
-		from := e.Policies.From("timeout.request")
-		out = append(out, Problem{
-			Object: e.Route.GetName(), Origin: e.Route.GetMetadata().GetOrigin(), Field: fmt.Sprintf("rules[%d]", e.RuleIndex),
-			Message: fmt.Sprintf("timeout.request is %v (%s of %s), but %s may take %v: callers get 504 while it still works; make timeout.request longer, leave it out so that it follows the function, or make the timeout of the function shorter",
-				request, from.Path, from.Object.GetName(), t.Function.GetName(), FunctionTimeout(t.Function)),
-		})
-	}
-	return out
 }
 
 // FunctionTimeout is how long a function may take until its response begins.

@@ -35,7 +35,7 @@ func TestShortTimeouts(t *testing.T) {
 		if c.function > 0 {
 			f.Timeout = durationpb.New(c.function)
 		}
-		s := Build(nil, 1, Changes{Updates: []Object{
+		s := model.Build(nil, 1, Changes{Updates: []Object{
 			&pb.Gateway{Name: "projects/p/gateways/g", Policies: c.gateway, Listeners: []*pb.Listener{{Name: "a", Port: 80}, {Name: "b", Port: 81}}},
 			f,
 			&pb.Backend{Name: "projects/p/backends/b"},
@@ -45,7 +45,7 @@ func TestShortTimeouts(t *testing.T) {
 			}},
 		}})
 		for _, written := range []string{"projects/p/routes/r", "projects/p/functions/f"} {
-			got := s.ShortTimeouts([]string{written})
+			got := s.PolicyWarnings([]string{written})
 			switch {
 			case c.from == "" && len(got) == 0:
 			case c.from != "" && len(got) == 1 && got[0].Field == "rules[0]" && strings.Contains(got[0].Message, "("+c.from):
@@ -53,7 +53,7 @@ func TestShortTimeouts(t *testing.T) {
 				t.Errorf("%s, %s written: %v; want %q", name, written, got, c.from)
 			}
 		}
-		if got := s.ShortTimeouts([]string{"projects/p/backends/b"}); got != nil {
+		if got := s.PolicyWarnings([]string{"projects/p/backends/b"}); got != nil {
 			t.Errorf("%s, a backend written: %v", name, got)
 		}
 	}

@@ -25,17 +25,17 @@ var now = time.Now
 // exist is for Snapshot.Check. It refuses everything that Envoy would refuse, and
 // what Envoy would take and then not do as it reads: such things are the worst,
 // because nobody notices. A nil object has one problem.
-func Validate(o Object) []Problem {
+func (m *Model) Validate(o Object) []Problem {
 	if o == nil || !o.ProtoReflect().IsValid() {
 		return []Problem{{Message: "the resource is empty: set exactly one of gateway, route, backend, function, consumer, secret"}}
 	}
-	c := &checker{object: o, edge: loosest}
+	c := &checker{model: m, object: o, edge: loosest}
 	if err := checkName(o); err != nil {
 		c.add("name", "%v", err)
 	}
 	c.protoRules()
 	c.durations(o.ProtoReflect(), "")
-	for _, r := range references(o) {
+	for _, r := range m.references(o) {
 		if m := r.malformed(o); m != "" {
 			c.add(r.field, "%s", m)
 		}
@@ -57,6 +57,7 @@ func Validate(o Object) []Problem {
 
 // checker collects the problems of one object.
 type checker struct {
+	model    *Model
 	object   Object
 	edge     Edge // that matches are for
 	problems []Problem

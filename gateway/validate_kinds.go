@@ -43,7 +43,7 @@ func (c *checker) gateway(g *pb.Gateway) {
 			first[bind] = i
 		}
 	}
-	c.policies("policies", g.GetPolicies())
+	c.policies("policies", OnGateway, g.GetPolicies())
 }
 
 // ListenerAddress is the IP address that a listener binds.

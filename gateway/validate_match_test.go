@@ -16,11 +16,11 @@ func servedBy(t *testing.T, route string, profiles ...string) *Snapshot {
 	}
 	all := objects(t, text)
 	for _, o := range all {
-		for _, p := range Validate(o) {
+		for _, p := range model.Validate(o) {
 			t.Fatalf("%s: %s: %s", p.Object, p.Field, p.Message)
 		}
 	}
-	return Build(nil, 1, Changes{Updates: all})
+	return model.Build(nil, 1, Changes{Updates: all})
 }
 
 // TestMatchesOfProfiles: a match is refused when none of the listeners that serve the route
@@ -78,7 +78,7 @@ func TestMatchesOfProfiles(t *testing.T) {
 			want int
 		}{{"", 1}, {c.served, 0}} {
 			gw := objectOf(t, "gateway", "g0", `{'listeners': [{'name': 'a', 'port': 1, 'edge': {`+change.to+`}}]}`)
-			if s = Build(s, 2, Changes{Updates: []Object{gw}}); len(s.Check()) != change.want {
+			if s = model.Build(s, 2, Changes{Updates: []Object{gw}}); len(s.Check()) != change.want {
 				t.Errorf("%s, changed to %q: %v", c.match, change.to, s.Check())
 			}
 		}
@@ -128,7 +128,7 @@ func TestMatchesOfOwnHeaders(t *testing.T) {
 		for i, g := range c.gateways {
 			all = append(all, objectOf(t, "gateway", "g"+strconv.Itoa(i), g))
 		}
-		problems := append(Validate(r), Build(nil, 1, Changes{Updates: all}).Check()...)
+		problems := append(model.Validate(r), model.Build(nil, 1, Changes{Updates: all}).Check()...)
 		if c.message == "" && len(problems) > 0 || c.message != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, c.message)) {
 			t.Errorf("%s on %q: %v, want %q", c.match, c.gateways, problems, c.message)
 		}
@@ -165,10 +165,10 @@ func TestMatchWarnings(t *testing.T) {
 		{`{'path': {'exact': '/a%20b'}}`, "", ""},
 	} {
 		r := objectOf(t, "route", "r", match(c.match))
-		if p := Validate(r); len(p) > 0 {
+		if p := model.Validate(r); len(p) > 0 {
 			t.Errorf("%s: %v", c.match, p)
 		}
-		w := Warnings(r)
+		w := model.Warnings(r)
 		if c.field == "" && len(w) == 0 {
 			continue
 		}

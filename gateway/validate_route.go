@@ -16,7 +16,7 @@ func (c *checker) route(r *pb.Route) {
 	c.hostNames("hostnames", r.GetHostnames())
 	rules := r.GetRules()
 	c.duplicates("rule name", namesOf(indexed(rules), func(i int) string { return RuleName(rules[i], i) }), elements("rules[%d].name"))
-	c.policies("policies", r.GetPolicies())
+	c.policies("policies", OnRoute, r.GetPolicies())
 	seen := map[string]string{}
 	for i, rule := range rules {
 		path := fmt.Sprintf("rules[%d]", i)
@@ -25,7 +25,7 @@ func (c *checker) route(r *pb.Route) {
 		}
 		c.sameMatches(seen, path, rule)
 		c.action(path, r, rule)
-		c.policies(path+".policies", rule.GetPolicies())
+		c.policies(path+".policies", OnRule, rule.GetPolicies())
 		c.limitedAnswer(path, r, rule)
 	}
 }

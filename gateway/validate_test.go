@@ -251,8 +251,8 @@ func TestValidateBadInput(t *testing.T) {
 	for _, row := range badInput {
 		json := strings.ReplaceAll(strings.ReplaceAll(row.json, `\"`, "\x00"), "'", `"`)
 		o := objectOf(t, row.kind, "x", strings.ReplaceAll(json, "\x00", `\"`))
-		Normalize(o)
-		got := Validate(o)
+		model.Normalize(o)
+		got := model.Validate(o)
 		found := false
 		for _, p := range got {
 			if p.Object != o.GetName() {
@@ -282,7 +282,7 @@ func TestValidateReportsAll(t *testing.T) {
 	o := objectOf(t, "route", "x", `{'metadata': {'origin': {'source': 'file', 'file': 'a.yaml', 'line': 7}}, 'hostnames': ['a b'], 'rules': [
 		{'matches': [{'path': {'regex': '('}}], 'redirect': {'host': 'c d'}},
 		{'matches': [{'path': {'exact': '/a/./b'}}], 'directResponse': {'status': 204, 'body': 'x'}, 'policies': {'timeout': {'idle': '-1s'}}}]}`)
-	got := Validate(o)
+	got := model.Validate(o)
 	var fields []string
 	for _, p := range got {
 		fields = append(fields, p.Field)
@@ -294,10 +294,10 @@ func TestValidateReportsAll(t *testing.T) {
 	if strings.Join(fields, " ") != want {
 		t.Errorf("got  %s\nwant %s\n%v", strings.Join(fields, " "), want, texts(got))
 	}
-	if got := Validate(nil); len(got) != 1 {
+	if got := model.Validate(nil); len(got) != 1 {
 		t.Errorf("nil object: %v", got)
 	}
-	if got := Validate((*pb.Route)(nil)); len(got) != 1 {
+	if got := model.Validate((*pb.Route)(nil)); len(got) != 1 {
 		t.Errorf("nil route: %v", got)
 	}
 }
@@ -316,11 +316,11 @@ function s {'server': {'command': ['./x', '-p'], 'build': ['go', 'build']}, 'sou
 consumer c {'jwt': {'issuer': 'i', 'subject': 's'}}
 `
 	for _, o := range objects(t, good) {
-		if got := Validate(o); len(got) > 0 {
+		if got := model.Validate(o); len(got) > 0 {
 			t.Errorf("%s: %v", o.GetName(), texts(got))
 		}
 		again := proto.CloneOf(o)
-		Normalize(again)
+		model.Normalize(again)
 		if !proto.Equal(again, o) {
 			t.Errorf("%s: a second Normalize changes\n%v\nto\n%v", o.GetName(), o, again)
 		}
@@ -361,7 +361,7 @@ func TestValidateKeySets(t *testing.T) {
 		"off the curve":      {strings.Replace(set(jose.JSONWebKey{Key: p256.Public()}), `"x":"`, `"x":"AA`, 1), "keys[0]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Validate(&pb.Secret{Name: "projects/p/secrets/s", Value: &pb.Secret_Jwks{Jwks: row.jwks}})
+			got := model.Validate(&pb.Secret{Name: "projects/p/secrets/s", Value: &pb.Secret_Jwks{Jwks: row.jwks}})
 			expect(t, got, "jwks", row.message)
 		})
 	}
@@ -469,7 +469,7 @@ func TestValidateCertificates(t *testing.T) {
 		"ed25519":      {edLeaf, pemKey(ed), "certificate.chain", "neither RSA nor ECDSA"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Validate(&pb.Secret{Name: "projects/p/secrets/s", Value: &pb.Secret_Certificate{
+			got := model.Validate(&pb.Secret{Name: "projects/p/secrets/s", Value: &pb.Secret_Certificate{
 				Certificate: &pb.CertificateSecret{Chain: row.chain, PrivateKey: row.key},
 			}})
 			for i := range got {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,12 +11,13 @@ import (
 
 // Warnings returns what is valid in an object, normalized before, but may not be meant.
 // A warning stops no write; it is part of its result.
-func Warnings(o Object) []Problem {
+func (m *Model) Warnings(o Object) []Problem {
 	if o == nil || !o.ProtoReflect().IsValid() {
 		return nil
 	}
-	c := &checker{object: o}
+	c := &checker{model: m, object: o}
 	c.keyWarnings(o)
+	c.policyWarnings(o)
 	c.credentialWarnings(o)
 	if r, ok := o.(*pb.Route); ok {
 		for i, rule := range r.GetRules() {
@@ -79,4 +81,49 @@ func (c *checker) readingWarning(field string, rule *pb.RouteRule, p *pb.PathMat
 		}
 	}
 	c.add(field, "%q can be read as %q, too, and a request is served only when the same rule serves both; match %q in this rule as well", text, reading, reading)
+}
+
+// PolicyWarnings returns what policies in force may not mean, with what is behind them, such
+// as a route that gives up before its function does. names are the objects that were
+// written; of functions, the routes that lead to them are looked at. Hosts with very many
+// entries are not.
+func (s *Snapshot) PolicyWarnings(names []string) []Problem {
+	routes := map[string]bool{}
+	for _, name := range names {
+		routes[name] = true
+		if _, ok := s.Get(name).(*pb.Function); ok {
+			for _, r := range s.Dependents(name) {
+				routes[r] = true
+			}
+		}
+	}
+	var out []Problem
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(routes)) {
+		s.eachHost(name, func(h *Host, r *pb.Route) {
+			if len(h.Entries) > maxNeighbours {
+				return
+			}
+			for _, e := range h.Entries {
+				if e.Route != r {
+					continue
+				}
+				for _, p := range s.model.entryWarnings(e) {
+					if key := p.Field + p.Message; !seen[name+key] {
+						seen[name+key] = true
+						out = append(out, p)
+					}
+				}
+			}
+		})
+	}
+	return out
+}
+
+func (m *Model) entryWarnings(e *Entry) []Problem {
+	var out []Problem
+	for _, p := range m.policies {
+		out = append(out, p.warnEntry(e)...)
+	}
+	return out
 }

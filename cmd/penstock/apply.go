@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -233,10 +234,10 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	var problems []gateway.Problem
 	objects := set.Objects()
 	for _, o := range objects {
-		gateway.Normalize(o)
-		problems = append(problems, gateway.Validate(o)...)
+		policies.Model().Normalize(o)
+		problems = append(problems, policies.Model().Validate(o)...)
 	}
-	state := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: objects})
 	var names []string
 	for _, o := range objects {
 		names = append(names, o.GetName())
@@ -247,10 +248,10 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	}
 	var warnings []gateway.Problem
 	for _, o := range objects {
-		warnings = append(warnings, gateway.Warnings(o)...)
+		warnings = append(warnings, policies.Model().Warnings(o)...)
 	}
 	warnings = append(warnings, state.Neighbours(names)...)
-	for _, x := range append(warnings, state.ShortTimeouts(names)...) {
+	for _, x := range append(warnings, state.PolicyWarnings(names)...) {
 		printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
 	}
 	fmt.Fprintf(w, "valid: %d resources\n", len(objects))

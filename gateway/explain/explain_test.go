@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -81,13 +82,13 @@ func snapshot(t *testing.T, text string) *gateway.Snapshot {
 			t.Fatalf("%v\n%s", err, p)
 		}
 		o := gateway.FromResource(r)
-		gateway.Normalize(o)
-		if problems := gateway.Validate(o); len(problems) > 0 {
+		policies.Model().Normalize(o)
+		if problems := policies.Model().Validate(o); len(problems) > 0 {
 			t.Fatalf("%s: %v", o.GetName(), problems)
 		}
 		c.Updates = append(c.Updates, o)
 	}
-	return gateway.Build(nil, 42, c)
+	return policies.Model().Build(nil, 42, c)
 }
 
 func decodeInstances(t *testing.T, text string) func(string) []*pb.Instance {
@@ -169,7 +170,7 @@ func TestManyRules(t *testing.T) {
 			Action:  &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}},
 		}}})
 	}
-	r := Explain(gateway.Build(nil, 1, c), &pb.ExplainRequest{Url: "http://a/none"}, nil)
+	r := Explain(policies.Model().Build(nil, 1, c), &pb.ExplainRequest{Url: "http://a/none"}, nil)
 	if n := len(r.GetNotMatched()); n != maxMisses+1 {
 		t.Fatalf("%d rows", n)
 	}
@@ -180,7 +181,7 @@ func TestManyRules(t *testing.T) {
 
 // FuzzExplain looks for panics in what a user types.
 func FuzzExplain(f *testing.F) {
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}},
 		&pb.Route{Name: "projects/default/routes/r", Hostnames: []string{"*", "*.x", "a.x"}, Rules: []*pb.RouteRule{{
 			Action: &pb.RouteRule_Redirect{Redirect: &pb.Redirect{Scheme: "https"}},
@@ -205,7 +206,7 @@ func TestEdgeForms(t *testing.T) {
 			Action:  &pb.RouteRule_Redirect{Redirect: d},
 		}
 	}
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "a", Port: 80}, {Name: "b", Port: 8080}}},
 		&pb.Route{Name: "projects/default/routes/r", Rules: []*pb.RouteRule{
 			redirect("/move", &pb.Redirect{Path: "/z"}), redirect("/secure", &pb.Redirect{Scheme: "https"}),

@@ -6,7 +6,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/headers"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -14,16 +19,16 @@ import (
 // call, how often, then what the router does.
 func (x *explainer) policies(e *gateway.Entry) {
 	p := e.Policies
-	for _, a := range p.Authentication {
+	for _, a := range jwt.InForce(p) {
 		x.policy("authentication.jwt", x.jwt(a), a.Source, "authentication.jwt")
 	}
-	if len(p.Authentication) == 0 {
+	if len(jwt.InForce(p)) == 0 {
 		x.policy("authentication", "none: anybody may call", gateway.Source{}, "")
 	}
-	for _, r := range p.RateLimits {
+	for _, r := range ratelimit.InForce(p) {
 		x.policy("rate_limit", limitText(r.Value), r.Source, "rate_limit")
 	}
-	for _, h := range p.Headers {
+	for _, h := range headers.Policy.Of(p).Levels {
 		x.policy("headers", headersText(h.Value), h.Source, "headers")
 	}
 	if e.Rule.GetForward() == nil {
@@ -44,10 +49,10 @@ func (x *explainer) policy(name, summary string, from gateway.Source, path strin
 }
 
 func (x *explainer) timeouts(e *gateway.Entry) {
-	p := e.Policies
-	request, follows := gateway.RequestTimeout(p.Timeout, e.Backends)
+	p, set := e.Policies, timeout.Policy.Of(e.Policies).Merged
+	request, follows := gateway.RequestTimeout(set, e.Backends)
 	idle := gateway.DefaultIdleTimeout
-	if d := p.Timeout.GetIdle(); d != nil {
+	if d := set.GetIdle(); d != nil {
 		idle = d.AsDuration()
 	}
 	text := orNone(request, "%s until the response begins, for each try; then 504")
@@ -62,7 +67,7 @@ func (x *explainer) timeouts(e *gateway.Entry) {
 	x.policy("timeout.request", text, p.From("timeout.request"), "timeout.request")
 	x.policy("timeout.idle", orNone(idle, "%s without a byte in either direction; then the stream ends"), p.From("timeout.idle"), "timeout.idle")
 	stream := "none: what flows may last"
-	if d := p.Timeout.GetMaxStreamDuration().AsDuration(); d > 0 {
+	if d := set.GetMaxStreamDuration().AsDuration(); d > 0 {
 		stream = short(d) + " from the first byte of the request; then it ends, whatever flows"
 	}
 	x.policy("timeout.max_stream_duration", stream, p.From("timeout.max_stream_duration"), "timeout.max_stream_duration")
@@ -89,11 +94,11 @@ func short(d time.Duration) string {
 
 // retries explains the rule of the group that the request's method is in.
 func (x *explainer) retries(e *gateway.Entry) {
-	p := e.Policies
-	group, rule, on, methods := "other", p.Retry.GetOther(), gateway.DefaultOtherRetryOn(), "which is not idempotent"
+	p, set := e.Policies, retry.Policy.Of(e.Policies).Merged
+	group, rule, on, methods := "other", set.GetOther(), gateway.DefaultOtherRetryOn(), "which is not idempotent"
 	for _, m := range gateway.IdempotentMethods() {
 		if m == x.request.Method {
-			group, rule, on, methods = "idempotent", p.Retry.GetIdempotent(), gateway.DefaultIdempotentRetryOn(gateway.Alone(e.Backends)), "which is idempotent"
+			group, rule, on, methods = "idempotent", set.GetIdempotent(), gateway.DefaultIdempotentRetryOn(gateway.Alone(e.Backends)), "which is idempotent"
 		}
 	}
 	path := "retry." + group

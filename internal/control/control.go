@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
@@ -152,7 +153,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
 	}
-	c.snapshot.Store(gateway.Build(nil, head.Number, whole))
+	c.snapshot.Store(policies.Model().Build(nil, head.Number, whole))
 	if err := c.runners.load(ctx, nil); err != nil {
 		return nil, err
 	}
@@ -320,7 +321,7 @@ func (c *Core) catchUp(ctx context.Context, to int64) error {
 	if err != nil {
 		return err
 	}
-	c.install(gateway.Build(s, to, toChanges(diff)))
+	c.install(policies.Model().Build(s, to, toChanges(diff)))
 	return nil
 }
 

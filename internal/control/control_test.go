@@ -111,7 +111,7 @@ func serveFor(t testing.TB, st store.Store, dir string, shadow *ShadowOptions, g
 		served <- core.Serve(ctx, ServeOptions{
 			Access: accesstest.OpenWith(t, guard), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(), DevIssuer: dev,
-			Ready:          func(a Addresses) { p.addr = a; close(ready) },
+			Ready: func(a Addresses) { p.addr = a; close(ready) },
 		})
 	}()
 	select {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -50,7 +51,7 @@ func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffRespo
 	for _, ch := range changes {
 		out.Changes = append(out.Changes, changeOf(before.Get(ch.Name), gateway.FromResource(ch.Resource)))
 	}
-	after := gateway.Build(before, to, toChanges(changes))
+	after := policies.Model().Build(before, to, toChanges(changes))
 	// The compilers of the views keep what they made of the head; a state that was
 	// built from the store shares nothing with it and would only empty their caches.
 	out.ProxyChanges = c.proxyChanges(before, after, func(*view) *compile.Compiler { return compile.New(c.settings) })
@@ -66,7 +67,7 @@ func (c *Core) at(ctx context.Context, revision int64) (*gateway.Snapshot, error
 	if err != nil {
 		return nil, storeError(err)
 	}
-	return gateway.Build(nil, revision, whole), nil
+	return policies.Model().Build(nil, revision, whole), nil
 }
 
 // Rollback implements api.Core.

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/store"
@@ -264,8 +265,8 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 		c.stamp(m.Object, old, w)
 		p.warnings = append(p.warnings, rolledBackWarning(m.Object, old)...)
 		if _, version := m.Object.(*pb.FunctionVersion); !version { // its spec was one part of a function that was checked
-			problems = append(problems, gateway.Validate(m.Object)...)
-			for _, w := range gateway.Warnings(m.Object) {
+			problems = append(problems, policies.Model().Validate(m.Object)...)
+			for _, w := range policies.Model().Warnings(m.Object) {
 				p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
 			}
 		}
@@ -284,12 +285,12 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 		p.next = head
 		return p, nil
 	}
-	p.next = gateway.Build(head, head.Revision()+1, ch)
+	p.next = policies.Model().Build(head, head.Revision()+1, ch)
 	var written []string
 	for _, o := range ch.Updates {
 		written = append(written, o.GetName())
 	}
-	for _, w := range append(p.next.Neighbours(written), p.next.ShortTimeouts(written)...) {
+	for _, w := range append(p.next.Neighbours(written), p.next.PolicyWarnings(written)...) {
 		p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
 	}
 	return p, c.checkNext(head, p.next, ch)
@@ -398,7 +399,7 @@ func withPrunes(head *gateway.Snapshot, w *api.Write) ([]api.Mutation, error) {
 		if m.Object != nil {
 			// A plan may be made several times; each works on its own copy.
 			m.Object = proto.Clone(m.Object).(gateway.Object)
-			gateway.Normalize(m.Object)
+			policies.Model().Normalize(m.Object)
 			if w.PruneSet != "" {
 				setAnnotation(m.Object, pruneSetAnnotation, w.PruneSet)
 			}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
@@ -35,7 +36,7 @@ func host(i int, path string) *pb.Route {
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s := gateway.Build(nil, 1, gateway.Changes{Updates: large(n)})
+			s := policies.Model().Build(nil, 1, gateway.Changes{Updates: large(n)})
 			c := compile.New(compile.Settings{})
 			in := compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}}
 			c.Compile(in)
@@ -43,7 +44,7 @@ func BenchmarkChange(b *testing.B) {
 			for b.Loop() {
 				i++
 				b.StopTimer()
-				s = gateway.Build(s, int64(i), gateway.Changes{Updates: []gateway.Object{host(n/2, fmt.Sprintf("/p%d", i))}})
+				s = policies.Model().Build(s, int64(i), gateway.Changes{Updates: []gateway.Object{host(n/2, fmt.Sprintf("/p%d", i))}})
 				in.Snapshot = s
 				b.StartTimer()
 				c.Compile(in)
@@ -65,14 +66,14 @@ func BenchmarkChangeOfTen(b *testing.B) {
 			for i := range n {
 				all = append(all, route(i, fmt.Sprintf("/p%d", i)))
 			}
-			s := gateway.Build(nil, 1, gateway.Changes{Updates: all})
+			s := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
 			c := compile.New(compile.Settings{})
 			in := compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}}
 			c.Compile(in)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				b.StopTimer()
-				s = gateway.Build(s, int64(i), gateway.Changes{Updates: []gateway.Object{route(n/2, fmt.Sprintf("/q%d", i))}})
+				s = policies.Model().Build(s, int64(i), gateway.Changes{Updates: []gateway.Object{route(n/2, fmt.Sprintf("/q%d", i))}})
 				in.Snapshot = s
 				b.StartTimer()
 				c.Compile(in)
@@ -83,7 +84,7 @@ func BenchmarkChangeOfTen(b *testing.B) {
 
 // BenchmarkFresh is a compilation without a cache.
 func BenchmarkFresh(b *testing.B) {
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: large(10_000)})
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: large(10_000)})
 	for b.Loop() {
 		compile.New(compile.Settings{}).Compile(compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}})
 	}

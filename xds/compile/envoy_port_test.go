@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -84,7 +85,7 @@ func testPortWasShared(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 	r.revision++
-	r.snapshot = gateway.Build(r.snapshot, r.revision, gateway.Changes{Updates: objects()})
+	r.snapshot = policies.Model().Build(r.snapshot, r.revision, gateway.Changes{Updates: objects()})
 	g, _ := r.compiler.Compile(compile.Input{Snapshot: r.snapshot, View: r.view, Previous: r.last})
 	earlier := g.Clone()
 	earlier.Set(old)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -58,7 +59,7 @@ rules:
 			Name: "a", Matches: []*pb.RouteMatch{{Path: &pb.PathMatch{Match: &pb.PathMatch_Regex{Regex: regexp.QuoteMeta(a.got.Path)}}}},
 			Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}},
 		}}}
-		for _, p := range gateway.Validate(route) {
+		for _, p := range policies.Model().Validate(route) {
 			t.Errorf("%q arrives as %q: %s", path.String(), a.got.Path, p.Message)
 		}
 	}

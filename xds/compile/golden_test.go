@@ -12,6 +12,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -36,7 +37,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			in := string(a.Files[slices.IndexFunc(a.Files, func(f txtar.File) bool { return f.Name == "in.yaml" })].Data)
-			s := gateway.Build(nil, 1, gateway.Changes{Updates: decode(t, in)})
+			s := policies.Model().Build(nil, 1, gateway.Changes{Updates: decode(t, in)})
 			g, problems := compile.New(compile.Settings{
 				Limiters: []compile.Endpoint{{Address: "127.0.0.1", Port: 7402}}, OTLP: compile.Endpoint{Address: "127.0.0.1", Port: 4317},
 			}).Compile(compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}, Instances: func(string) []compile.Endpoint {

@@ -22,6 +22,7 @@ import (
 	grpcxds "google.golang.org/grpc/xds"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
@@ -109,7 +110,7 @@ func (p *grpcPlane) apply(yaml string) {
 		}
 	}
 	p.revision++
-	p.snapshot = gateway.Build(p.snapshot, p.revision, c)
+	p.snapshot = policies.Model().Build(p.snapshot, p.revision, c)
 	p.update()
 }
 

@@ -8,7 +8,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/headers"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -73,13 +76,13 @@ func (c *grpcEntry) routes() []*routev3.Route {
 
 // cannotDo is what an entry asks for and a gRPC client does not do.
 func cannotDo(e *gateway.Entry) (out []string) {
-	if len(e.Policies.Authentication) > 0 {
+	if len(jwt.InForce(e.Policies)) > 0 {
 		out = append(out, "check tokens (authentication)")
 	}
-	if len(e.Policies.RateLimits) > 0 {
+	if len(ratelimit.InForce(e.Policies)) > 0 {
 		out = append(out, "count calls (rate_limit)")
 	}
-	if len(e.Policies.Headers) > 0 {
+	if len(headers.Policy.Of(e.Policies).Levels) > 0 {
 		out = append(out, "change headers (headers)")
 	}
 	f := e.Rule.GetForward()
@@ -110,7 +113,7 @@ func (c *grpcEntry) action() *routev3.RouteAction {
 	a := &routev3.RouteAction{ClusterSpecifier: all.GetClusterSpecifier()}
 	// gRPC knows no bound but that of the whole call, which would end streams.
 	a.MaxStreamDuration = all.GetMaxStreamDuration()
-	a.RetryPolicy = grpcRetry(c.e.Policies.Retry)
+	a.RetryPolicy = grpcRetry(retry.Policy.Of(c.e.Policies).Merged)
 	return a
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
 )
@@ -32,8 +33,8 @@ func holdObjects(regex, cluster string) []gateway.Object {
 // held in, and only for as long as it is what it is.
 func TestHolds(t *testing.T) {
 	view := View{Project: "default", Gateway: "-"}
-	before := gateway.Build(nil, 1, gateway.Changes{Updates: holdObjects("/old/.*", "old")})
-	after := gateway.Build(before, 2, gateway.Changes{Updates: holdObjects("/new/.*x", "new")})
+	before := policies.Model().Build(nil, 1, gateway.Changes{Updates: holdObjects("/old/.*", "old")})
+	after := policies.Model().Build(before, 2, gateway.Changes{Updates: holdObjects("/new/.*x", "new")})
 	c := New(Settings{})
 	route := func(in Input, host, name string) *routev3.Route {
 		t.Helper()
@@ -113,7 +114,7 @@ func TestHolds(t *testing.T) {
 	if r := route(in, "a.test", "r/bad/0"); r != nil {
 		t.Errorf("left out: %v", r)
 	}
-	in.Snapshot = gateway.Build(after, 3, gateway.Changes{Updates: holdObjects("/mended/.*", "new")})
+	in.Snapshot = policies.Model().Build(after, 3, gateway.Changes{Updates: holdObjects("/mended/.*", "new")})
 	if r := route(in, "a.test", "r/bad/0"); r.GetMatch().GetSafeRegex().GetRegex() != "/mended/.*" {
 		t.Errorf("changed: %v", r)
 	}
@@ -147,7 +148,7 @@ func TestGuards(t *testing.T) {
 		x.Matches[0].Path.Match = &pb.PathMatch_Prefix{Prefix: "/moved"}
 		x.Policies = token
 	})
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: objects})
 	h := s.Hosts("projects/default/gateways/g", "http")[0]
 	forms := map[string]*Form{}
 	for _, e := range h.Entries {

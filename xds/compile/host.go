@@ -234,12 +234,13 @@ var limitHeaders = []string{"ratelimit", "ratelimit-policy"}
 // headerLevels are the header changes of an entry. The token of a client is taken
 // away first, so that a policy may still set credentials for the backend.
 func headerLevels(p *part, e *gateway.Entry) []gateway.Sourced[*pb.HeadersPolicy] {
+	levels := headers.Policy.Of(e.Policies).Levels
 	if len(p.providers) == 0 {
-		return e.Policies.Headers
+		return levels
 	}
 	return append([]gateway.Sourced[*pb.HeadersPolicy]{{Value: &pb.HeadersPolicy{
 		Request: &pb.HeaderChange{Remove: []string{jwt.TokenHeader}},
-	}}}, e.Policies.Headers...)
+	}}}, levels...)
 }
 
 // copyClaims copies the claims that Envoy's filter cannot, before the changes of policies,
@@ -282,7 +283,7 @@ func (c *hostCompiler) keep(p *part) {
 
 // filterEntries are the entries of the filters for an entry.
 func (c *hostCompiler) filterEntries(p *part, e *gateway.Entry) (map[string]*anypb.Any, error) {
-	p.providers = jwt.Providers(e.Policies.Authentication, c.project)
+	p.providers = jwt.Providers(jwt.InForce(e.Policies), c.project)
 	p.requirement = jwt.Require(p.providers)
 	out := map[string]*anypb.Any{
 		jwtFilter(c.project): p.pack(jwt.PerRoute(p.requirement)),
@@ -445,8 +446,9 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 	if base == nil {
 		return simple(e, "", unavailable(e, "proxies refuse its backend, see the status of that")), nil
 	}
-	behind := retryTargets(e.Policies.Timeout, p.targets)
-	idempotent, other := retry.Policies(e.Policies.Retry, behind)
+	behind := retryTargets(timeout.Policy.Of(e.Policies).Merged, p.targets)
+	retries := retry.Policy.Of(e.Policies).Merged
+	idempotent, other := retry.Policies(retries, behind)
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string
@@ -478,7 +480,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 			if !reset {
 				r.RequestHeadersToRemove = []string{retryOnHeader}
 			}
-			if retry.Repeats(e.Policies.Retry) && behind.Functions {
+			if retry.Repeats(retries) && behind.Functions {
 				r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, set(retry.RepeatHeader, "1").GetAppend())
 			}
 			out = append(out, r)
@@ -500,7 +502,7 @@ func forwardAction(p *part, e *gateway.Entry, f *pb.Forward, refused func(target
 		targets = e.Backends // one alone needs no weight
 	}
 	a := &routev3.RouteAction{}
-	timeout.Apply(a, e.Policies.Timeout)
+	timeout.Apply(a, timeout.Policy.Of(e.Policies).Merged)
 	if host := f.GetHostRewrite(); host != "" {
 		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
 		a.AppendXForwardedHost = true

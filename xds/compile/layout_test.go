@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -55,9 +56,9 @@ func TestHostLayout(t *testing.T) {
 	build := func(objects ...gateway.Object) *gateway.Snapshot {
 		objects = append(objects, &pb.Gateway{Name: gw, Listeners: []*pb.Listener{{Name: "http", Port: 80}}})
 		for _, o := range objects {
-			gateway.Normalize(o)
+			policies.Model().Normalize(o)
 		}
-		return gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+		return policies.Model().Build(nil, 1, gateway.Changes{Updates: objects})
 	}
 	s := build(
 		route("plain", false, "plain.test", "*.w.test", "*.v.test"), route("limited", true, "limited.test", "x.v.test"),

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
@@ -87,7 +88,7 @@ func TestIncremental(t *testing.T) {
 					ch.Deletes = append(ch.Deletes, name)
 				}
 			}
-			s = gateway.Build(s, int64(step+1), ch)
+			s = policies.Model().Build(s, int64(step+1), ch)
 			var instances []compile.Endpoint
 			for i := range rapid.IntRange(0, 2).Draw(t, "instances") {
 				instances = append(instances, compile.Endpoint{Address: "127.0.0.1", Port: uint32(9000 + i)})
@@ -107,7 +108,7 @@ func TestIncremental(t *testing.T) {
 				all = append(all, o)
 			}
 			rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-			in.Snapshot = gateway.Build(nil, int64(step+1), gateway.Changes{Updates: all})
+			in.Snapshot = policies.Model().Build(nil, int64(step+1), gateway.Changes{Updates: all})
 			fresh, freshProblems := compile.New(settings).Compile(in)
 			if d := difference(g, fresh); d != "" {
 				t.Fatal("incremental differs from fresh: ", d)
@@ -200,11 +201,11 @@ func difference(a, b *xds.Generation) string {
 
 // TestKept: what does not change is the same pointer.
 func TestKept(t *testing.T) {
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: large(20)})
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: large(20)})
 	c := compile.New(compile.Settings{})
 	in := compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}}
 	before, _ := c.Compile(in)
-	in.Snapshot = gateway.Build(s, 2, gateway.Changes{Updates: []gateway.Object{host(3, "/new")}})
+	in.Snapshot = policies.Model().Build(s, 2, gateway.Changes{Updates: []gateway.Object{host(3, "/new")}})
 	after, _ := c.Compile(in)
 	for _, typ := range types {
 		for _, name := range after.Names(typ) {
@@ -229,7 +230,7 @@ func TestView(t *testing.T) {
 			t.Errorf("%q was read", bad)
 		}
 	}
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: decode(t, `
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: decode(t, `
 {kind: Gateway, name: one, listeners: [{name: http, port: 1}]}
 ---
 {kind: Gateway, name: two, listeners: [{name: http, port: 2}]}
@@ -303,7 +304,7 @@ func TestProblems(t *testing.T) {
 			for _, d := range strings.Split(c.yaml, "\n---\n") {
 				objects = append(objects, parse(t, d)...)
 			}
-			s := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+			s := policies.Model().Build(nil, 1, gateway.Changes{Updates: objects})
 			g, problems := compile.New(compile.Settings{}).Compile(compile.Input{Snapshot: s, View: compile.View{Project: "default", Gateway: "-"}})
 			if got := texts(problems); !slices.EqualFunc(got, c.problems, strings.HasPrefix) {
 				t.Errorf("problems:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.problems, "\n"))
@@ -343,11 +344,11 @@ func TestAtOnce(t *testing.T) {
 	one := compile.New(compile.Settings{})
 	var last *xds.Generation
 	for i := range all {
-		in.Snapshot = gateway.Build(in.Snapshot, n, gateway.Changes{Updates: all[i : i+1]})
+		in.Snapshot = policies.Model().Build(in.Snapshot, n, gateway.Changes{Updates: all[i : i+1]})
 		last, _ = one.Compile(in)
 	}
 	for range 3 {
-		in.Snapshot = gateway.Build(nil, n, gateway.Changes{Updates: large(n)})
+		in.Snapshot = policies.Model().Build(nil, n, gateway.Changes{Updates: large(n)})
 		g, problems := compile.New(compile.Settings{}).Compile(in)
 		if d := difference(last, g); d != "" || len(problems) > 0 {
 			t.Fatal(d, problems)

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -71,7 +72,7 @@ func TestRetries(t *testing.T) {
 			}
 			route.Rules = append(route.Rules, r)
 		}
-		s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+		s := policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 			&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}},
 			&pb.Backend{Name: "projects/default/backends/up", Target: &pb.Backend_Dns{Dns: &pb.DnsTarget{Hostname: "up.test", Port: 80}}}, route,
 		}})
@@ -81,7 +82,7 @@ func TestRetries(t *testing.T) {
 			t.Fatal(u.problems)
 		}
 		for _, e := range host.Entries {
-			idempotent, other := retry.Policies(e.Policies.Retry, retry.Targets{Request: gateway.DefaultRequestTimeout})
+			idempotent, other := retry.Policies(retry.Policy.Of(e.Policies).Merged, retry.Targets{Request: gateway.DefaultRequestTimeout})
 			for _, method := range methods {
 				want := other
 				if slices.Contains(gateway.IdempotentMethods(), method) {
@@ -132,7 +133,7 @@ func TestSharedRetries(t *testing.T) {
 				Action:  &pb.RouteRule_Forward{Forward: &pb.Forward{Backends: []*pb.WeightedBackend{{Backend: "up", Weight: 1}}}},
 			}}})
 		}
-		s := gateway.Build(nil, 1, gateway.Changes{Updates: objects})
+		s := policies.Model().Build(nil, 1, gateway.Changes{Updates: objects})
 		return proto.Size(compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil, nil).vhost)
 	}
 	if ten, more := size(10), size(20); more-ten > 10*100 {

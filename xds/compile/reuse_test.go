@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 )
 
@@ -46,7 +47,7 @@ func variants(t testing.TB) map[string][]gateway.Object {
 			t.Fatal(errs.Error())
 		}
 		for _, o := range all {
-			gateway.Normalize(o)
+			policies.Model().Normalize(o)
 			out[o.GetName()] = append(out[o.GetName()], o)
 		}
 	}
@@ -67,7 +68,7 @@ func TestRecompile(t *testing.T) {
 			change.Updates = append(change.Updates, rapid.SampledFrom(objects[name]).Draw(t, name))
 		}
 		for step := range rapid.IntRange(1, 8).Draw(t, "steps") {
-			s = gateway.Build(s, int64(step+1), change)
+			s = policies.Model().Build(s, int64(step+1), change)
 			change = gateway.Changes{}
 			for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, 2, rapid.ID).Draw(t, "names") {
 				if rapid.IntRange(0, 4).Draw(t, "delete") == 0 && name != edge {

@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -199,7 +200,7 @@ func decode(t testing.TB, yaml string) []gateway.Object {
 	t.Helper()
 	objects := parse(t, yaml)
 	for _, o := range objects {
-		for _, p := range gateway.Validate(o) {
+		for _, p := range policies.Model().Validate(o) {
 			t.Fatalf("%s: %s: %s", p.Object, p.Field, p.Message)
 		}
 	}
@@ -214,7 +215,7 @@ func parse(t testing.TB, yaml string) []gateway.Object {
 		t.Fatal(errs.Error())
 	}
 	for _, o := range objects {
-		gateway.Normalize(o)
+		policies.Model().Normalize(o)
 	}
 	return objects
 }
@@ -235,7 +236,7 @@ func (r *rig) apply(t *testing.T, objects []gateway.Object) {
 		}
 	}
 	r.revision++
-	r.snapshot = gateway.Build(r.snapshot, r.revision, c)
+	r.snapshot = policies.Model().Build(r.snapshot, r.revision, c)
 	r.update(t)
 }
 

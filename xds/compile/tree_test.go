@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -205,7 +206,7 @@ func TestTreeEntries(t *testing.T) {
 		}
 		route.Rules = append(route.Rules, r)
 	}
-	s := gateway.Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
 		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}}, route,
 	}})
 	u := compileHost(s, s.Hosts("projects/default/gateways/g", "http")[0], nil, nil)

@@ -72,11 +72,12 @@ type Claims struct {
 // closed says that one of them is to refuse when the limiter cannot be reached;
 // then all of the route do, for they are one call. The error names the limit.
 func PerRoute(e *gateway.Entry, who Claims) (p *ratelimitv3.RateLimitPerRoute, closed bool, err error) {
-	if len(e.Policies.RateLimits) == 0 {
+	limits := InForce(e.Policies)
+	if len(limits) == 0 {
 		return nil, false, nil
 	}
 	p = &ratelimitv3.RateLimitPerRoute{Domain: Domain}
-	for _, l := range e.Policies.RateLimits {
+	for _, l := range limits {
 		spec := SpecOf(l, e)
 		if err := spec.Validate(); err != nil {
 			return nil, false, fmt.Errorf("limit %q: %w", spec.Name, err)

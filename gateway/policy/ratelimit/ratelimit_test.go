@@ -29,7 +29,11 @@ func limit(o gateway.Object, path string, change func(*pb.RateLimit)) gateway.So
 }
 
 func entry(limits ...gateway.Sourced[*pb.RateLimit]) *gateway.Entry {
-	return &gateway.Entry{Route: route, RuleName: "one", Policies: &gateway.Effective{RateLimits: limits}}
+	var levels []gateway.Sourced[*pb.RateLimitPolicy]
+	for _, l := range limits {
+		levels = append(levels, gateway.Sourced[*pb.RateLimitPolicy]{Source: l.Source, Value: &pb.RateLimitPolicy{Limits: []*pb.RateLimit{l.Value}}})
+	}
+	return &gateway.Entry{Route: route, RuleName: "one", Policies: policy.Policy.InForce(levels...)}
 }
 
 func TestSpecOf(t *testing.T) {

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -58,8 +58,8 @@ func TestWhatIstioTakes(t *testing.T) {
 		}
 		if len(errs) == 0 {
 			for _, o := range set.Objects() {
-				gateway.Normalize(o)
-				for _, p := range gateway.Validate(o) {
+				policies.Model().Normalize(o)
+				for _, p := range policies.Model().Validate(o) {
 					got = append(got, p.Message)
 				}
 			}

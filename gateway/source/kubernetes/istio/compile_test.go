@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
@@ -19,10 +20,10 @@ func TestExamplesCompileToTheSameBytes(t *testing.T) {
 			t.Fatal(errs)
 		}
 		for _, o := range objects {
-			gateway.Normalize(o)
+			policies.Model().Normalize(o)
 		}
 		generation, problems := compile.New(compile.Settings{}).Compile(compile.Input{
-			Snapshot:  gateway.Build(nil, 1, gateway.Changes{Updates: objects}),
+			Snapshot:  policies.Model().Build(nil, 1, gateway.Changes{Updates: objects}),
 			View:      compile.View{Project: "default", Gateway: "-"},
 			Instances: func(string) []compile.Endpoint { return nil },
 		})

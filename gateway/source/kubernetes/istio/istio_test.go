@@ -16,6 +16,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
 )
@@ -77,8 +78,8 @@ func TestGood(t *testing.T) {
 			b.WriteString("---\n")
 			b.Write(text)
 			c := proto.Clone(o).(gateway.Object)
-			gateway.Normalize(c)
-			if bad := set.Locate(gateway.Validate(c)); len(bad) > 0 {
+			policies.Model().Normalize(c)
+			if bad := set.Locate(policies.Model().Validate(c)); len(bad) > 0 {
 				t.Error(bad)
 			}
 		}
@@ -114,8 +115,8 @@ func TestExamplesAreEqual(t *testing.T) {
 		out := map[string]proto.Message{}
 		changes := gateway.Changes{}
 		for _, o := range set.Objects() {
-			gateway.Normalize(o)
-			if bad := set.Locate(gateway.Validate(o)); len(bad) > 0 {
+			policies.Model().Normalize(o)
+			if bad := set.Locate(policies.Model().Validate(o)); len(bad) > 0 {
 				t.Error(bad)
 			}
 			changes.Updates = append(changes.Updates, o)
@@ -123,7 +124,7 @@ func TestExamplesAreEqual(t *testing.T) {
 			c.ProtoReflect().Clear(c.ProtoReflect().Descriptor().Fields().ByName("metadata"))
 			out[o.GetName()] = c
 		}
-		snapshot := gateway.Build(nil, 1, changes)
+		snapshot := policies.Model().Build(nil, 1, changes)
 		if bad := set.Locate(append(snapshot.Problems(), snapshot.Check()...)); len(bad) > 0 {
 			t.Error(bad)
 		}
