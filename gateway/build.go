@@ -20,6 +20,9 @@ type Changes struct {
 	Updates []Object
 	// Deletes are full names. A name that is also in Updates is updated.
 	Deletes []string
+	// Damaged are objects that are there and cannot be read; they end when they are
+	// updated or deleted.
+	Damaged []Damage
 }
 
 // Snapshot is all objects of one revision with everything that follows from them:
@@ -43,6 +46,8 @@ type Snapshot struct {
 	states *cow.Map[*gatewayState]
 	// problems by object; usually empty.
 	problems map[string][]Problem
+	// damaged objects by name; usually empty. Objects has the husks of some.
+	damaged map[string]*lost
 }
 
 // Build makes the next Snapshot; prev may be nil and is not changed. What comes
@@ -66,7 +71,9 @@ func (m *Model) Build(prev *Snapshot, revision int64, c Changes) *Snapshot {
 	dirty := s.dirty(changed)
 	for name := range dirty {
 		delete(s.problems, name)
-		if o := s.Get(name); o != nil {
+		if p := s.damageProblem(name); p != nil {
+			s.problems[name] = p
+		} else if o := s.Get(name); o != nil {
 			if p := s.checkObject(o); len(p) > 0 {
 				s.problems[name] = p
 			}
@@ -86,7 +93,7 @@ func (s *Snapshot) recheckRoutes(changed map[string]Object, dirty map[string]boo
 		}
 		for _, o := range s.List(KindRoutes, projectOf(name)) {
 			r := o.(*pb.Route)
-			if dirty[r.GetName()] || len(r.GetGateways()) > 0 {
+			if dirty[r.GetName()] || len(r.GetGateways()) > 0 || s.damaged[r.GetName()] != nil {
 				continue
 			}
 			delete(s.problems, r.GetName())
@@ -119,11 +126,12 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 			next[o.GetName()] = o
 		}
 	}
+	damage := s.takeDamage(prev, c, next)
 	changed := make(map[string]Object, len(next))
 	links := map[string]*linkChange{}
 	for name, o := range next {
 		old := prev.Get(name)
-		if (o == nil && old == nil) || (o != nil && old != nil && proto.Equal(o, old)) {
+		if !damage[name] && ((o == nil && old == nil) || (o != nil && old != nil && proto.Equal(o, old))) {
 			delete(next, name)
 			continue
 		}

@@ -37,6 +37,14 @@ type attachment struct {
 func (s *Snapshot) buildGateways(prev *Snapshot, changed map[string]Object, dirty map[string]bool) {
 	whole := map[string]bool{}
 	parts := map[string][]string{}
+	for _, g := range s.Gateways() {
+		if len(prev.damaged)+len(s.damaged) == 0 {
+			break
+		}
+		if s.closedBy(g.GetName()) != prev.closedBy(g.GetName()) {
+			whole[g.GetName()] = true
+		}
+	}
 	for name := range dirty {
 		switch kindOf(name) {
 		case KindGateways:
@@ -197,12 +205,19 @@ func (s *Snapshot) attachment(g *pb.Gateway, r *pb.Route) *attachment {
 	for _, l := range g.GetListeners() {
 		a.hosts = append(a.hosts, intersect(r.GetHostnames(), l.GetHostnames()))
 	}
+	if s.damaged[r.GetName()] != nil {
+		a.entries = closedEntries(r)
+		return a
+	}
 	outer := []level{
 		{Source{g, "policies"}, g.GetPolicies()},
 		{Source{r, "policies"}, r.GetPolicies()},
 	}
 	shared := s.model.merge(outer...)
-	outerProblem := s.policyProblem(g, "policies", g.GetPolicies())
+	outerProblem := s.closing(g.GetName())
+	if outerProblem == "" {
+		outerProblem = s.policyProblem(g, "policies", g.GetPolicies())
+	}
 	if outerProblem == "" {
 		outerProblem = s.policyProblem(r, "policies", r.GetPolicies())
 	}

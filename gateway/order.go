@@ -11,9 +11,12 @@ import (
 // different entries never compare equal, so the order does not depend on how a
 // Snapshot came about.
 //
-// Routes that are AS_LISTED stand first, by name, each in the order written. The
+// What is First stands first. Then come routes that are AS_LISTED, by name, each in the order written. The
 // others follow, the most specific match first, as RuleOrder in route.proto says.
 func compareEntries(a, b *Entry) int {
+	if a.First != b.First {
+		return bit(b.First) - bit(a.First)
+	}
 	la, lb := asListed(a.Route), asListed(b.Route)
 	switch {
 	case la && !lb:

@@ -111,6 +111,9 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 		return nil, m
 	}
 	o := s.Get(r.name)
+	if s.damaged[r.name] != nil {
+		return nil, r.name + " is damaged in the store"
+	}
 	if o == nil {
 		if strings.HasPrefix(r.field, "traffic[") {
 			return nil, fmt.Sprintf("the function has no such version: it has %s", s.versionNumbers(from.GetName()))

@@ -65,6 +65,8 @@ type Entry struct {
 	// Such an entry must be answered with 503 and never be left out, because then
 	// the request would fall to a less specific entry with less protection.
 	Problem string
+	// First is set for what stands before everything else of its host: a damaged route.
+	First bool
 }
 
 // Target is one resolved weighted backend.

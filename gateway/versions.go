@@ -80,7 +80,7 @@ func (s *Snapshot) versionNumbers(function string) string {
 // newest version gets requests, by weight or by a tag, and every other version that
 // does, under its VersionName and with the function's own scale.
 func (s *Snapshot) Deployments(f *pb.Function) []*pb.Function {
-	if len(f.GetTraffic()) == 0 {
+	if len(f.GetTraffic()) == 0 && !s.lacksSecret(f) {
 		return []*pb.Function{f}
 	}
 	var out []*pb.Function
@@ -97,13 +97,17 @@ func (s *Snapshot) Deployments(f *pb.Function) []*pb.Function {
 	return out
 }
 
-// deployment is one version as a function; nil when it is not there.
+// deployment is one version as a function; nil when it is not there, or a secret that it
+// needs is damaged.
 func (s *Snapshot) deployment(f *pb.Function, number int64) *pb.Function {
 	if number == 0 {
+		if s.lacksSecret(f) {
+			return nil
+		}
 		return f
 	}
 	v, _ := s.Get(VersionOf(f.GetName(), number)).(*pb.FunctionVersion)
-	if v == nil {
+	if v == nil || s.lacksSecret(v.GetSpec()) {
 		return nil
 	}
 	d := proto.CloneOf(v.GetSpec())

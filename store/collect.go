@@ -155,9 +155,15 @@ func (s *etcdStore) mark(ctx context.Context) (map[hash]bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		revs, err := decodeRevisions(resp)
-		if err != nil {
-			return nil, err
+		revs := s.decodeRevisions(resp)
+		for i, r := range revs {
+			if r.Damaged == "" {
+				continue
+			}
+			// What it reaches is not known, so nothing may be removed beside it.
+			if revs[i], err = s.revision(ctx, r.Number); err != nil {
+				return nil, err
+			}
 		}
 		if err := s.markRevisions(ctx, reached, revs); err != nil {
 			return nil, err

@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // A request id is kept for at least requestTTL. Its lease is shared by the commits
@@ -220,7 +222,7 @@ func (s *etcdStore) prepare(ctx context.Context, h headState, old *tree, changes
 		case s.sameSecret(c, b[at].hash, sealed):
 			continue
 		}
-		edits = append(edits, edit{c.Name, bl.hash})
+		edits = append(edits, edit{c.Name, bl.hash, s.footprint(c.Resource)})
 		p.blobs = append(p.blobs, bl)
 	}
 	p.changes = len(edits)
@@ -230,6 +232,18 @@ func (s *etcdStore) prepare(ctx context.Context, h headState, old *tree, changes
 	}
 	p.next, p.blobs = next, append(p.blobs, blobs...)
 	return p, nil
+}
+
+// footprint is what is kept of a resource beside it.
+func (s *etcdStore) footprint(r *pb.Resource) string {
+	if s.opts.Footprint == nil {
+		return ""
+	}
+	foot := s.opts.Footprint(r)
+	if len(foot) > MaxFootprintBytes {
+		return ""
+	}
+	return string(foot)
 }
 
 // sealedBefore reads the stored form of the secrets that changes replace: sealing

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -79,18 +78,13 @@ func startEtcd(c *embed.Config, giveUp *fatal) (e *embed.Etcd, err error) {
 	if err := readable(c.Dir); err != nil {
 		return nil, explain(err)
 	}
-	// etcd opens the database in a goroutine of its own, where its panic would be the
-	// end of the process.
+	// etcd reads the database in goroutines of its own, where its panic would be the end of
+	// the process.
 	var index uint64
 	db := filepath.Join(c.Dir, "member", "snap", "db")
 	if _, err := os.Stat(db); err == nil {
-		b, err := bbolt.Open(db, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
-		if err != nil {
-			return nil, explain(fmt.Errorf("%s: %w", db, err))
-		}
-		index, err = applied(b)
-		if err := errors.Join(err, b.Close()); err != nil {
-			return nil, err
+		if index, err = checkDatabase(db); err != nil {
+			return nil, explain(err)
 		}
 	}
 	if log := filepath.Join(c.Dir, "member", "wal"); wal.Exist(log) {
@@ -105,7 +99,10 @@ func startEtcd(c *embed.Config, giveUp *fatal) (e *embed.Etcd, err error) {
 }
 
 // damagedFiles is what to do about them.
-const damagedFiles = "its files are damaged: keep a copy of the directory, then restore a backup of it"
+const damagedFiles = "its files are damaged: " + HowToRepair
+
+// HowToRepair ends errors about damage that keeps a store from being used.
+const HowToRepair = "keep a copy of the data directory, then restore a backup of it"
 
 // embeddedConfig is for one member that holds some ten thousand small objects.
 func embeddedConfig(o Options) (*embed.Config, *fatal) {

@@ -2,13 +2,11 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -204,36 +202,6 @@ func (s *etcdStore) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwis
 	})
 }
 
-// record is the stored form of a Revision, under its number and under the head.
-type record struct {
-	Number    int64     `json:"number"`
-	Root      string    `json:"root"`
-	Time      time.Time `json:"time"`
-	Author    string    `json:"author,omitempty"`
-	Message   string    `json:"message,omitempty"`
-	RequestID string    `json:"requestId,omitempty"`
-	Resources int       `json:"resources"`
-	Changes   int       `json:"changes"`
-}
-
-// encodeRevision returns the stored form.
-func encodeRevision(r Revision) (string, error) {
-	data, err := json.Marshal(record(r))
-	return string(data), err
-}
-
-// decodeRevision reverses encodeRevision.
-func decodeRevision(key string, data []byte) (Revision, error) {
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return Revision{}, fmt.Errorf("store: %w", &CorruptError{Name: "revision at " + key, Detail: err.Error()})
-	}
-	if _, err := parseHash(r.Root); err != nil || r.Number < 1 {
-		return Revision{}, fmt.Errorf("store: %w", &CorruptError{Name: "revision at " + key, Hash: r.Root, Detail: "it has no number or no root"})
-	}
-	return Revision(r), nil
-}
-
 // readHead reads the head key and remembers it.
 func (s *etcdStore) readHead(ctx context.Context) (headState, error) {
 	resp, err := s.get(ctx, s.headKey())
@@ -241,10 +209,17 @@ func (s *etcdStore) readHead(ctx context.Context) (headState, error) {
 		return headState{}, err
 	}
 	h := headState{known: true}
-	if len(resp.Kvs) > 0 {
+	if len(resp.Kvs) == 0 {
+		// None in a new store; or its name was damaged.
+		if h.rev, err = s.newestRecord(ctx, nil); err != nil {
+			return headState{}, err
+		}
+	} else {
 		h.mod = resp.Kvs[0].ModRevision
 		if h.rev, err = decodeRevision(s.headKey(), resp.Kvs[0].Value); err != nil {
-			return headState{}, err
+			if h.rev, err = s.newestRecord(ctx, err); err != nil {
+				return headState{}, err
+			}
 		}
 	}
 	s.remember(h)
@@ -298,18 +273,6 @@ func (s *etcdStore) Get(ctx context.Context, number int64) (Revision, error) {
 	return s.revision(ctx, number)
 }
 
-// revision reads one revision record.
-func (s *etcdStore) revision(ctx context.Context, number int64) (Revision, error) {
-	resp, err := s.get(ctx, s.revisionKey(number))
-	if err != nil {
-		return Revision{}, err
-	}
-	if len(resp.Kvs) == 0 {
-		return Revision{}, fmt.Errorf("store: %w: %d does not exist or is no longer kept", ErrNotFound, number)
-	}
-	return decodeRevision(s.revisionKey(number), resp.Kvs[0].Value)
-}
-
 // List implements Store.
 func (s *etcdStore) List(ctx context.Context, before int64, limit int) ([]Revision, error) {
 	ctx, end, err := s.begin(ctx)
@@ -329,20 +292,7 @@ func (s *etcdStore) List(ctx context.Context, before int64, limit int) ([]Revisi
 	if err != nil {
 		return nil, err
 	}
-	return decodeRevisions(resp)
-}
-
-// decodeRevisions decodes a range of revision records.
-func decodeRevisions(resp *clientv3.GetResponse) ([]Revision, error) {
-	out := make([]Revision, 0, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		r, err := decodeRevision(string(kv.Key), kv.Value)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, r)
-	}
-	return out, nil
+	return s.decodeRevisions(resp), nil
 }
 
 // fetch reads objects by hash. What is not there is absent from the result.

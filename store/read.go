@@ -103,23 +103,51 @@ func (s *etcdStore) resolve(ctx context.Context, to Revision, diffs []difference
 		return nil, err
 	}
 	out := make([]Change, 0, len(diffs))
-	var bad []error
+	var damaged []*CorruptError
+	var other []error
 	for _, d := range diffs {
 		c := Change{Name: d.name}
 		if d.to != (hash{}) {
 			var err error
-			if c.Resource, err = s.seal.decodeResource(d.name, d.to, got[d.to]); err != nil {
-				s.noteDamage(d.to, err)
-				bad = append(bad, err)
+			if c.Resource, err = s.readResource(ctx, d, got[d.to]); err != nil {
+				if bad, ok := errors.AsType[*CorruptError](err); ok {
+					bad.Footprint = []byte(d.foot)
+					damaged = append(damaged, bad)
+				} else {
+					other = append(other, err)
+				}
 				continue
 			}
 		}
 		out = append(out, c)
 	}
-	if len(bad) > 0 {
-		return out, s.lost(ctx, to, errors.Join(bad...))
+	switch {
+	case len(damaged)+len(other) == 0:
+		return out, nil
+	case len(other) == 0:
+		if _, err := s.revision(ctx, to.Number); errors.Is(err, ErrNotFound) {
+			return out, err // it has gone meanwhile
+		}
+		return out, &DamageError{damaged}
 	}
-	return out, nil
+	for _, bad := range damaged {
+		other = append(other, bad)
+	}
+	return out, s.lost(ctx, to, errors.Join(other...))
+}
+
+// readResource decodes the new content of a difference, and mends it when it is damaged
+// and can be.
+func (s *etcdStore) readResource(ctx context.Context, d difference, data []byte) (*pb.Resource, error) {
+	r, err := s.seal.decodeResource(d.name, d.to, data)
+	if _, damaged := errors.AsType[*CorruptError](err); !damaged {
+		return r, err
+	}
+	s.noteDamage(d.to, err)
+	if right := s.mend(ctx, d.name, d.to, data); right != nil {
+		return s.seal.decodeResource(d.name, d.to, right)
+	}
+	return nil, err
 }
 
 // noteDamage remembers damaged objects, so that writing the same content again

@@ -163,6 +163,7 @@ func TestDamage(t *testing.T) {
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			o := b.options(t)
+			o.KeepDamage = true
 			s := open(t, o)
 			secret := storetest.Certificate("tls", "private")
 			changes := append(storetest.Routes(0, 2, "a"), secret)

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"encoding/binary"
 	"fmt"
 
-	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.uber.org/zap"
@@ -12,20 +10,6 @@ import (
 
 // shortLog is what to do about a log that is shorter than the database.
 const shortLog = "the log was cut off, as after a disk that did not keep what it had confirmed: keep a copy of the directory, then restore a backup of it"
-
-// applied is the index of the last entry of the log that the database has; 0 for a
-// new one.
-func applied(b *bbolt.DB) (index uint64, err error) {
-	err = b.View(func(tx *bbolt.Tx) error {
-		if meta := tx.Bucket([]byte("meta")); meta != nil {
-			if v := meta.Get([]byte("consistent_index")); len(v) == 8 {
-				index = binary.BigEndian.Uint64(v)
-			}
-		}
-		return nil
-	})
-	return index, err
-}
 
 // checkLog finds damage of etcd's log before etcd does. What etcd has opened when it
 // gives up on its log it never closes: it would go on writing to the directory. And for

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -35,6 +36,9 @@ type Revision struct {
 	Resources int
 	// Changes is in how many resources it differs from the revision before.
 	Changes int
+	// Damaged says what is wrong with the record of a revision, of which only the
+	// number is known then; "" when nothing is.
+	Damaged string
 }
 
 // Change sets or deletes one resource.
@@ -66,9 +70,9 @@ type Store interface {
 	// no longer kept.
 	Get(ctx context.Context, number int64) (Revision, error)
 	// Load returns the whole content of a revision, sorted by name; nothing for
-	// revision 0. Objects that are damaged or cannot be unsealed are left out and
-	// named in the error (CorruptError, ErrSealKey), all of them, beside the good
-	// ones: a caller may carry on with those.
+	// revision 0. Objects that are damaged are left out and named in the error, a
+	// *DamageError, all of them, beside the good ones: a caller may carry on with
+	// those. So are those that cannot be unsealed, in an ErrSealKey.
 	Load(ctx context.Context, number int64) ([]*pb.Resource, error)
 	// Commit makes the revision base+1 from base, all changes or none. When the head
 	// is no longer base it returns *ConflictError. Deleting what is not there and
@@ -136,6 +140,13 @@ type Options struct {
 	// SealKeyFile is the file of that key, in place of SealKey. It is made when it is
 	// not there and this store was never opened with a key.
 	SealKeyFile string
+	// Footprint returns what must be known of a resource when it can no longer be read,
+	// nil for nothing. It is kept apart from the resource and comes back in CorruptError.
+	// What is larger than MaxFootprintBytes is left out. The default keeps nothing.
+	Footprint func(*pb.Resource) []byte
+	// KeepDamage leaves damaged content as it is, for those who look for it. Else it is
+	// mended when it is read, where its right content can be found.
+	KeepDamage bool
 	// KeepRevisions is how many revisions are kept; default 1000, at least 2.
 	KeepRevisions int
 	// MaintenanceInterval is how often old revisions and unreachable objects are
@@ -152,6 +163,11 @@ const (
 	// MaxObjectBytes is the most that one stored resource or state value may take.
 	MaxObjectBytes = 1 << 20
 
+	// MaxFootprintBytes is the most that Options.Footprint may return for a resource:
+	// footprints are written with every change beside them.
+	MaxFootprintBytes = 4 << 10
+
+	maxFootprintBytes = MaxFootprintBytes
 	maxAuthorBytes    = 1 << 10
 	maxMessageBytes   = 16 << 10
 	maxRequestIDBytes = 256
@@ -197,11 +213,35 @@ type CorruptError struct {
 	Hash string
 	// Detail says what is wrong with it.
 	Detail string
+	// Footprint is what Options.Footprint returned for the resource; nil when nothing was
+	// kept.
+	Footprint []byte
 }
 
 // Error implements error.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("stored object %s (sha256 %s) is damaged: %s", e.Name, e.Hash, e.Detail)
+}
+
+// DamageError lists resources that cannot be read any more, while everything else can.
+type DamageError struct{ Objects []*CorruptError }
+
+// Error implements error.
+func (e *DamageError) Error() string {
+	var out []string
+	for _, o := range e.Objects {
+		out = append(out, o.Error())
+	}
+	return "store: " + strings.Join(out, "\n")
+}
+
+// Unwrap makes each of them findable.
+func (e *DamageError) Unwrap() []error {
+	var out []error
+	for _, o := range e.Objects {
+		out = append(out, o)
+	}
+	return out
 }
 
 // Open connects to the etcd at Endpoints or, without any, starts one inside this

@@ -46,7 +46,8 @@ const (
 	kindRoot     = 'N'
 	kindOldRoot  = 'T' // of trees without groups, which are not read any more
 	kindGroup    = 'G'
-	kindBucket   = 'B'
+	kindBucket   = 'B' // without footprints
+	kindMarked   = 'b' // a bucket with footprints
 	kindResource = 'R'
 	kindSealed   = 'S'
 )
@@ -55,6 +56,8 @@ const (
 type entry struct {
 	name string
 	hash hash
+	// foot is the footprint of the resource, "" for none; see Options.Footprint.
+	foot string
 }
 
 // bucket is a list of entries sorted by name. It is immutable.
@@ -66,48 +69,72 @@ func (b bucket) find(name string) (int, bool) {
 }
 
 // encode returns the stored form: for each entry the length of the name as uvarint,
-// the name, the hash.
+// the name, the hash and, when one of them has a footprint, its length and it.
 func (b bucket) encode() []byte {
+	kind := byte(kindBucket)
 	size := 1
 	for _, e := range b {
 		size += 2 + len(e.name) + len(e.hash)
+		if e.foot != "" {
+			kind = kindMarked
+			size += len(e.foot)
+		}
 	}
-	out := append(make([]byte, 0, size), kindBucket)
+	if kind == kindMarked {
+		size += 3 * len(b)
+	}
+	out := append(make([]byte, 0, size), kind)
 	for _, e := range b {
 		out = binary.AppendUvarint(out, uint64(len(e.name)))
 		out = append(out, e.name...)
 		out = append(out, e.hash[:]...)
+		if kind == kindMarked {
+			out = binary.AppendUvarint(out, uint64(len(e.foot)))
+			out = append(out, e.foot...)
+		}
 	}
 	return out
 }
 
 // decodeBucket reverses encode and refuses everything encode cannot have made.
 func decodeBucket(data []byte) (bucket, error) {
-	if len(data) == 0 || data[0] != kindBucket {
+	if len(data) == 0 || data[0] != kindBucket && data[0] != kindMarked {
 		return nil, errors.New("not a bucket")
 	}
+	marked, feet := data[0] == kindMarked, 0
 	var b bucket
 	for rest := data[1:]; len(rest) > 0; {
-		n, w := binary.Uvarint(rest)
-		if w <= 0 || n == 0 || n > maxNameBytes || len(rest) < w+int(n)+len(hash{}) {
+		var e entry
+		var ok bool
+		if e.name, rest, ok = cutText(rest, maxNameBytes); !ok || e.name == "" || len(rest) < len(hash{}) {
 			return nil, fmt.Errorf("entry %d is cut off", len(b))
 		}
-		if w != len(binary.AppendUvarint(nil, n)) {
-			return nil, fmt.Errorf("entry %d has a length that is not minimal", len(b))
-		}
-		var e entry
-		e.name = string(rest[w : w+int(n)])
-		rest = rest[w+int(n):]
 		rest = rest[copy(e.hash[:], rest):]
+		if marked {
+			if e.foot, rest, ok = cutText(rest, maxFootprintBytes); !ok {
+				return nil, fmt.Errorf("the footprint of entry %d is cut off", len(b))
+			}
+			feet += len(e.foot)
+		}
 		if len(b) > 0 && b[len(b)-1].name >= e.name {
 			return nil, fmt.Errorf("entry %q is out of order", e.name)
 		}
 		b = append(b, e)
 	}
-	if len(b) == 0 {
+	if len(b) == 0 || marked && feet == 0 {
 		return nil, errors.New("bucket is empty")
 	}
 	return b, nil
+}
+
+// cutText takes a text that follows its length off the front of data. Only the shortest
+// form of the length is accepted.
+func cutText(data []byte, limit int) (text string, rest []byte, ok bool) {
+	n, w := binary.Uvarint(data)
+	if w <= 0 || n > uint64(limit) || len(data) < w+int(n) || w != len(binary.AppendUvarint(nil, n)) {
+		return "", nil, false
+	}
+	return string(data[w : w+int(n)]), data[w+int(n):], true
 }
 
 // hashes are those of the parts of a root or a group. Zero: the part is empty.
@@ -241,6 +268,7 @@ func newBlob(data []byte) blob { return blob{sha256.Sum256(data), data} }
 type edit struct {
 	name string
 	hash hash
+	foot string
 }
 
 // apply returns the tree with edits made, and the buckets, groups and the root that are
@@ -327,7 +355,7 @@ func (b bucket) with(e edit) bucket {
 	case e.hash == (hash{}):
 		return b
 	case found:
-		b[at].hash = e.hash
+		b[at] = entry(e)
 		return b
 	default:
 		return slices.Insert(b, at, entry(e))
@@ -338,6 +366,8 @@ func (b bucket) with(e edit) bucket {
 type difference struct {
 	name     string
 	from, to hash
+	// foot is the footprint of what is at to.
+	foot string
 }
 
 // diffBuckets merges two buckets and appends what differs.
@@ -357,11 +387,11 @@ func diffBuckets(out []difference, from, to bucket) []difference {
 			out = append(out, difference{name: from[0].name, from: from[0].hash})
 			from = from[1:]
 		case order > 0:
-			out = append(out, difference{name: to[0].name, to: to[0].hash})
+			out = append(out, difference{name: to[0].name, to: to[0].hash, foot: to[0].foot})
 			to = to[1:]
 		default:
 			if !bytes.Equal(from[0].hash[:], to[0].hash[:]) {
-				out = append(out, difference{from[0].name, from[0].hash, to[0].hash})
+				out = append(out, difference{from[0].name, from[0].hash, to[0].hash, to[0].foot})
 			}
 			from, to = from[1:], to[1:]
 		}

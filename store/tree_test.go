@@ -98,7 +98,7 @@ func TestTreeModel(t *testing.T) {
 		}
 		var all []edit
 		for name, h := range model {
-			all = append(all, edit{name, h})
+			all = append(all, edit{name: name, hash: h})
 		}
 		again, _, err := emptyTree().apply(all)
 		if err != nil || again.root != tr.root {
@@ -126,7 +126,7 @@ func checkDifferences(t *rapid.T, from *tree, content map[string]hash, to *tree,
 }
 
 func TestApplyNeedsBuckets(t *testing.T) {
-	one, _, err := emptyTree().apply([]edit{{"a", hash{1}}})
+	one, _, err := emptyTree().apply([]edit{{"a", hash{1}, "foot"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestApplyNeedsBuckets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := cold.apply([]edit{{"a", hash{2}}}); err == nil {
+	if _, _, err := cold.apply([]edit{{"a", hash{2}, ""}}); err == nil {
 		t.Error("a group that was not loaded was taken for empty")
 	}
 	i := bucketOf("a") / fan
@@ -143,7 +143,7 @@ func TestApplyNeedsBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	cold.loaded[i].Store(g)
-	if _, _, err := cold.apply([]edit{{"a", hash{2}}}); err == nil {
+	if _, _, err := cold.apply([]edit{{"a", hash{2}, ""}}); err == nil {
 		t.Error("a bucket that was not loaded was taken for empty")
 	}
 }
@@ -210,7 +210,8 @@ func TestOldRoot(t *testing.T) {
 
 // FuzzDecodeBucket: whatever is accepted is what encode makes.
 func FuzzDecodeBucket(f *testing.F) {
-	f.Add(bucket{{"a", hash{1}}, {"b", hash{2}}}.encode())
+	f.Add(bucket{{"a", hash{1}, ""}, {"b", hash{2}, ""}}.encode())
+	f.Add(bucket{{"a", hash{1}, ""}, {"b", hash{2}, "foot"}}.encode())
 	f.Add([]byte("B"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if b, err := decodeBucket(data); err == nil && !bytes.Equal(b.encode(), data) {
@@ -222,7 +223,7 @@ func FuzzDecodeBucket(f *testing.F) {
 // FuzzDecodeTree: whatever is accepted is what encode makes.
 func FuzzDecodeTree(f *testing.F) {
 	f.Add(emptyTree().encode())
-	one, _, _ := emptyTree().apply([]edit{{"a", hash{1}}})
+	one, _, _ := emptyTree().apply([]edit{{"a", hash{1}, "foot"}})
 	f.Add(one.encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if tr, err := decodeTree(data); err == nil && !bytes.Equal(tr.encode(), data) {

@@ -26,7 +26,9 @@ func (s *etcdStore) tree(ctx context.Context, r Revision) (*tree, error) {
 	}
 	name := fmt.Sprintf("root of revision %d", r.Number)
 	if err := verify(name, root, got[root]); err != nil {
-		return nil, s.lost(ctx, r, err)
+		if got[root] = s.mend(ctx, name, root, got[root]); got[root] == nil {
+			return nil, s.lost(ctx, r, err)
+		}
 	}
 	t, err := decodeTree(got[root])
 	if err != nil {
@@ -144,7 +146,9 @@ func (s *etcdStore) parts(ctx context.Context, r Revision, kind string, missing 
 	for i, h := range missing {
 		name := fmt.Sprintf("%s %d of revision %d", kind, i, r.Number)
 		if err := verify(name, h, got[h]); err != nil {
-			return s.lost(ctx, r, err)
+			if got[h] = s.mend(ctx, name, h, got[h]); got[h] == nil {
+				return s.lost(ctx, r, err)
+			}
 		}
 		if err := f(i, got[h]); err != nil {
 			return fmt.Errorf("store: %w", &CorruptError{Name: name, Hash: h.String(), Detail: err.Error()})

@@ -50,11 +50,12 @@ func (s *etcdStore) followOnce(ctx context.Context, from int64, out chan<- Revis
 		if err != nil {
 			return from, err
 		}
-		revs, err := decodeRevisions(resp)
-		if err != nil {
-			return from, err
-		}
-		for _, r := range revs {
+		for _, r := range s.decodeRevisions(resp) {
+			if r.Damaged != "" {
+				if r, err = s.revision(ctx, r.Number); err != nil {
+					continue // as one that is no longer kept
+				}
+			}
 			if !send(r) {
 				return from, nil
 			}

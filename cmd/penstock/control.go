@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/devissuer"
@@ -179,6 +180,7 @@ func (f *controlFlags) openStore(ctx context.Context, log *slog.Logger) (store.S
 	}
 	o := store.Options{
 		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, SealKeyFile: f.sealKey, Logger: log.With("part", "store"),
+		Footprint: gateway.Footprint,
 	}
 	if f.etcdCA != "" || f.etcdCert != "" {
 		config, err := clientTLS(f.etcdCA, f.etcdCert, f.etcdKey)

@@ -150,8 +150,14 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		return nil, fmt.Errorf("read the head revision: %w", err)
 	}
 	whole, err := c.whole(ctx, head.Number)
+	if _, damaged := errors.AsType[*store.CorruptError](err); damaged {
+		return nil, fmt.Errorf("load revision %d: %w; %s", head.Number, err, store.HowToRepair)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
+	}
+	for _, d := range whole.Damaged {
+		c.log.Error("an object is damaged in the store; what it protected answers 503, the rest is served", "object", d.Name, "error", d.Detail)
 	}
 	c.snapshot.Store(policies.Model().Build(nil, head.Number, whole))
 	if err := c.runners.load(ctx, nil); err != nil {
@@ -317,26 +323,29 @@ func (c *Core) catchUp(ctx context.Context, to int64) error {
 		return nil
 	}
 	// From revision 0 the difference is everything.
-	diff, err := c.store.Diff(ctx, s.Revision(), to)
+	changes, err := toChanges(c.store.Diff(ctx, s.Revision(), to))
 	if err != nil {
 		return err
 	}
-	c.install(policies.Model().Build(s, to, toChanges(diff)))
+	c.install(policies.Model().Build(s, to, changes))
 	return nil
 }
 
 // whole is all of a stored revision, as changes to nothing. Revision 0 is empty.
 func (c *Core) whole(ctx context.Context, revision int64) (gateway.Changes, error) {
-	var ch gateway.Changes
-	resources, err := c.store.Load(ctx, revision)
-	for _, r := range resources {
-		ch.Updates = append(ch.Updates, gateway.FromResource(r))
-	}
-	return ch, err
+	return toChanges(c.store.Diff(ctx, 0, revision))
 }
 
-func toChanges(diff []store.Change) gateway.Changes {
+// toChanges takes what Store.Diff returned. Objects that are damaged are no error: they
+// are changes of their own kind.
+func toChanges(diff []store.Change, err error) (gateway.Changes, error) {
 	var ch gateway.Changes
+	if damage, ok := errors.AsType[*store.DamageError](err); ok {
+		err = nil
+		for _, d := range damage.Objects {
+			ch.Damaged = append(ch.Damaged, gateway.Damage{Name: d.Name, Detail: d.Detail, Footprint: d.Footprint})
+		}
+	}
 	for _, d := range diff {
 		if d.Resource == nil {
 			ch.Deletes = append(ch.Deletes, d.Name)
@@ -344,7 +353,7 @@ func toChanges(diff []store.Change) gateway.Changes {
 			ch.Updates = append(ch.Updates, gateway.FromResource(d.Resource))
 		}
 	}
-	return ch
+	return ch, err
 }
 
 // WaitServing implements api.Core.

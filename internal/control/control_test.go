@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access"
 	"github.com/penstock-gateway/penstock/internal/access/accesstest"
@@ -48,8 +49,13 @@ func start(t *testing.T, dir string) *plane {
 
 func openStore(t testing.TB, dir string) store.Store {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	st, err := store.Open(t.Context(), store.Options{DataDir: filepath.Join(dir, "etcd"), Prefix: "/test", SealKey: make([]byte, 32), Logger: log})
+	return openStoreWith(t, store.Options{DataDir: filepath.Join(dir, "etcd")})
+}
+
+func openStoreWith(t testing.TB, o store.Options) store.Store {
+	t.Helper()
+	o.Prefix, o.SealKey, o.Footprint, o.Logger = "/test", make([]byte, 32), gateway.Footprint, slog.New(slog.NewTextHandler(io.Discard, nil))
+	st, err := store.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

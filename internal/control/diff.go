@@ -44,6 +44,7 @@ func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffRespo
 		return nil, err
 	}
 	changes, err := c.store.Diff(ctx, from, to)
+	all, err := toChanges(changes, err)
 	if err != nil {
 		return nil, storeError(err)
 	}
@@ -51,7 +52,10 @@ func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffRespo
 	for _, ch := range changes {
 		out.Changes = append(out.Changes, changeOf(before.Get(ch.Name), gateway.FromResource(ch.Resource)))
 	}
-	after := policies.Model().Build(before, to, toChanges(changes))
+	for _, d := range all.Damaged {
+		out.Changes = append(out.Changes, &pb.Change{Name: d.Name, Type: pb.ChangeType_CHANGE_TYPE_UPDATE})
+	}
+	after := policies.Model().Build(before, to, all)
 	// The compilers of the views keep what they made of the head; a state that was
 	// built from the store shares nothing with it and would only empty their caches.
 	out.ProxyChanges = c.proxyChanges(before, after, func(*view) *compile.Compiler { return compile.New(c.settings) })
@@ -89,22 +93,58 @@ func (c *Core) Rollback(ctx context.Context, r *pb.RollbackRequest, caller strin
 	}
 	head := c.Snapshot()
 	w.ExpectedRevision = head.Revision()
+	if err := damagedTarget(head, target); err != nil {
+		return nil, err
+	}
+	for _, name := range head.DamagedNames() {
+		if target.Get(name) == nil && !target.Damaged(name) {
+			w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Delete, Name: name})
+		}
+	}
 	for o := range head.All() {
+		if head.Damaged(o.GetName()) {
+			continue
+		}
 		if _, version := o.(*pb.FunctionVersion); !version && target.Get(o.GetName()) == nil {
 			w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Delete, Name: o.GetName()})
 		}
 	}
 	for old := range target.All() {
+		if target.Damaged(old.GetName()) {
+			continue // as it is in the head
+		}
 		if now := head.Get(old.GetName()); now != nil && now.GetMetadata().GetEtag() == old.GetMetadata().GetEtag() {
 			continue
 		}
 		// A version never changes; one that is gone comes back, for traffic may name it.
-		if _, version := old.(*pb.FunctionVersion); version && head.Get(old.GetName()) != nil {
+		if _, version := old.(*pb.FunctionVersion); version && head.Get(old.GetName()) != nil && !head.Damaged(old.GetName()) {
 			continue
 		}
 		w.Mutations = append(w.Mutations, api.Mutation{Mode: api.Upsert, Name: old.GetName(), Object: old})
 	}
 	return c.Write(ctx, w)
+}
+
+// damagedTarget refuses to go back to a revision of which objects are damaged that the
+// head has whole, or has not.
+func damagedTarget(head, target *gateway.Snapshot) error {
+	var bad []string
+	for _, name := range target.DamagedNames() {
+		if !head.Damaged(name) {
+			bad = append(bad, name)
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return status.Errorf(codes.DataLoss, "revision %d cannot be restored: %s damaged in the store (choose another revision, or apply what you want)", target.Revision(), isAre(bad))
+}
+
+func isAre(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is"
+	}
+	return strings.Join(names, ", ") + " are"
 }
 
 func orEmpty(o *pb.WriteOptions) *pb.WriteOptions {

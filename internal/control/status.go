@@ -48,6 +48,9 @@ func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies 
 		if quarantined(p) {
 			reason = "Quarantined"
 		}
+		if gateway.IsDamage(p) {
+			reason = "Damaged"
+		}
 		out = append(out, &pb.Condition{Type: "Accepted", Reason: reason, Message: msg})
 	}
 	if f, ok := o.(*pb.Function); ok {
@@ -140,7 +143,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	}
 	out.RunnerCount = int32(len(out.Runners))
 	for _, k := range collections {
-		if n := len(s.List(k, "")); n > 0 {
+		if n := len(s.Listed(k, "")); n > 0 {
 			out.Resources[k] = int32(n)
 		}
 	}

@@ -253,7 +253,13 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 	var problems []gateway.Problem
 	for _, m := range mutations {
 		old := head.Get(m.Name)
-		if err := precondition(m, old); err != nil {
+		damaged := head.Damaged(m.Name)
+		if damaged {
+			old = nil // what is left of it is not what somebody wrote
+			if err := damagedPrecondition(m); err != nil {
+				return nil, err
+			}
+		} else if err := precondition(m, old); err != nil {
 			return nil, err
 		}
 		if m.Mode == api.Delete {
@@ -276,6 +282,9 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 		ch.Updates = append(ch.Updates, m.Object)
 		p.changes = append(p.changes, store.Change{Name: m.Name, Resource: gateway.ToResource(m.Object)})
 		p.report = append(p.report, changeOf(old, m.Object))
+		if damaged {
+			p.report[len(p.report)-1].Type = pb.ChangeType_CHANGE_TYPE_UPDATE
+		}
 	}
 	if len(problems) > 0 {
 		return nil, invalid(problems)
@@ -429,6 +438,15 @@ func precondition(m api.Mutation, old gateway.Object) error {
 		return status.Errorf(codes.Aborted, "%s was changed by somebody else: etag is %s, not %s: read it again and retry", m.Name, old.GetMetadata().GetEtag(), m.Etag)
 	}
 	return nil
+}
+
+// damagedPrecondition is precondition for an object that is damaged in the store: it may
+// be replaced or deleted by whoever does not insist on what it was.
+func damagedPrecondition(m api.Mutation) error {
+	if m.Etag == "" {
+		return nil
+	}
+	return status.Errorf(codes.Aborted, "%s is damaged in the store, so its etag is not known: write it again without etag", m.Name)
 }
 
 // stamp fills what the server writes: uid, times, origin, etag.

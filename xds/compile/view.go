@@ -258,6 +258,8 @@ type filterState struct {
 	made bool
 	// previous is the resource of Input.Previous.
 	previous *xds.Resource
+	// lostClaims are those of objects that are damaged.
+	lostClaims []string
 	// claims are the claim headers that the policies of an object set, in a view that
 	// does not have all gateways.
 	claims map[string][]string
@@ -341,8 +343,11 @@ func (v *view) keysChanged() bool {
 // takeClaims notes the claim headers of the objects that changed, and tells whether
 // there are others now: see claimHeaders.
 func (v *view) takeClaims() (differ bool) {
+	lost := v.in.Snapshot.DamagedClaims(v.in.View.Project)
+	differ = !slices.Equal(lost, v.filters.lostClaims)
+	v.filters.lostClaims = lost
 	if v.in.View.Gateway == AllGateways {
-		return false
+		return differ
 	}
 	for _, name := range v.changed {
 		var policies []*pb.Policies
@@ -374,9 +379,9 @@ func (v *view) takeClaims() (differ bool) {
 }
 
 // claimHeaders are those of the view's providers and, when there may be others,
-// of every policy in the project: gateways share backends.
+// of every policy in the project, damaged ones included: gateways share backends.
 func (v *view) claimHeaders(providers []*jwt.Provider) []string {
-	names := jwt.ClaimHeaders(providers)
+	names := append(jwt.ClaimHeaders(providers), v.filters.lostClaims...)
 	for _, headers := range v.filters.claims {
 		names = append(names, headers...)
 	}

@@ -131,7 +131,11 @@ func (k *kind) find(name string) (gateway.Object, error) {
 	if err := k.own(name); err != nil {
 		return nil, err
 	}
-	o := k.core.Snapshot().Get(name)
+	s := k.core.Snapshot()
+	o := s.Get(name)
+	if o == nil {
+		o = s.Shell(name)
+	}
 	if o == nil {
 		return nil, status.Errorf(codes.NotFound, "%.256s does not exist", name)
 	}
@@ -180,7 +184,7 @@ func (k *kind) list(ctx context.Context, in, out protoreflect.Message) error {
 	annotate, who := k.core.Annotator(), CallerOf(ctx)
 	// The token is the last name of the page before, so a page stays right when
 	// objects come and go between two calls.
-	for _, o := range k.core.Snapshot().List(k.collection, project) {
+	for _, o := range k.core.Snapshot().Listed(k.collection, project) {
 		if o.GetName() <= string(after) || !who.MayRead(o.GetName()) {
 			continue
 		}
