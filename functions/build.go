@@ -129,7 +129,7 @@ func (b *builder) make(ctx context.Context, dir string, j job, settings, own map
 	j.temporary = filepath.Join(work, "tmp")
 	if j.home == "" {
 		j.home = filepath.Join(work, "home")
-		defer removeTree(j.home)
+		defer func() { _ = removeTree(j.home) }()
 	}
 	for _, d := range []string{j.home, j.temporary} {
 		if err := os.MkdirAll(d, 0o700); err != nil {

@@ -44,9 +44,9 @@ func newCacheStore(dir string, turn chan struct{}) *cacheStore {
 	return &cacheStore{dir: dir, turn: turn, used: map[string]int{}, failures: map[string]failedMake{}}
 }
 
-// get returns the folder of an entry, which make fills when there is none yet, and
+// get returns the folder of an entry, which fill fills when there is none yet, and
 // what gives it back.
-func (c *cacheStore) get(ctx context.Context, name string, make func(ctx context.Context, dir string) error) (dir string, release func(), err error) {
+func (c *cacheStore) get(ctx context.Context, name string, fill func(ctx context.Context, dir string) error) (dir string, release func(), err error) {
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
@@ -59,7 +59,7 @@ func (c *cacheStore) get(ctx context.Context, name string, make func(ctx context
 		if err := c.failed(name); err != nil {
 			return "", nil, err
 		}
-		err := c.fill(ctx, home, make)
+		err := c.add(ctx, home, fill)
 		if ctx.Err() == nil && !c.forgets {
 			c.note(name, err)
 		}
@@ -77,7 +77,7 @@ func (c *cacheStore) get(ctx context.Context, name string, make func(ctx context
 	return dir, sync.OnceFunc(func() { c.release(name) }), nil
 }
 
-func (c *cacheStore) fill(ctx context.Context, home string, make func(context.Context, string) error) error {
+func (c *cacheStore) add(ctx context.Context, home string, fill func(context.Context, string) error) error {
 	if err := removeTree(home); err != nil { // what a killed runner left
 		return err
 	}
@@ -85,7 +85,7 @@ func (c *cacheStore) fill(ctx context.Context, home string, make func(context.Co
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("functions cache: %w", err)
 	}
-	if err := make(ctx, dir); err != nil {
+	if err := fill(ctx, dir); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(home, "done"), nil, 0o644)

@@ -1,7 +1,6 @@
 package functions_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -499,14 +498,4 @@ func (r *runner) any(t testing.TB, function, method, path, body string) answer {
 	}
 	t.Fatalf("%s: every instance refuses", function)
 	return answer{}
-}
-
-// firstLine reads a line of a connection.
-func firstLine(t testing.TB, c net.Conn) string {
-	t.Helper()
-	line, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(line)
 }

@@ -85,7 +85,6 @@ func (s *session) once(ctx context.Context) error {
 				return errors.Join(err, <-received)
 			}
 		}
-		message = nil
 		select {
 		case <-s.manager.changed:
 			message = t.state()
@@ -114,7 +113,7 @@ func (s *session) finish(stream grpc.BidiStreamingClient[pb.ConnectRequest, pb.C
 	}
 	_ = stream.CloseSend()
 	select {
-	case <-received:
+	case <-received: //nolint:errcheck // the control plane went, or read it
 	case <-time.After(500 * time.Millisecond):
 	}
 	return nil

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
@@ -175,7 +174,6 @@ type output struct {
 	in, out *os.File
 	done    chan struct{}
 	tail    tailBuffer
-	ended   sync.Once
 }
 
 // buildLines are passed on of one job; the rest is counted.

@@ -260,13 +260,11 @@ func (l language) meets(m *pb.StringMatch) (field, text string, ok bool) {
 
 // possibleString is possible for a match of a text.
 func (l language) possibleString(kind, text string) bool {
-	state := 0
 	states := []int{0}
 	if kind == "suffix" { // whatever may stand before
 		states = l.reachable()
 	}
-	for _, s := range states {
-		state = s
+	for _, state := range states {
 		for i := range len(text) {
 			if state = l.next(state, text[i]); state == dead {
 				break

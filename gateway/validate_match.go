@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -258,7 +259,8 @@ func (c *checker) pathText(field, path, follow string) {
 	case !ascii(path):
 		c.add(field, "%q can never match: paths are ASCII; write other characters percent-encoded, such as %%C3%%A9", path)
 	case err != nil:
-		reason := err.(*EdgeError)
+		var reason *EdgeError
+		errors.As(err, &reason)
 		hint := ""
 		if reason.Answer == BadSemicolon {
 			hint = "; " + keepSemicolons

@@ -143,14 +143,14 @@ func TestEnvoy(t *testing.T) {
 		t.Fatal(err)
 	}
 	server, _ := NewServer(NewService(backend, nil, silent), nil, nil)
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 
 	perClient := Spec{ID: "r#per-client", Name: "per-client", Requests: 5, Window: time.Minute}
 	wide := Spec{ID: "g#all", Name: "all", Requests: 1000, Window: time.Hour, Key: Shared}
 	wide.Key = Address // the shared one would take the address as well
 	strict := Spec{ID: "s#strict", Name: "strict", Requests: 1000, Window: time.Hour, OnFailure: Closed}
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	t.Cleanup(upstream.Close)
 	port := envoytest.FreePort(t)
 	e := envoytest.Start(t, envoytest.Options{Bootstrap: envoyBootstrap(t, port, l.Addr().(*net.TCPAddr).Port, upstream.Listener.Addr().(*net.TCPAddr).Port,

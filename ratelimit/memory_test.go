@@ -162,9 +162,9 @@ func decideAllOrNone(t *testing.T, _ *clock, b Backend) {
 }
 
 func decideShadow(t *testing.T, _ *clock, b Backend) {
-	shadow, real := gcra("shadow", 1, time.Hour), gcra("real", 3, time.Hour)
+	shadow, enforced := gcra("shadow", 1, time.Hour), gcra("real", 3, time.Hour)
 	shadow.Shadow = true
-	both := []Request{{"shadow", shadow, 1}, {"real", real, 1}}
+	both := []Request{{"shadow", shadow, 1}, {"real", enforced, 1}}
 	for i := range 3 {
 		r := mustDecide(t, b, both)
 		if refuses(both, r) || r[0].Allowed != (i == 0) || r[1].Remaining != uint32(2-i) {
@@ -177,7 +177,7 @@ func decideShadow(t *testing.T, _ *clock, b Backend) {
 	// A request that another limit refuses is not counted by a shadow either.
 	other := gcra("other shadow", 5, time.Hour)
 	other.Shadow = true
-	mustDecide(t, b, []Request{{"other shadow", other, 1}, {"real", real, 1}})
+	mustDecide(t, b, []Request{{"other shadow", other, 1}, {"real", enforced, 1}})
 	if got := remaining(t, b, other); got != 5 {
 		t.Errorf("the shadow limit counted a refused request: %d left", got)
 	}

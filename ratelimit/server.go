@@ -33,7 +33,6 @@ func NewServer(s *Service, tracer trace.TracerProvider, propagator propagation.T
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// Saves growing a stack for each call.
 		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
-		grpc.SharedWriteBuffer(true),
 	}
 	if tracer != nil {
 		o = append(o, grpc.StatsHandler(otelgrpc.NewServerHandler(

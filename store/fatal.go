@@ -82,7 +82,7 @@ func troubled(err error) (error, bool) {
 		if !errors.Is(err, e.is) && !strings.Contains(err.Error(), e.is.Error()) {
 			continue
 		}
-		if e.is == syscall.ENOSPC || e.is == syscall.EDQUOT {
+		if errors.Is(e.is, syscall.ENOSPC) || errors.Is(e.is, syscall.EDQUOT) {
 			return fmt.Errorf("%w; %s (%w)", err, e.what, ErrNoSpace), true
 		}
 		return fmt.Errorf("%w; %s", err, e.what), true

@@ -109,7 +109,7 @@ func killedChild(t *testing.T, dir string, after int, delay time.Duration) map[i
 		}
 		acked[number] = value
 		if len(acked) == after {
-			time.AfterFunc(delay, func() { cmd.Process.Kill() })
+			time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
 		}
 	}
 	if err := cmd.Wait(); len(acked) < after {

@@ -134,10 +134,10 @@ func (e *etcdServer) start() (err error) {
 
 // serve starts the server on an address, with what is in its directory.
 func (e *etcdServer) serve(addr string) (err error) {
-	any := url.URL{Scheme: "https", Host: addr}
+	client := url.URL{Scheme: "https", Host: addr}
 	c := embed.NewConfig()
 	c.Name, c.Dir = "test", filepath.Join(e.dir, "etcd")
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{any}, []url.URL{any}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	c.ListenPeerUrls = nil
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)

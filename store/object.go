@@ -50,7 +50,7 @@ func plainBytes(r *pb.Resource) ([]byte, error) {
 func (s *sealer) encodeResource(name string, r *pb.Resource) ([]byte, error) {
 	data, err := plainBytes(r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrInvalid, name, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
 	}
 	if r.GetSecret() != nil {
 		sealed, err := s.seal(name, data[1:])

@@ -38,12 +38,12 @@ func newSealer(key []byte) (*sealer, error) {
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w: %v", ErrSealKey, err)
+		return nil, fmt.Errorf("store: %w: %w", ErrSealKey, err)
 	}
 	// The random nonce has 96 bits: safe for 2^32 secrets under one key.
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w: %v", ErrSealKey, err)
+		return nil, fmt.Errorf("store: %w: %w", ErrSealKey, err)
 	}
 	s := &sealer{aead: aead}
 	mac := hmac.New(sha256.New, key)

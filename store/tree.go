@@ -373,7 +373,7 @@ type difference struct {
 // diffBuckets merges two buckets and appends what differs.
 func diffBuckets(out []difference, from, to bucket) []difference {
 	for len(from) > 0 || len(to) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(from) == 0:
 			order = 1

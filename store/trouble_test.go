@@ -131,8 +131,8 @@ func startServer(t *testing.T, dir, addr string) (string, func()) {
 		t.Fatal(err)
 	}
 	kill := sync.OnceFunc(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	})
 	t.Cleanup(kill)
 	lines := bufio.NewScanner(out)

@@ -49,7 +49,7 @@ func listenLate(t *testing.T) (address string, start func() *collector) {
 		c := &collector{got: make(chan *collectortracev1.ExportTraceServiceRequest, 100)}
 		s := grpc.NewServer()
 		collectortracev1.RegisterTraceServiceServer(s, c)
-		go s.Serve(l)
+		go func() { _ = s.Serve(l) }()
 		t.Cleanup(s.Stop)
 		return c
 	}

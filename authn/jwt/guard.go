@@ -93,13 +93,13 @@ func (p *Provider) bad() *rbacconfigv3.Permission {
 		p.at(present(), p.headerName(), "alg"),
 		not(p.at(present(), p.headerName(), "crit")),
 	}
-	any := []*rbacconfigv3.Permission{not(and(good...))}
-	any = append(any, and(p.claim("iat", present()), not(p.claim("iat", between(0, maxTime)))))
-	any = append(any, p.claim("sub", matching(unclean)))
+	wrong := []*rbacconfigv3.Permission{not(and(good...))}
+	wrong = append(wrong, and(p.claim("iat", present()), not(p.claim("iat", between(0, maxTime)))))
+	wrong = append(wrong, p.claim("sub", matching(unclean)))
 	for _, c := range p.Policy.GetClaimHeaders() {
-		any = append(any, p.wrong(c.GetClaim())...)
+		wrong = append(wrong, p.wrong(c.GetClaim())...)
 	}
-	return or(any...)
+	return or(wrong...)
 }
 
 // audience matches the claim aud, a text or a list of texts (RFC 7519, section 4.1.3).

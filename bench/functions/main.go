@@ -185,7 +185,7 @@ func (b *bench) get(ctx context.Context, c *http.Client, id string) (time.Durati
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		return 0, false, fmt.Errorf("%s: %d %s %v", id, resp.StatusCode, body, err)
+		return 0, false, fmt.Errorf("%s: %d %s %w", id, resp.StatusCode, body, err)
 	}
 	return time.Since(start), resp.Header.Get("X-Cold-Start") == "1", nil
 }

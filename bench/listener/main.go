@@ -196,7 +196,7 @@ func (c *contestant) workers() (n [2]float64, err error) {
 	for line := range strings.Lines(b) {
 		for i := range n {
 			if _, v, ok := strings.Cut(line, fmt.Sprintf("worker_%d.downstream_cx_total: ", i)); ok {
-				fmt.Sscan(v, &n[i])
+				_, _ = fmt.Sscan(v, &n[i])
 			}
 		}
 	}
@@ -233,7 +233,7 @@ func (c *contestant) connection(ctx context.Context, one bool) (n int64, err err
 		return 0, err
 	}
 	defer conn.Close()
-	conn.(*net.TCPConn).SetLinger(0) // no ports in TIME_WAIT
+	_ = conn.(*net.TCPConn).SetLinger(0) // no ports in TIME_WAIT
 	r := bufio.NewReader(conn)
 	for ctx.Err() == nil {
 		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"); err != nil {

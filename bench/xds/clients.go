@@ -100,7 +100,7 @@ func (c *client) run() {
 			versions = nil
 		case versions = <-c.again:
 			cancel()
-			<-failed
+			_ = <-failed
 		}
 	}
 }

@@ -149,7 +149,7 @@ func serveFanout(r role) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(r.LimitSeconds)*time.Second, errLimit)
 	defer cancel()
 	out, err := measureFanout(ctx, r)
-	if errors.Is(err, errLimit) || (err != nil && context.Cause(ctx) == errLimit) {
+	if errors.Is(err, errLimit) || (err != nil && errors.Is(context.Cause(ctx), errLimit)) {
 		out, err = &fanoutResult{Note: fmt.Sprintf("not done in %d s", r.LimitSeconds)}, nil
 	}
 	if err != nil {

@@ -96,7 +96,7 @@ func (c *child) until(ctx context.Context, what string, timeout time.Duration, c
 		case <-ctx.Done():
 			return fmt.Errorf("waited in vain for %s: %w\n%s", what, ctx.Err(), c.tail())
 		case <-c.done:
-			return fmt.Errorf("the process ended (%v) while waiting for %s\n%s", c.err, what, c.tail())
+			return fmt.Errorf("the process ended (%w) while waiting for %s\n%s", c.err, what, c.tail())
 		case <-tick.C:
 		}
 	}

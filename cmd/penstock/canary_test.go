@@ -140,7 +140,7 @@ data: {url: ` + value + `}
 		traceID = resp.Header.Get("x-trace-id")
 		b, err := io.ReadAll(resp.Body)
 		if sum := sha256.Sum256([]byte(value)); err != nil || string(b) != hex.EncodeToString(sum[:]) {
-			return fmt.Errorf("the function answers %q: %v", b, err)
+			return fmt.Errorf("the function answers %q: %w", b, err)
 		}
 		return nil
 	})

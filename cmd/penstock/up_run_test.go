@@ -137,7 +137,7 @@ func get(url string) error {
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s: %.200s (%v)", url, res.Status, body, err)
+		return fmt.Errorf("GET %s: %s: %.200s (%w)", url, res.Status, body, err)
 	}
 	return nil
 }
@@ -286,7 +286,7 @@ func TestUpInterrupted(t *testing.T) {
 		default:
 		}
 		if s, err := readState(in.dataDir); err != nil || s == nil || !s.Ready {
-			return fmt.Errorf("not ready: %v\n%s", err, out.String())
+			return fmt.Errorf("not ready: %w\n%s", err, out.String())
 		}
 		return nil
 	})

@@ -49,7 +49,7 @@ func (in *installation) foreground(t *testing.T, terminal bool, more ...string) 
 		}
 		s, err := readState(in.dataDir)
 		if err != nil || s == nil || !s.Ready || s.Jaeger != "running" {
-			return fmt.Errorf("not ready: %+v, %v\n%s", s, err, out.String())
+			return fmt.Errorf("not ready: %+v, %w\n%s", s, err, out.String())
 		}
 		return get("http://" + in.flags.gateway + "/hello")
 	})

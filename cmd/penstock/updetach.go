@@ -58,7 +58,7 @@ func (u *up) detach(ctx context.Context) error {
 	go func() {
 		defer close(ended)
 		err := cmd.Wait()
-		cancel(fmt.Errorf("penstock up ended (%v); its log %s ends with:\n%s", err, logFile, tailOf(logFile)))
+		cancel(fmt.Errorf("penstock up ended (%w); its log %s ends with:\n%s", err, logFile, tailOf(logFile)))
 	}()
 	err = until(waitCtx, func(context.Context) error {
 		s, err := readState(u.f.dataDir)

@@ -54,7 +54,7 @@ func Probe() *Machine {
 	}
 	m.user = os.Geteuid() != 0
 	m.probeNamespaces()
-	m.probeUIDs(UIDRange{})
+	_ = m.probeUIDs(UIDRange{})
 	return m
 }
 

@@ -95,10 +95,10 @@ func must(err error) {
 
 // asMachine is the machine that runs a sandbox; args are its /etc/resolv.conf.
 func asMachine(args []string) {
-	real, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	target, err := filepath.EvalSymlinks("/etc/resolv.conf")
 	must(err)
 	must(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
-	must(unix.Mount(args[0], real, "", unix.MS_BIND, ""))
+	must(unix.Mount(args[0], target, "", unix.MS_BIND, ""))
 	other := exec.Command("/proc/self/exe")
 	other.Env = []string{"SANDBOX_RUNS=host"}
 	other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}

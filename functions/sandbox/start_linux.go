@@ -166,8 +166,8 @@ func (p *Process) prepare(c Command, s *spec) (err error) {
 func (p *Process) sandbox(c Command, s *spec) (map[string]string, error) {
 	m := p.plan.machine
 	s.Paths = append([]path{{Path: c.Dir}, {Path: s.Program}}, p.plan.paths...)
-	if real, err := filepath.EvalSymlinks(s.Program); err == nil && real != s.Program {
-		s.Paths = append(s.Paths, path{Path: real})
+	if target, err := filepath.EvalSymlinks(s.Program); err == nil && target != s.Program {
+		s.Paths = append(s.Paths, path{Path: target})
 	}
 	s.Landlock, s.Seccomp, s.Restrict, s.Capabilities = m.landlock, m.seccomp, true, m.off.capabilities
 	if p.plan.bound() {

@@ -55,7 +55,7 @@ func sendFrame(fd int, kind byte, body []byte, files ...int) error {
 // receiveFrame returns io.EOF when the other end is closed.
 func receiveFrame(fd int) (kind byte, body []byte, files []int, err error) {
 	header, control := make([]byte, 5), make([]byte, unix.CmsgSpace(maxFDs*4))
-	n, cn := 0, 0
+	var n, cn int
 	for {
 		n, cn, _, _, err = unix.Recvmsg(fd, header, control, unix.MSG_CMSG_CLOEXEC)
 		if !errors.Is(err, unix.EINTR) {

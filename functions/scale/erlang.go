@@ -35,20 +35,13 @@ func waitOf(blocked, slots, busy float64) float64 {
 }
 
 // queue is M/G/c with the service time of a shape: all that is known of the wait.
+// P(W > w) = wait x exp(-decay x w): exact for exponential service; for another variance
+// the mean wait is that of M/M/c times (1 + cs^2)/2, cs^2 = Var/E^2 (Lee and Longton, 1959).
 type queue struct {
 	// wait is the probability to wait at all.
 	wait float64
 	// decay is the rate, per second, at which longer waits become rarer.
 	decay float64
-}
-
-// newQueue puts busy work on slots. P(W > w) = wait x exp(-decay x w): exact for
-// exponential service; for another variance the mean wait is that of M/M/c times
-// (1 + cs^2)/2, cs^2 = Var/E^2 (Lee and Longton, 1959).
-func newQueue(slots int, busy float64, service Moments) queue {
-	c := float64(slots)
-	cs2 := service.Var / (service.Mean * service.Mean)
-	return queue{wait: erlangC(slots, busy), decay: max(0, c-busy) / service.Mean * 2 / (1 + cs2)}
 }
 
 func normalCDF(x float64) float64     { return 0.5 * math.Erfc(-x/math.Sqrt2) }

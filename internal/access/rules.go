@@ -78,9 +78,9 @@ var rules = map[string]rule{
 
 func init() {
 	for _, s := range []protoreflect.ServiceDescriptor{
-		service(pb.File_penstock_v1_gateway_service_proto, 0), service(pb.File_penstock_v1_route_service_proto, 0),
-		service(pb.File_penstock_v1_backend_service_proto, 0), service(pb.File_penstock_v1_function_service_proto, 0),
-		service(pb.File_penstock_v1_consumer_service_proto, 0), service(pb.File_penstock_v1_secret_service_proto, 0),
+		service(pb.File_penstock_v1_gateway_service_proto), service(pb.File_penstock_v1_route_service_proto),
+		service(pb.File_penstock_v1_backend_service_proto), service(pb.File_penstock_v1_function_service_proto),
+		service(pb.File_penstock_v1_consumer_service_proto), service(pb.File_penstock_v1_secret_service_proto),
 	} {
 		kind := strings.ToLower(strings.TrimSuffix(string(s.Name()), "Service")) + "s"
 		for i := range s.Methods().Len() {
@@ -96,8 +96,8 @@ func init() {
 	}
 }
 
-func service(f protoreflect.FileDescriptor, i int) protoreflect.ServiceDescriptor {
-	return f.Services().Get(i)
+func service(f protoreflect.FileDescriptor) protoreflect.ServiceDescriptor {
+	return f.Services().Get(0)
 }
 
 func methodName(m protoreflect.MethodDescriptor) string {

@@ -106,7 +106,7 @@ func TestLogger(t *testing.T) {
 	var b bytes.Buffer
 	w := New(&b, Text, false)
 	w.Logger("up").With("a", 1).Warn("careful", slog.Any("error", os.ErrNotExist))
-	w.Progress("up").Write([]byte("one\ntwo\n"))
+	_, _ = w.Progress("up").Write([]byte("one\ntwo\n"))
 	got := strings.Split(b.String(), "\n")
 	for i, want := range []string{"up        WARN careful a=1 error=\"file does not exist\"", "up        one", "up        two", ""} {
 		if _, line, _ := strings.Cut(got[i], " "); line != want {

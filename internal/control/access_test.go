@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -64,7 +65,7 @@ func TestNothingWithoutCredential(t *testing.T) {
 		for _, m := range append(methods, "/penstock.v1.NoService/NoMethod") {
 			ctx := metadata.AppendToOutgoingContext(t.Context(), "x-penstock-caller", "root", "x-penstock-inner", `x {"Name":"local:root","Owner":true}`)
 			for _, a := range authorization {
-				ctx = metadata.AppendToOutgoingContext(ctx, "authorization", a)
+				ctx = metadata.AppendToOutgoingContext(ctx, "authorization", a) //nolint:fatcontext // all of them go into one call
 			}
 			code := codeOf(ctx, conn, m)
 			if m == "/grpc.health.v1.Health/Check" {
@@ -96,7 +97,7 @@ func TestNothingWithoutCredential(t *testing.T) {
 func codeOf(ctx context.Context, conn *grpc.ClientConn, method string) codes.Code {
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 	if err == nil {
-		if err = stream.SendMsg(&pb.GetStatusRequest{}); err == nil || err == io.EOF {
+		if err = stream.SendMsg(&pb.GetStatusRequest{}); err == nil || errors.Is(err, io.EOF) {
 			_ = stream.CloseSend()
 			err = stream.RecvMsg(&pb.GetStatusResponse{})
 		}

@@ -81,7 +81,7 @@ func TestReturning(t *testing.T) {
 		return err == nil && states[runnersPrefix+"a"] != nil
 	})
 	again := serve(t, p.core.store, dir)
-	if wait := again.core.acks.from.Sub(time.Now()); wait <= 0 || wait > returning {
+	if wait := time.Until(again.core.acks.from); wait <= 0 || wait > returning {
 		t.Errorf("acknowledgements count in %s, want up to %s", wait, returning)
 	}
 }

@@ -131,7 +131,7 @@ func handMade(t *testing.T, p *plane) *xds.Generation {
 	p.core.compiling.Unlock()
 	var more []*xds.Resource
 	for name, script := range map[string]string{"endless": "while true do end", "harmless": "function envoy_on_request(h) end"} {
-		any := func(m proto.Message) *anypb.Any {
+		pack := func(m proto.Message) *anypb.Any {
 			a, err := anypb.New(m)
 			if err != nil {
 				t.Fatal(err)
@@ -144,10 +144,10 @@ func handMade(t *testing.T, p *plane) *xds.Generation {
 				Name: name, VirtualHosts: []*routev3.VirtualHost{{Name: "a", Domains: []string{"*"}}},
 			}},
 			HttpFilters: []*hcmv3.HttpFilter{
-				{Name: "lua", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: any(&luav3.Lua{DefaultSourceCode: &corev3.DataSource{
+				{Name: "lua", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(&luav3.Lua{DefaultSourceCode: &corev3.DataSource{
 					Specifier: &corev3.DataSource_InlineString{InlineString: script},
 				}})}},
-				{Name: "router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: any(&routerv3.Router{})}},
+				{Name: "router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(&routerv3.Router{})}},
 			},
 		}
 		r, err := xds.NewResource(xds.Listener, name, &listenerv3.Listener{
@@ -155,7 +155,7 @@ func handMade(t *testing.T, p *plane) *xds.Generation {
 				Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(envoytest.FreePort(t))},
 			}}},
 			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
-				Name: "hcm", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: any(m)},
+				Name: "hcm", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(m)},
 			}}}},
 		}, nil, nil)
 		if err != nil {

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -172,7 +173,7 @@ func may(t *testing.T, conn *grpc.ClientConn, method string, req proto.Message, 
 	defer cancel()
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.PerRPCCredentials(connect.Bearer(token)))
 	if err == nil {
-		if err = stream.SendMsg(req); err == nil || err == io.EOF {
+		if err = stream.SendMsg(req); err == nil || errors.Is(err, io.EOF) {
 			_ = stream.CloseSend()
 			err = stream.RecvMsg(&pb.ListProxiesRequest{}) // any message: unknown fields are kept
 		}

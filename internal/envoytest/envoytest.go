@@ -123,7 +123,7 @@ func launchEnvoy(t testing.TB, dir, file, socket string, live bool, o Options) *
 // shall wait until the server is live.
 func configure(t testing.TB, dir string, o Options) (file string, live bool) {
 	t.Helper()
-	b := &bootstrapv3.Bootstrap{}
+	var b *bootstrapv3.Bootstrap
 	if o.Bootstrap != nil {
 		b = proto.CloneOf(o.Bootstrap)
 	} else {

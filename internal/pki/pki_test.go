@@ -109,8 +109,8 @@ func TestOpenCABad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.WriteFile(ca.CertFile(), cert, 0o600)
-	os.WriteFile(filepath.Join(leaf, "ca.key"), key, 0o600)
+	mustWrite(t, ca.CertFile(), cert)
+	mustWrite(t, filepath.Join(leaf, "ca.key"), key)
 	if _, err := OpenCA(leaf); err == nil || !strings.Contains(err.Error(), "not the certificate of a CA") {
 		t.Errorf("a leaf as the CA: %v", err)
 	}
@@ -196,13 +196,13 @@ func TestEnsureFiles(t *testing.T) {
 		"other address":  func() { r.IPs = []net.IP{net.IPv4(10, 0, 0, 1)} },
 		"other identity": func() { r.SPIFFE = "spiffe://penstock.local/runner/a" },
 		"other CA":       func() { now := ca.now; ca = openCA(t, t.TempDir()); ca.now = now },
-		"broken file":    func() { os.WriteFile(filepath.Join(dir, "control.crt"), nil, 0o600) },
+		"broken file":    func() { mustWrite(t, filepath.Join(dir, "control.crt"), nil) },
 		"other key": func() {
 			b, err := newKeyPEM()
 			if err != nil {
 				t.Fatal(err)
 			}
-			os.WriteFile(filepath.Join(dir, "control.key"), b, 0o600)
+			mustWrite(t, filepath.Join(dir, "control.key"), b)
 		},
 	}
 	for name, change := range changes {
@@ -256,7 +256,7 @@ func serve(t *testing.T, conf *tls.Config) string {
 			return nil, status.Error(codes.Aborted, id)
 		}))
 	healthpb.RegisterHealthServer(s, health.NewServer())
-	go s.Serve(lis)
+	go func() { _ = s.Serve(lis) }()
 	t.Cleanup(s.Stop)
 	return lis.Addr().String()
 }
@@ -410,4 +410,11 @@ func FuzzParseProxyID(f *testing.F) {
 			t.Errorf("%q is read as %q", s, ProxyID(project, gateway, name))
 		}
 	})
+}
+
+func mustWrite(t *testing.T, file string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

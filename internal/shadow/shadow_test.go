@@ -352,12 +352,12 @@ func (g generation) tls(t *testing.T, secret string) {
 
 func keys(t *testing.T) map[string]crypto.Signer {
 	out := map[string]crypto.Signer{}
-	for name, make := range map[string]func() (crypto.Signer, error){
+	for name, generate := range map[string]func() (crypto.Signer, error){
 		"p256":    func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) },
 		"p384":    func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) },
 		"rsa2048": func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) },
 	} {
-		key, err := make()
+		key, err := generate()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -226,22 +226,22 @@ func matches(leaf *x509.Certificate, key []byte) error {
 // key is a throw-away key of the same kind and size.
 func (f *fakes) key(public crypto.PublicKey) (crypto.Signer, error) {
 	var id string
-	var make func() (crypto.Signer, error)
+	var generate func() (crypto.Signer, error)
 	switch k := public.(type) {
 	case *rsa.PublicKey:
 		id = fmt.Sprint("rsa", k.N.BitLen())
-		make = func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, k.N.BitLen()) }
+		generate = func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, k.N.BitLen()) }
 	case *ecdsa.PublicKey:
 		id = k.Curve.Params().Name
-		make = func() (crypto.Signer, error) { return ecdsa.GenerateKey(k.Curve, rand.Reader) }
+		generate = func() (crypto.Signer, error) { return ecdsa.GenerateKey(k.Curve, rand.Reader) }
 	default:
 		id = "other"
-		make = func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+		generate = func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 	}
 	if old := f.keys[id]; old != nil {
 		return old, nil
 	}
-	key, err := make()
+	key, err := generate()
 	if err == nil {
 		f.keys[id] = key
 	}

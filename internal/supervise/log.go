@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -32,7 +33,7 @@ func (l *lines) copy(r io.Reader) {
 		if len(part) > 0 {
 			l.line(strings.Map(printable, string(part)))
 		}
-		if err != nil && err != bufio.ErrBufferFull {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return
 		}
 	}

@@ -126,10 +126,10 @@ func (o Options) say(format string, args ...any) {
 	}
 }
 
-// install returns dir/name/result. When it is absent, make fills a temporary
+// install returns dir/name/result. When it is absent, fill fills a temporary
 // directory under a lock, which is then renamed to dir/name, so that a reader
 // sees all of a tool or nothing of it, also after a crash.
-func (o Options) install(ctx context.Context, name, result string, make func(ctx context.Context, tmp string) error) (string, error) {
+func (o Options) install(ctx context.Context, name, result string, fill func(ctx context.Context, tmp string) error) (string, error) {
 	dir, err := o.directory()
 	if err != nil {
 		return "", err
@@ -159,7 +159,7 @@ func (o Options) install(ctx context.Context, name, result string, make func(ctx
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return "", err
 	}
-	if err := make(ctx, tmp); err != nil {
+	if err := fill(ctx, tmp); err != nil {
 		return "", fmt.Errorf("install %s: %w", name, err)
 	}
 	if err := os.RemoveAll(final); err != nil { // a half-removed old one

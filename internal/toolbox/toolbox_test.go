@@ -217,12 +217,12 @@ func TestUnpackChecksTheBinary(t *testing.T) {
 
 // TestOwnEnvoy: PENSTOCK_ENVOY is used when it is an Envoy of the right minor.
 func TestOwnEnvoy(t *testing.T) {
-	real, err := Envoy(t.Context(), Options{Progress: os.Stderr})
+	envoy, err := Envoy(t.Context(), Options{Progress: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(EnvEnvoy, real)
-	if got, err := Envoy(t.Context(), Options{Dir: t.TempDir(), Offline: true}); err != nil || got != real {
+	t.Setenv(EnvEnvoy, envoy)
+	if got, err := Envoy(t.Context(), Options{Dir: t.TempDir(), Offline: true}); err != nil || got != envoy {
 		t.Errorf("got %q, %v", got, err)
 	}
 	dir := t.TempDir()
@@ -368,14 +368,14 @@ func TestLockIsWaitedFor(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	o := Options{Dir: dir, Progress: &watcher{say: "another process is installing it", then: cancel}}
-	make := func(_ context.Context, tmp string) error {
+	build := func(_ context.Context, tmp string) error {
 		return os.WriteFile(filepath.Join(tmp, "bin"), []byte("x"), 0o755)
 	}
-	_, err = o.install(ctx, "tool", "bin", make)
+	_, err = o.install(ctx, "tool", "bin", build)
 	wantError(t, err, "waiting for the installation of tool", "context canceled")
 
 	told := &watcher{say: "another process is installing it", then: unlock}
-	path, err := Options{Dir: dir, Progress: told}.install(t.Context(), "tool", "bin", make)
+	path, err := Options{Dir: dir, Progress: told}.install(t.Context(), "tool", "bin", build)
 	if err != nil || path != filepath.Join(dir, "tool", "bin") {
 		t.Errorf("after the lock was given back: %q, %v", path, err)
 	}

@@ -21,7 +21,7 @@ func limiter(t testing.TB, b ratelimit.Backend) string {
 		t.Fatal(err)
 	}
 	server, _ := ratelimit.NewServer(ratelimit.NewService(b, nil, slog.New(slog.DiscardHandler)), nil, nil)
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	return l.Addr().String()
 }

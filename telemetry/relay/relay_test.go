@@ -70,7 +70,7 @@ func serve(t *testing.T, address string, register func(grpc.ServiceRegistrar)) (
 	}
 	s := grpc.NewServer()
 	register(s)
-	go s.Serve(l)
+	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
 	return l.Addr().String(), s
 }

@@ -156,8 +156,8 @@ func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
 	if d := b.GetDns(); d != nil {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
 		c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
-		c.RespectDnsTtl = true
-		c.DnsRefreshRate = durationpb.New(5 * time.Second)
+		c.RespectDnsTtl = true                             //nolint:staticcheck // its successor, an extension, gives every DNS cluster another hash, and Envoy 1.40 takes both
+		c.DnsRefreshRate = durationpb.New(5 * time.Second) //nolint:staticcheck // as above
 		// A name that does not resolve must not hold up the other clusters.
 		c.WaitForWarmOnInit = wrapperspb.Bool(false)
 		c.LoadAssignment = assignment(name, []*endpointv3.LbEndpoint{lbEndpoint(d.GetHostname(), d.GetPort(), 0)})

@@ -82,7 +82,7 @@ func (r *rig) strict(authorization *string, optional bool) verdict {
 	if m == nil {
 		return refused
 	}
-	signed, err := jose.ParseSigned(m[1], []jose.SignatureAlgorithm{jose.ES256})
+	signed, err := jose.ParseSignedCompact(m[1], []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil || len(signed.Signatures) != 1 {
 		return refused
 	}

@@ -143,7 +143,7 @@ func canonical(r *xds.Resource) error {
 		return err
 	}
 	if whole, err := xds.NewResource(xds.Route, r.Name, rc, nil, nil); err != nil || whole.Version != r.Version {
-		return fmt.Errorf("%s has other bytes than its message: %v", r.Name, err)
+		return fmt.Errorf("%s has other bytes than its message: %w", r.Name, err)
 	}
 	return rc.ValidateAll()
 }

@@ -102,7 +102,7 @@ func TestRecompile(t *testing.T) {
 
 func same(a, b *unit) error {
 	if !bytes.Equal(a.raw, b.raw) || a.err != nil || b.err != nil {
-		return fmt.Errorf("bytes\n%x (%v), want\n%x (%v)", a.raw, a.err, b.raw, b.err)
+		return fmt.Errorf("bytes\n%x (%w), want\n%x (%w)", a.raw, a.err, b.raw, b.err)
 	}
 	var keys [2][]providerKey
 	for i, u := range []*unit{a, b} {

@@ -119,7 +119,7 @@ func TestPathPrefix(t *testing.T) {
 	re := func(s string) *routev3.RouteMatch {
 		return pathVariants(&pb.PathMatch{Match: &pb.PathMatch_Regex{Regex: s}}, "")[0].match
 	}
-	any := func(m *routev3.RouteMatch) *routev3.RouteMatch {
+	anyCase := func(m *routev3.RouteMatch) *routev3.RouteMatch {
 		m.CaseSensitive = wrapperspb.Bool(false)
 		return m
 	}
@@ -131,7 +131,7 @@ func TestPathPrefix(t *testing.T) {
 		want  string
 	}{
 		{prefix("/a"), "/a"},
-		{any(prefix("/1/a2")), "/1/"},
+		{anyCase(prefix("/1/a2")), "/1/"},
 		{re("/a/[0-9]+"), "/a/"},
 		{re("/a/b?"), "/a/"},
 		{re("/a/(b|c)"), "/a/"},

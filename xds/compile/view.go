@@ -289,9 +289,9 @@ func (v *view) refused() func(target) bool {
 
 // discoveredFilters emits the filters that come by ECDS, with the providers and
 // claim headers of all hosts of the view, when something of that changed.
-func (v *view) discoveredFilters(any bool) {
+func (v *view) discoveredFilters(wanted bool) {
 	project := v.in.View.Project
-	if !any {
+	if !wanted {
 		v.filters.made = false
 		v.out.remove(xds.ExtensionConfig, jwtFilter(project))
 		v.out.remove(xds.ExtensionConfig, claimsFilter(project))

@@ -176,7 +176,7 @@ func runClients(spec []string) {
 		check(err)
 		go runClient(conn, mode, size)
 	}
-	bufio.NewReader(os.Stdin).ReadString(0)
+	_, _ = bufio.NewReader(os.Stdin).ReadString(0)
 }
 
 func runClient(conn *grpc.ClientConn, mode string, size int) {

@@ -209,7 +209,6 @@ func GRPCOptions(age time.Duration) []grpc.ServerOption {
 		grpc.KeepaliveParams(p),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ReadBufferSize(4 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(32 << 20),
 		// Windows that do not grow: to find out how far they could, gRPC answers each
 		// message with a ping, which is a write, a packet and a read more on both sides.

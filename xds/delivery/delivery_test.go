@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -253,7 +254,7 @@ func TestWait(t *testing.T) {
 	// A wait ends with its context, and with the server.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if rep, err := p.server.Wait(ctx, 99, nil); err != context.Canceled || rep.Complete || rep.Total != 4 {
+	if rep, err := p.server.Wait(ctx, 99, nil); !errors.Is(err, context.Canceled) || rep.Complete || rep.Total != 4 {
 		t.Errorf("cancelled wait: %+v, %v", rep, err)
 	}
 	ended := make(chan error, 1)

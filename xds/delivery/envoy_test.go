@@ -357,7 +357,7 @@ func TestEnvoySilent(t *testing.T) {
 		}
 	}
 	signal(syscall.SIGSTOP)
-	defer syscall.Kill(envoys[1].Pid(), syscall.SIGCONT)
+	defer func() { _ = syscall.Kill(envoys[1].Pid(), syscall.SIGCONT) }()
 	for i, v := range views {
 		gens[i] = gens[i].next()
 		gens[i].route("h.test", "b", nil)

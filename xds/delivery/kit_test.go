@@ -90,7 +90,7 @@ func (p *plane) start() {
 	p.server = delivery.New(p.opt)
 	p.grpc = grpc.NewServer(append(delivery.GRPCOptions(p.opt.StreamAge), grpc.Creds(credentials.NewTLS(tls)))...)
 	p.server.Register(p.grpc)
-	go p.grpc.Serve(lis)
+	go func() { _ = p.grpc.Serve(lis) }()
 }
 
 func (p *plane) stop() {

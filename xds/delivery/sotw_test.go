@@ -195,11 +195,11 @@ func TestStateOfTheWorld(t *testing.T) {
 	g = g.next()
 	g.plain("a", 5)
 	p.server.Update(grpcTestView, g.Generation)
-	last := c.expect("Cluster a@5 b@3", "")
+	c.expect("Cluster a@5 b@3", "")
 	g = g.next()
 	g.plain("b", 6)
 	p.server.Update(grpcTestView, g.Generation)
-	last = c.expect("Cluster a@5 b@6", "")
+	last := c.expect("Cluster a@5 b@6", "")
 	p.wait(6)
 
 	// Back with the last versions, on another server, with fewer names: nothing.

@@ -173,7 +173,7 @@ func (st *stream) run() error {
 			}
 			continue
 		}
-		if wake == over {
+		if wake.Equal(over) {
 			return nil
 		}
 		var due <-chan time.Time

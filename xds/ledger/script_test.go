@@ -145,7 +145,9 @@ func (s *script) run(words []string) {
 		s.problems(st.Problems)
 	case "serves":
 		var n int64
-		fmt.Sscan(args[0], &n)
+		if _, err := fmt.Sscan(args[0], &n); err != nil {
+			panic(err) // the script is wrong
+		}
 		ok, problems := s.proxy.Serves(n, s.now)
 		s.printf("%v", ok)
 		s.problems(problems)
@@ -226,7 +228,9 @@ func short(r xds.Ref) string {
 
 func parseGeneration(args []string) *xds.Generation {
 	g := &xds.Generation{}
-	fmt.Sscan(args[0], &g.Revision)
+	if _, err := fmt.Sscan(args[0], &g.Revision); err != nil {
+		panic(err) // the script is wrong
+	}
 	for _, a := range args[1:] {
 		id, refs, _ := strings.Cut(a, ":")
 		ref := parseRef(id)

@@ -233,7 +233,9 @@ func (w *world) requestTurn(p *proxy) bool {
 	w.judge(out)
 	if w.rnd.IntN(20) == 0 { // a duplicate of the answer
 		r.Subscribe, r.Unsubscribe, r.Initial = nil, nil, nil
-		p.led.Handle(r, w.now)
+		if _, err := p.led.Handle(r, w.now); err != nil {
+			w.failf("%s: a duplicate: %v", p.name, err)
+		}
 	}
 	return true
 }

@@ -71,8 +71,9 @@ type Options struct {
 // New makes the contract of instances.
 func New(o Options) instance.Factory {
 	return func(h instance.Host) (instance.Contract, error) {
-		port, err := sandbox.ServerPort, error(nil)
+		port := sandbox.ServerPort
 		if !h.Network.Private() {
+			var err error
 			if port, err = ports.take(); err != nil {
 				return nil, fmt.Errorf("find a free port: %w", err)
 			}
@@ -223,7 +224,7 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 		switch p := recover(); {
 		case p == nil:
 			err = s.err
-		case p != http.ErrAbortHandler:
+		case p != http.ErrAbortHandler: //nolint:errorlint // a value of panic, not an error that may be wrapped
 			panic(p)
 		case context.Cause(r.Context()) != nil: // the deadline, or the caller went away
 			err = context.Cause(r.Context())

@@ -57,8 +57,9 @@ func TestSizing(t *testing.T) {
 			c.Handler, c.Rest = Time{0.050, 0.020}, Time{0.010, 0.010}
 			c.Objective.Limit, c.Seed = limit, uint64(i)
 			trace := Poisson(lambda, n, uint64(i))
-			m, count := moments(c), 0
-			if count = scale.Size(scale.Config{Max: 1000, Concurrency: 1, Objective: c.Objective}, lambda, m); count < 1 {
+			m := moments(c)
+			count := scale.Size(scale.Config{Max: 1000, Concurrency: 1, Objective: c.Objective}, lambda, m)
+			if count < 1 {
 				t.Fatalf("count %d", count)
 			}
 			over := func(n int) float64 {

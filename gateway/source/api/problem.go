@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -49,7 +50,8 @@ func writeProblem(w http.ResponseWriter, httpStatus int, st *status.Status) {
 func restError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 	st := status.Convert(err)
 	code := runtime.HTTPStatusFromCode(st.Code())
-	if special, ok := err.(*runtime.HTTPStatusError); ok {
+	var special *runtime.HTTPStatusError
+	if errors.As(err, &special) {
 		code, st = special.HTTPStatus, status.Convert(special.Err)
 	}
 	if code == http.StatusUnauthorized {

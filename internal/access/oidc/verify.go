@@ -78,12 +78,13 @@ func (v *Verifier) Verify(ctx context.Context, text string) (*Caller, error) {
 }
 
 func (v *Verifier) keysOf(ctx context.Context, h jose.Header) ([]jose.JSONWebKey, error) {
-	fit, err := v.keys.of(h)
-	if len(fit) > 0 {
+	// A token may be signed with a key that is newer than what was fetched.
+	if fit, _ := v.keys.of(h); len(fit) > 0 {
 		return fit, nil
 	}
 	v.keys.refetch(ctx)
-	if fit, err = v.keys.of(h); err != nil {
+	fit, err := v.keys.of(h)
+	if err != nil {
 		return nil, err
 	}
 	if len(fit) == 0 {

@@ -120,16 +120,16 @@ func split(src *Source, text string) ([]chunk, Errors) {
 	}
 	var chunks []chunk
 	var current strings.Builder
-	start, any := 0, false
+	start, content := 0, false
 	flush := func() *Error {
-		if any {
+		if content {
 			if len(chunks) == MaxDocuments {
 				return &Error{File: src.Name, Line: start + 1, Column: 1, Message: fmt.Sprintf("more than %d documents", MaxDocuments), Hint: "split the file"}
 			}
 			chunks = append(chunks, chunk{text: current.String(), line: start})
 		}
 		current.Reset()
-		any = false
+		content = false
 		return nil
 	}
 	for i, l := range src.lines {
@@ -143,7 +143,7 @@ func split(src *Source, text string) ([]chunk, Errors) {
 		}
 		trimmed := strings.TrimLeft(l, " \t")
 		if trimmed != "" && trimmed[0] != '#' {
-			any = true
+			content = true
 		}
 		current.WriteString(l)
 		current.WriteByte('\n')
