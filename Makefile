@@ -97,7 +97,14 @@ $(BUF): tools/buf/package.json tools/buf/package-lock.json
 gen: $(BUF)
 	$(BUF) generate
 
-lint: vet $(BUF)
+# golangci-lint, built from tools/lint; .golangci.yml says what it looks for.
+LINT := .tools/lint/golangci-lint
+$(LINT): tools/lint/go.mod tools/lint/go.sum
+	$(GO) build -C tools/lint -ldflags "-s -w" -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	touch $@
+
+lint: vet $(BUF) $(LINT)
+	$(LINT) run
 	$(BUF) lint
 
 # Keeps the installed tools; .tools/ may be removed by hand.

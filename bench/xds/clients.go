@@ -100,7 +100,7 @@ func (c *client) run() {
 			versions = nil
 		case versions = <-c.again:
 			cancel()
-			_ = <-failed
+			<-failed //nolint:errcheck // it was cancelled
 		}
 	}
 }

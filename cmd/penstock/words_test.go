@@ -27,7 +27,7 @@ func TestDescribeError(t *testing.T) {
 			status.Error(code, "routes/x is strange"),
 			fmt.Errorf("the first try: %w", status.Error(code, "routes/x is strange")),
 			errors.Join(errors.New("one"), status.Error(code, "routes/x is strange")),
-			fmt.Errorf("the second try: %v", status.Error(code, "routes/x is strange")),
+			fmt.Errorf("the second try: %v", status.Error(code, "routes/x is strange")), //nolint:errorlint // one that nothing can unwrap
 		} {
 			got := describeError(err)
 			if strings.Contains(got, "rpc error") || strings.Contains(got, "desc =") || code != codes.Unknown && strings.Contains(got, code.String()) {

@@ -32,7 +32,7 @@ const (
 // keys are the issuer's. When they cannot be fetched, the last good ones stay.
 type keys struct {
 	source *source
-	first  chan struct{}      // closed after the first fetch
+	first  chan struct{}      // closed with what the first fetch brought
 	ask    chan chan struct{} // for a fetch ahead of time; closed when it is done
 
 	mu      sync.Mutex
@@ -48,7 +48,6 @@ func newKeys(s *source) *keys {
 func (k *keys) run(ctx context.Context) {
 	next := time.NewTimer(k.refresh(ctx))
 	defer next.Stop()
-	close(k.first)
 	var asked time.Time
 	for {
 		select {
@@ -74,6 +73,12 @@ func (k *keys) refresh(ctx context.Context) time.Duration {
 	k.problem = err
 	if err == nil {
 		k.list = list
+	}
+	// Whoever sees these keys can ask for newer ones.
+	select {
+	case <-k.first:
+	default:
+		close(k.first)
 	}
 	k.mu.Unlock()
 	log := k.source.o.Logger
