@@ -38,6 +38,7 @@ type keys struct {
 	mu      sync.Mutex
 	list    []jose.JSONWebKey
 	problem error // of the last fetch
+	fetches int   // that have ended
 }
 
 func newKeys(s *source) *keys {
@@ -74,10 +75,7 @@ func (k *keys) refresh(ctx context.Context) time.Duration {
 	if err == nil {
 		k.list = list
 	}
-	// Whoever sees these keys can ask for newer ones.
-	select {
-	case <-k.first:
-	default:
+	if k.fetches++; k.fetches == 1 {
 		close(k.first)
 	}
 	k.mu.Unlock()
@@ -96,20 +94,22 @@ func (k *keys) refresh(ctx context.Context) time.Duration {
 	return refreshEvery
 }
 
-// refetch has the keys fetched ahead of time, unless that was done just now, and waits
-// for them a short while: the caller's connection stands still meanwhile.
-func (k *keys) refetch(ctx context.Context) {
+// refetch has the keys fetched once more than seen times, ahead of time, unless that was
+// done just now, and waits for them a short while: the caller's connection stands still
+// meanwhile.
+func (k *keys) refetch(ctx context.Context, seen int) {
 	ctx, cancel := context.WithTimeout(ctx, waitForKeys)
 	defer cancel()
 	select {
 	case <-k.first:
-	default:
-		// The first fetch is under way.
-		select {
-		case <-k.first:
-		case <-ctx.Done():
-		}
+	case <-ctx.Done():
 		return
+	}
+	k.mu.Lock()
+	fetches := k.fetches
+	k.mu.Unlock()
+	if fetches > seen {
+		return // no need to ask: that would keep the next caller from it
 	}
 	done := make(chan struct{})
 	select {
@@ -123,19 +123,20 @@ func (k *keys) refetch(ctx context.Context) {
 	}
 }
 
-// of returns the keys that a token of a header may be signed with.
-func (k *keys) of(h jose.Header) (fit []jose.JSONWebKey, err error) {
+// of returns the keys that a token of a header may be signed with, and how many times
+// keys were fetched until now.
+func (k *keys) of(h jose.Header) (fit []jose.JSONWebKey, seen int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.list) == 0 {
-		return nil, &Unavailable{k.problem}
+		return nil, k.fetches, &Unavailable{k.problem}
 	}
 	for _, key := range k.list {
 		if (h.KeyID == "" || key.KeyID == h.KeyID) && takes(key, h.Algorithm) {
 			fit = append(fit, key)
 		}
 	}
-	return fit, nil
+	return fit, k.fetches, nil
 }
 
 // takes reports whether a key is for an algorithm. A key that says nothing is for all

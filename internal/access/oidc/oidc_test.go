@@ -295,7 +295,10 @@ func TestFileOfKeys(t *testing.T) {
 	write := func(k oidctest.Key) {
 		b, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: k.Private.Public(), KeyID: k.ID}}})
 		if err == nil {
-			err = os.WriteFile(file, b, 0o600)
+			err = os.WriteFile(file+".new", b, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(file+".new", file)
 		}
 		if err != nil {
 			t.Fatal(err)

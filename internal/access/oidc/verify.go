@@ -79,11 +79,12 @@ func (v *Verifier) Verify(ctx context.Context, text string) (*Caller, error) {
 
 func (v *Verifier) keysOf(ctx context.Context, h jose.Header) ([]jose.JSONWebKey, error) {
 	// A token may be signed with a key that is newer than what was fetched.
-	if fit, _ := v.keys.of(h); len(fit) > 0 {
+	fit, seen, _ := v.keys.of(h)
+	if len(fit) > 0 {
 		return fit, nil
 	}
-	v.keys.refetch(ctx)
-	fit, err := v.keys.of(h)
+	v.keys.refetch(ctx, seen)
+	fit, _, err := v.keys.of(h)
 	if err != nil {
 		return nil, err
 	}
