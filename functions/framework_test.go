@@ -30,7 +30,7 @@ var frameworks = []struct {
 // gcf is a Functions Framework function.
 func gcf(id, source string, runtime pb.FunctionsFrameworkRuntime, target string, change ...func(*pb.Function)) *pb.Function {
 	f := &pb.Function{
-		Name: name(id), Source: source, Instances: 1, Timeout: durationpb.New(20 * time.Second),
+		Name: name(id), Source: source, Instances: 1, Timeout: durationpb.New(10 * time.Minute),
 		Contract: &pb.Function_FunctionsFramework{FunctionsFramework: &pb.FunctionsFrameworkContract{Runtime: runtime, Target: target}},
 	}
 	for _, c := range change {
