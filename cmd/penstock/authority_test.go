@@ -133,35 +133,25 @@ func TestAuthorityOfOldStore(t *testing.T) {
 	}
 }
 
-// TestUpLostKeys starts `up` without its keys: it refuses and makes none; the command
-// that it prints for a lost authority works.
+// TestUpLostKeys starts `up` without its authority: it refuses and makes none; the command
+// that it prints works. Without the seal key see TestUpWithoutControl.
 func TestUpLostKeys(t *testing.T) {
 	in := newInstallation(t)
 	in.up(t, "--no-jaeger")
 	if out, err := in.run(t, "down", "--data-dir", in.dataDir); err != nil {
 		t.Fatal(err, out)
 	}
-	refused := func(lost string) string {
-		t.Helper()
-		lost = filepath.Join(in.dataDir, lost)
-		if err := os.Rename(lost, lost+".away"); err != nil {
-			t.Fatal(err)
-		}
-		out, err := in.run(t, append([]string{"up", "--no-jaeger"}, in.args...)...)
-		if err == nil || !strings.Contains(out, lost) || !strings.Contains(out, "in its place") {
-			t.Errorf("without %s: %v: %s", lost, err, out)
-		}
-		if _, err := os.Lstat(lost); !os.IsNotExist(err) {
-			t.Errorf("%s was made where it was expected", lost)
-		}
-		return out
-	}
-	refused("seal.key")
-	key := filepath.Join(in.dataDir, "seal.key")
-	if err := os.Rename(key+".away", key); err != nil {
+	lost := filepath.Join(in.dataDir, "pki")
+	if err := os.Rename(lost, lost+".away"); err != nil {
 		t.Fatal(err)
 	}
-	out := refused("pki")
+	out, err := in.run(t, append([]string{"up", "--no-jaeger"}, in.args...)...)
+	if err == nil || !strings.Contains(out, lost) || !strings.Contains(out, "in its place") {
+		t.Errorf("without %s: %v: %s", lost, err, out)
+	}
+	if _, err := os.Lstat(lost); !os.IsNotExist(err) {
+		t.Errorf("%s was made where it was expected", lost)
+	}
 	_, after, ok := strings.Cut(out, "--replace-ca ")
 	if !ok {
 		t.Fatal(out)

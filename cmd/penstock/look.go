@@ -29,16 +29,18 @@ func newProxiesCommand() *cobra.Command {
 		Short: "Show each proxy, its identity, its revision, what it refused and why",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := cmd.OutOrStdout()
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {
+				printFromDisk(w, cf)
 				return err
 			}
 			defer conn.Close()
 			resp, err := pb.NewProxyServiceClient(conn).ListProxies(ctx, &pb.ListProxiesRequest{})
 			if err != nil {
+				printFromDisk(w, cf)
 				return err
 			}
-			w := cmd.OutOrStdout()
 			if cf.output != "text" {
 				return printMessage(w, cf.output, resp)
 			}
@@ -79,6 +81,7 @@ func newStatusCommand() *cobra.Command {
 			w := cmd.OutOrStdout()
 			ctx, conn, err := cf.dial(cmd.Context())
 			if err != nil {
+				printFromDisk(w, cf)
 				return err
 			}
 			defer conn.Close()

@@ -17,12 +17,12 @@ import (
 func newProxyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "proxy",
-		Short: "Let a proxy join, renew its certificate, revoke it",
+		Short: "Let a proxy join, run it, renew its certificate, revoke it",
 		Long: "A new proxy gets its identity without files copied by hand: `penstock proxy token` beside the control\n" +
 			"plane prints a token for one join, `penstock proxy join` beside the new Envoy uses it. The private key is\n" +
 			"made there and never leaves the machine.",
 	}
-	c.AddCommand(newProxyTokenCommand(), newProxyJoinCommand(), newProxyRenewCommand(),
+	c.AddCommand(newProxyTokenCommand(), newProxyJoinCommand(), newProxyRunCommand(), newProxyStatusCommand(), newProxyRenewCommand(),
 		newProxyRevokeCommand(), newProxyAllowCommand(), newProxyRevokedCommand())
 	return c
 }

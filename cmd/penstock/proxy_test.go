@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type proxyPlane struct {
 	log  *syncBuffer
 	port int // of the gateway
 	dir  string
+	end  func() // ends the control plane
 }
 
 func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
@@ -82,13 +84,14 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 	case err := <-served:
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	p.end = sync.OnceFunc(func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 		p.core.Close()
 	})
+	t.Cleanup(p.end)
 	p.answer("hello")
 	return p
 }

@@ -66,6 +66,12 @@ type joinFlags struct {
 type joinState struct {
 	Control  string `json:"control"`
 	Identity string `json:"identity"`
+	// What `penstock proxy run` starts Envoy with, besides.
+	XDS          []string `json:"xds,omitempty"`
+	AdminSocket  string   `json:"admin_socket,omitempty"`
+	Region       string   `json:"region,omitempty"`
+	Zone         string   `json:"zone,omitempty"`
+	MaxHeapBytes uint64   `json:"max_heap_bytes,omitempty"`
 }
 
 func newProxyJoinCommand() *cobra.Command {
@@ -159,7 +165,8 @@ func runProxyJoin(ctx context.Context, f joinFlags, in io.Reader, out io.Writer)
 	if err != nil {
 		return err
 	}
-	start := "envoy -c " + filepath.Join(f.dir, proxyEnvoy) + " --disable-hot-restart"
+	start := "penstock proxy run --dir " + f.dir + "  # renews the certificate, too, and serves without a control plane\n" +
+		"or alone:  envoy -c " + filepath.Join(f.dir, proxyEnvoy) + " --disable-hot-restart"
 	if f.grpc {
 		start = "GRPC_XDS_BOOTSTRAP=" + filepath.Join(f.dir, proxyGRPC) + " and a channel to xds:///HOST"
 	}
@@ -222,13 +229,9 @@ func (f *joinFlags) check() error {
 }
 
 func (f *joinFlags) bootstrap(project, gateway, name string) bootstrap.Config {
-	sni := ""
-	if host, _, err := net.SplitHostPort(f.xds[0]); err == nil && net.ParseIP(host) == nil {
-		sni = host
-	}
 	return bootstrap.Config{
 		NodeID: name, Cluster: project + "/" + gateway, Region: f.region, Zone: f.zone,
-		XDSAddresses: f.xds, XDSServerName: sni,
+		XDSAddresses: f.xds, XDSServerName: serverName(f.xds[0]),
 		CAFile: filepath.Join(f.dir, proxyCA), CertFile: filepath.Join(f.dir, proxyCert), KeyFile: filepath.Join(f.dir, proxyKey),
 		SDSDir: f.dir, AdminSocket: f.adminSocket, MaxHeapBytes: f.maxHeap,
 	}
@@ -266,7 +269,10 @@ func (f *joinFlags) join(ctx context.Context, token pki.JoinToken) (identity str
 	if err != nil {
 		return "", err
 	}
-	state, err := json.Marshal(joinState{Control: f.control, Identity: resp.GetIdentity()})
+	state, err := json.Marshal(joinState{
+		Control: f.control, Identity: resp.GetIdentity(),
+		XDS: f.xds, AdminSocket: f.adminSocket, Region: f.region, Zone: f.zone, MaxHeapBytes: f.maxHeap,
+	})
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/telemetry"
+	"github.com/penstock-gateway/penstock/xds/keeper"
 )
 
 // upFlags are the flags of `penstock up`.
@@ -37,6 +39,7 @@ type upFlags struct {
 	noJaeger, detach, shadow     bool
 	otlpTo, logFormat            string
 	replaceCA                    string
+	keptMaxAge                   time.Duration
 	oidc                         oidcFlags
 	apiTLS                       apiTLSFlags
 
@@ -80,6 +83,7 @@ func newUpCommand() *cobra.Command {
 	fl.BoolVar(&f.noJaeger, "no-jaeger", false, "do without traces, unless --otlp-to says where they go")
 	fl.StringVar(&f.otlpTo, "otlp-to", "", "host:port of a collector of your own that traces go to (OTLP over gRPC), in place of Jaeger")
 	fl.StringVar(&f.logFormat, "log-format", "", "text, json or auto: text at a terminal, else one JSON object per line")
+	fl.DurationVar(&f.keptMaxAge, "kept-max-age", keeper.DefaultMaxAge, "how long ago the control plane may have been there when the gateway starts without it, with the configuration that it keeps")
 	fl.BoolVar(&f.shadow, "shadow", false, "try each change on an Envoy of its own before the gateway gets it")
 	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for a new one; see penstock control")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background; return when the gateway serves")
@@ -115,6 +119,9 @@ func (f *upFlags) check() error {
 	}
 	if _, err := f.oidc.verifier(slog.New(slog.DiscardHandler)); err != nil {
 		errs = append(errs, err)
+	}
+	if f.keptMaxAge <= 0 {
+		errs = append(errs, fmt.Errorf("--kept-max-age %s: it must be positive", f.keptMaxAge))
 	}
 	if f.otlpTo != "" {
 		if err := telemetry.CheckAddress(f.otlpTo); err != nil {

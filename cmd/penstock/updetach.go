@@ -80,6 +80,9 @@ func (u *up) detach(ctx context.Context) error {
 	}
 	fmt.Fprint(u.out, u.welcome())
 	fmt.Fprintf(u.out, "\nIt runs in the background (pid %d, log %s). Stop it with: %s down%s\n", cmd.Process.Pid, logFile, programName(), u.dataDirFlag())
+	if u.state.snapshot().Alone != "" {
+		return fmt.Errorf("%w: there is no control plane", errNotServing)
+	}
 	return nil
 }
 
@@ -199,7 +202,11 @@ func (f *upFlags) loginHint(program, dataDirFlag string) string {
 func (u *up) welcome() string {
 	s := u.state.snapshot()
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nPenstock is up.\n\n")
+	if s.Alone != "" {
+		fmt.Fprintf(&b, "\nThe gateway serves, without its control plane: %s\n\nThe control plane does not start, and is tried again: %s\n\n", s.servesFromDisk(), s.Alone)
+	} else {
+		fmt.Fprintf(&b, "\nPenstock is up.\n\n")
+	}
 	b.WriteString(s.addresses())
 	if s.Functions != "" {
 		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)

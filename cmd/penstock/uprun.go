@@ -25,6 +25,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/telemetry"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
+	"github.com/penstock-gateway/penstock/xds/keeper"
 )
 
 const (
@@ -51,6 +52,11 @@ type up struct {
 	envoy       string // paths of tools
 	socket      string // Envoy's admin socket
 	ca          *pki.CA
+	background  sync.WaitGroup
+
+	keeper    *keeper.Keeper // between the proxy and the control plane
+	endKeeper func() error
+	xdsSocket string
 }
 
 func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
@@ -132,19 +138,21 @@ func (u *up) run(ctx context.Context) (err error) {
 	u.sup = supervise.New(supervise.Options{
 		Line: u.line, Logger: u.log, OnChange: u.state.processes,
 	})
-	var background sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
 		u.sup.Stop()
-		background.Wait()
+		u.background.Wait()
+		if u.endKeeper != nil {
+			err = errors.Join(err, u.endKeeper())
+		}
 		err = errors.Join(err, os.Remove(stateFile(u.f.dataDir)))
 		if err == nil {
 			u.tell("stopped: all processes are gone\n")
 		}
 	}()
 	if u.f.ownJaeger() {
-		background.Go(func() { u.startJaeger(ctx) })
+		u.background.Go(func() { u.startJaeger(ctx) })
 	}
 	if err := u.start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -152,8 +160,11 @@ func (u *up) run(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	background.Go(func() { u.renewCertificates(ctx) })
-	functions := u.awaitFunctions(ctx)
+	u.background.Go(func() { u.renewCertificates(ctx) })
+	functions := ""
+	if u.state.snapshot().Alone == "" {
+		functions = u.awaitFunctions(ctx)
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -187,14 +198,27 @@ func (u *up) start(ctx context.Context) error {
 	if err := removeOldDevKey(u.f.dataDir); err != nil {
 		return err
 	}
-	if err := u.sup.Start(ctx, u.control()); err != nil {
+	if isFile(filepath.Join(u.pkiDir(), "proxy-"+upProxy+".crt")) {
+		if err := u.openKeeper(); err != nil {
+			return err
+		}
+	}
+	alone, err := u.startControl(ctx)
+	if err != nil {
 		return err
 	}
-	if err := u.certificates(); err != nil {
-		return err
+	if !alone {
+		if err := u.certificates(); err != nil {
+			return err
+		}
+		if err := u.configure(ctx); err != nil {
+			return err
+		}
 	}
-	if err := u.configure(ctx); err != nil {
-		return err
+	if u.keeper == nil {
+		if err := u.openKeeper(); err != nil {
+			return err
+		}
 	}
 	for _, p := range u.helpers() {
 		if err := u.sup.Start(ctx, p); err != nil {
@@ -220,7 +244,7 @@ func (u *up) certificates() (err error) {
 		}
 	}
 	for base, id := range map[string]string{
-		"proxy-" + upProxy:   pki.ProxyID("default", "-", upProxy),
+		"proxy-" + upProxy:   upProxyID,
 		"runner-" + upRunner: "spiffe://" + pki.TrustDomain + "/runner/" + upRunner,
 	} {
 		if _, _, err := u.ca.EnsureFiles(u.pkiDir(), base, pki.Request{SPIFFE: id}); err != nil {
@@ -323,11 +347,9 @@ func (u *up) proxy() (supervise.Process, error) {
 	}
 	u.socket = socket
 	file := filepath.Join(runDir(u.f.dataDir), "envoy.json")
-	base := filepath.Join(u.pkiDir(), "proxy-"+upProxy)
 	project, gateway, _ := strings.Cut(strings.TrimPrefix(upGateway, "projects/"), "/gateways/")
 	err = bootstrap.WriteFiles(file, bootstrap.Config{
-		NodeID: upProxy, Cluster: project + "/" + gateway, XDSAddresses: []string{loopback(u.f.xds)},
-		CAFile: filepath.Join(u.pkiDir(), "ca.crt"), CertFile: base + ".crt", KeyFile: base + ".key", SDSDir: runDir(u.f.dataDir),
+		NodeID: upProxy, Cluster: project + "/" + gateway, XDSSocket: u.xdsSocket,
 		AdminSocket: socket, FastTraces: true, Listeners: []string{project + "/" + gateway + "/http"},
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/supervise"
+	"github.com/penstock-gateway/penstock/xds/keeper"
 )
 
 // upState is what a running `penstock up` tells others, in DATA-DIR/run/state.json.
@@ -28,8 +29,12 @@ type upState struct {
 	// Functions tells how many were ready when the gateway began to serve.
 	Functions string `json:"functions,omitempty"`
 	// Jaeger is building, running, off, or failed with the reason behind it.
-	Jaeger    string      `json:"jaeger"`
-	Processes []upProcess `json:"processes"`
+	Jaeger string `json:"jaeger"`
+	// Alone says why the gateway was started without its control plane.
+	Alone string `json:"alone,omitempty"`
+	// Configuration is where the proxy has its own from.
+	Configuration *keeper.Status `json:"configuration,omitempty"`
+	Processes     []upProcess    `json:"processes"`
 }
 
 type upAddress struct {
@@ -207,5 +212,8 @@ func printProcesses(w io.Writer, dataDir string) {
 			row(p.Name, p.State, pid, p.Restarts, time.Since(p.Since).Round(time.Second).String(), firstLine(p.Detail))
 		}
 	})
+	if c := s.Configuration; c != nil && c.Problem != "" {
+		fmt.Fprintf(w, "\n%s\n", configurationLine(upProxy, *c))
+	}
 	fmt.Fprintf(w, "\naddresses:\n%s", s.addresses())
 }

@@ -31,6 +31,16 @@ func (c *child) stop() {
 	<-c.done
 }
 
+// gone reports whether nothing of it runs, nor will.
+func (c *child) gone() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // run is the life of a child: start, wait, back off, start again.
 func (c *child) run() {
 	defer close(c.done)

@@ -125,7 +125,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 // Start starts a process and waits until it is ready. A process that ends, or is
 // not ready in time, before it was ready once is not restarted: the error says
 // how it ended and has its last log lines, since it is most likely misused. From
-// then on it is restarted whenever it dies, until Stop.
+// then on it is restarted whenever it dies, until Stop. One that never became ready
+// may be started again.
 func (s *Supervisor) Start(ctx context.Context, p Process) error {
 	if p.ReadyTimeout == 0 {
 		p.ReadyTimeout = time.Minute
@@ -138,15 +139,20 @@ func (s *Supervisor) Start(ctx context.Context, p Process) error {
 	c.log = &lines{name: p.Name, out: s.o.Line}
 	c.status = Status{Name: p.Name, State: Starting, Since: s.o.Now()}
 	s.mu.Lock()
+	i := slices.IndexFunc(s.children, func(o *child) bool { return o.p.Name == p.Name })
 	switch {
 	case s.closed:
 		s.mu.Unlock()
 		return errors.New("the supervisor was stopped")
-	case slices.ContainsFunc(s.children, func(o *child) bool { return o.p.Name == p.Name }):
+	case i >= 0 && !s.children[i].gone():
 		s.mu.Unlock()
 		return fmt.Errorf("there is a process %q already", p.Name)
+	case i >= 0:
+		c.status.Restarts = s.children[i].status.Restarts + 1
+		s.children[i] = c
+	default:
+		s.children = append(s.children, c)
 	}
-	s.children = append(s.children, c)
 	s.mu.Unlock()
 	go c.run()
 	select {

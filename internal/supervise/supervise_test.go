@@ -382,6 +382,14 @@ func TestNamesAreUnique(t *testing.T) {
 	if err := r.Start(t.Context(), sleeper("one")); err == nil || !strings.Contains(err.Error(), `already`) {
 		t.Errorf("error %v", err)
 	}
+	// One that never was ready may be started again, once it is gone.
+	if err := r.Start(t.Context(), supervise.Process{Name: "three", Command: "/does/not/exist"}); err == nil {
+		t.Error("it started")
+	}
+	start(t, r, sleeper("three"))
+	if s := r.status("three"); s.State != supervise.Running || s.Restarts != 1 || len(r.Status()) != 2 {
+		t.Errorf("status %+v of %d", s, len(r.Status()))
+	}
 	if err := r.Signal("two", syscall.SIGTERM); err == nil {
 		t.Error("Signal to nobody gave no error")
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,9 +57,9 @@ func (k *Keeper) DeltaAggregatedResources(down proxyStream) error {
 				return why
 			}
 		}
-		problem := fmt.Sprintf("the control plane is not there: %s; %s", k.unreachable(ctx), describe(why))
+		problem := fmt.Sprintf("%s; %s", k.unreachable(ctx), describe(why))
 		k.set(None, problem)
-		k.opt.Logger.Warn("a proxy waits for the control plane", "why", problem)
+		k.opt.Logger.Warn("no control plane, and nothing for the proxy on disk: it waits", "why", problem)
 		if !k.ready(ctx) {
 			return cause(ctx)
 		}
@@ -76,12 +78,20 @@ func (k *Keeper) unreachable(ctx context.Context) string {
 	return describe(err)
 }
 
-// describe is an error without gRPC's frame.
+// describe is an error without gRPC's frames.
 func describe(err error) string {
-	if s, ok := status.FromError(err); ok {
-		return s.Message()
+	s, ok := status.FromError(err)
+	if !ok {
+		return err.Error()
 	}
-	return err.Error()
+	if _, inner, found := strings.Cut(s.Message(), `desc = "`); found {
+		inner = strings.TrimSuffix(inner, `"`)
+		if _, after, found := strings.Cut(inner, ": "); found && strings.HasPrefix(inner, "transport: ") {
+			inner = strings.TrimPrefix(after, "Error while dialing: ")
+		}
+		return inner
+	}
+	return s.Message()
 }
 
 func cause(ctx context.Context) error {
@@ -144,7 +154,7 @@ func (k *Keeper) disk(ctx context.Context, p *peeked) error {
 		return nil
 	}}
 	server := delivery.New(delivery.Options{
-		Logger: k.opt.Logger.With("from", "disk"),
+		Logger: slog.New(warnings{k.opt.Logger.Handler()}).With("from", "disk"),
 		Authenticate: func(context.Context) (delivery.Identity, error) {
 			return delivery.Identity{Proxy: k.opt.Identity, SPIFFE: k.opt.Identity, View: "disk"}, nil
 		},
@@ -157,7 +167,7 @@ func (k *Keeper) disk(ctx context.Context, p *peeked) error {
 			server.Close()
 		}
 	}()
-	problem := "the control plane is not there: " + k.unreachable(ctx)
+	problem := k.unreachable(ctx)
 	k.set(Disk, problem)
 	k.opt.Logger.Warn("no control plane: the proxy gets its last acknowledged configuration from disk",
 		"age", k.age().String(), "resources", k.Status().Resources, "why", problem)
@@ -172,6 +182,16 @@ func (k *Keeper) disk(ctx context.Context, p *peeked) error {
 	}
 	return err
 }
+
+// warnings is a handler of what is more than news.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+func (w warnings) WithGroup(name string) slog.Handler   { return warnings{w.Handler.WithGroup(name)} }
 
 // older reports whether a proxy says, with its first request of a type, that it has what
 // is not kept, in its place or at all. It is called with mu held.
