@@ -120,7 +120,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 	if err := g.secrets.missing(f); err != nil {
 		return o, release, err
 	}
-	dir, err := hold(g.m.source(g.ctx, f.GetSource()))
+	dir, err := hold(g.m.source(g.ctx, f))
 	if err != nil {
 		return o, release, err
 	}

@@ -44,12 +44,23 @@ func TestMain(m *testing.M) {
 		serve(mode)
 		return
 	}
+	onPath()
 	code := m.Run()
 	if left := launch.WaitGone(launch.Descendants(os.Getpid()), patience); len(left) > 0 {
 		fmt.Println("processes are left:", left)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// onPath puts the test binary, which lies where only its user may look, on PATH, so that
+// functions may run it.
+func onPath() {
+	binary, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("PATH", os.Getenv("PATH")+string(os.PathListSeparator)+filepath.Dir(binary))
 }
 
 // control is the control plane's side of RunnerService.

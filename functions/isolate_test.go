@@ -193,18 +193,34 @@ func TestIsolationProblems(t *testing.T) {
 		python("absent", "app.echo", isolation(&pb.Isolation{Writable: []string{dir + "/absent"}})),
 		python("future", "app.echo", level(99)),
 		python("writes", "app.handler", source("attack"), writable(dir)),
+		self(t, "foreign", "echo", func(f *pb.Function) { f.GetServer().Command = []string{"../golambda/main.go"} }),
+		self(t, "probing", "echo", func(f *pb.Function) { f.GetServer().Command = []string{"/root/.ssh/id_rsa"} }),
 	)
 	for id, want := range map[string]string{
 		"nowhere": "level NONE is a plain process", "service": `isolation.network_allow: "127.0.0.1:0" is not a valid address`, "relative": "is not absolute", "absent": "is no folder", "future": "not one that this runner knows",
+		"foreign": "is not among what the function may run", "probing": "is not among what the function may run",
 	} {
-		s := r.await("a problem of "+id, func(s *pb.RunnerState) bool { return s.GetProblems()[name(id)] != "" })
-		if got := s.GetProblems()[name(id)]; !strings.Contains(got, want) {
+		s := r.await("a problem of "+id, func(s *pb.RunnerState) bool { return problemOf(s, id) != "" })
+		if got := problemOf(s, id); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", id, got)
 		}
 	}
 	if done, refused := attack(t, r.ready("writes", 1)[0], "write", filepath.Join(dir, "x")); done != "written" {
 		t.Errorf("a writable folder: %q %q", done, refused)
 	}
+}
+
+// problemOf is why a function cannot be run, or its instance could not be started.
+func problemOf(s *pb.RunnerState, function string) string {
+	if p := s.GetProblems()[name(function)]; p != "" {
+		return p
+	}
+	for _, i := range instances(s, function) {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_BACKOFF {
+			return i.GetMessage()
+		}
+	}
+	return ""
 }
 
 // TestForeignPoll: where an instance has the machine's network, who is not of it gets

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,7 +20,11 @@ import (
 )
 
 // source returns the folder of a function's code and what gives it back.
-func (m *manager) source(ctx context.Context, source string) (dir string, release func(), err error) {
+func (m *manager) source(ctx context.Context, f *pb.Function) (dir string, release func(), err error) {
+	source := f.GetSource()
+	if err := ownSource(projectOf(f.GetName()), source); err != nil {
+		return "", nil, err
+	}
 	switch {
 	case strings.HasPrefix(source, archive.DigestPrefix):
 		return m.fetched(ctx, source)
@@ -30,6 +35,22 @@ func (m *manager) source(ctx context.Context, source string) (dir string, releas
 	}
 	dir, err = sourceDir(m.root, source)
 	return dir, nil, err
+}
+
+// defaultProject is that of a machine with one owner.
+const defaultProject = "default"
+
+// ownSource tells why a source is not a project's own: whoever may deploy in one project
+// must not read what another one has in the root. Packages that are uploaded are of
+// nobody's folder.
+func ownSource(project, source string) error {
+	if project == defaultProject || strings.HasPrefix(source, archive.DigestPrefix) {
+		return nil
+	}
+	if first, _, _ := strings.Cut(path.Clean(filepath.ToSlash(source)), "/"); first == project {
+		return nil
+	}
+	return fmt.Errorf("source %q is not in the folder of project %s: functions of a project have their sources in a folder of its name below the runner's functions root, such as %q, or upload them (penstock fn deploy)", source, project, project+"/"+path.Base(path.Clean(source)))
 }
 
 // zipped unpacks a zip file below the root.

@@ -31,6 +31,10 @@ type victims struct {
 	// Runner is the process id of the runner, Process one of another process, Instance
 	// one of another instance.
 	Runner, Process, Instance int
+	// Queue is the name of a message queue, SharedMemory the key of a segment, Shm a file of
+	// /dev/shm, Group the runner's control group.
+	Queue, Shm, Group string
+	SharedMemory      int
 	// Names is how this process makes names that outside are not taken.
 	Names string
 }
@@ -309,6 +313,29 @@ func reads(name func(*victims) string) func(*victims) (string, error) {
 		}
 		return "read", nil
 	}
+}
+
+func sharesMemory(v *victims) (string, error) {
+	if _, _, errno := unix.Syscall(unix.SYS_SHMGET, uintptr(v.SharedMemory), 0, 0); errno != 0 {
+		return "", errno
+	}
+	return "it can be attached", nil
+}
+
+func asksForKey(*victims) (string, error) {
+	if _, err := unix.RequestKey("user", "penstock-attack", "", 0); errors.Is(err, unix.EPERM) {
+		return "", err
+	}
+	return "the kernel looked for it", nil // there is none
+}
+
+func opensQueue(v *victims) (string, error) {
+	fd, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, text(v.Queue), unix.O_RDONLY|unix.O_NONBLOCK, 0, 0, 0, 0)
+	if errno != 0 {
+		return "", errno
+	}
+	unix.Close(int(fd))
+	return "it can be read", nil
 }
 
 func cmpErr(err, otherwise error) error {

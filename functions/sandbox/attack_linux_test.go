@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // answersUDP is a server that says "reached" to all that ask.
@@ -103,10 +106,39 @@ func newVictims(t testing.TB, own netip.Addr) *victims {
 	}
 	answers(t, "unix", v.Socket)
 	answers(t, "unix", v.Abstract)
+	v.share(t)
 	if err := os.WriteFile(v.Secret, []byte("PRIVATE KEY"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// share makes what processes of a machine share by name.
+func (v *victims) share(t testing.TB) {
+	t.Helper()
+	v.Queue = strings.TrimPrefix(v.Abstract, "@")
+	v.Shm, v.SharedMemory = "/dev/shm/"+v.Queue, os.Getpid()<<8|int(time.Now().UnixNano()&0x7f)
+	if err := os.WriteFile(v.Shm, []byte("PRIVATE KEY"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id, _, errno := unix.Syscall(unix.SYS_SHMGET, uintptr(v.SharedMemory), 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o600)
+	if errno != 0 {
+		t.Fatal("shmget: ", errno)
+	}
+	name, attributes := append([]byte(v.Queue), 0), [8]int{1: 1, 2: 16} // one message of 16 bytes
+	fd, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(&name[0])), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600, uintptr(unsafe.Pointer(&attributes)), 0, 0)
+	if errno != 0 {
+		t.Fatal("mq_open: ", errno)
+	}
+	t.Cleanup(func() {
+		os.Remove(v.Shm)
+		_, _, _ = unix.Syscall(unix.SYS_SHMCTL, id, unix.IPC_RMID, 0)
+		unix.Close(int(fd))
+		_, _, _ = unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(&name[0])), 0, 0)
+	})
+	for _, dir := range machine().groups.shown() {
+		v.Group = dir
+	}
 }
 
 // attackWith runs all attacks in one sandbox, with the file of an inherited descriptor
@@ -188,7 +220,7 @@ var without = map[string]struct {
 }{
 	"landlock": {less: func(m *Machine) { m.landlock = 0 }},
 	"seccomp": {less: func(m *Machine) { m.seccomp = false }, open: []string{
-		"UDP-Lite", "of the kernel's packet filter", "of the kernel's drivers (generic netlink)", "of virtual machines (vsock)", "keys", "io_uring",
+		"UDP-Lite", "of the kernel's packet filter", "of the kernel's drivers (generic netlink)", "of virtual machines (vsock)", "keys", "ask for a key", "io_uring",
 	}},
 	"read-only-proc": {less: func(m *Machine) { m.off.proc = true }, open: []string{"read /proc/kallsyms", "read /proc/timer_list"}, uid: []string{"read /proc/timer_list"}},
 	"no-capabilities": {
@@ -200,6 +232,7 @@ var without = map[string]struct {
 	"nothing else":      {less: func(*Machine) {}},
 	"all namespaces": {less: func(m *Machine) { m.namespaces, m.private = false, false }, open: slices.Concat(reachedInMachine, []string{
 		"Unix socket of another function's shim", "read /proc/kallsyms", "read /proc/timer_list",
+		"memory of System V of the runner's user",
 	})},
 }
 
@@ -300,8 +333,8 @@ func TestAttackSuiteAsUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "sandbox.test")
-	for _, err := range []error{os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "tmp"), 0o700), os.Chown(filepath.Join(dir, "tmp"), uid, uid)} {
+	program := filepath.Join(dir, "bin", "sandbox.test") // its folder is on PATH, so functions see it
+	for _, err := range []error{os.Mkdir(filepath.Dir(program), 0o755), os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "tmp"), 0o700), os.Chown(filepath.Join(dir, "tmp"), uid, uid)} {
 		if err != nil {
 			t.Fatal(err)
 		}

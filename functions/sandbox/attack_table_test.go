@@ -102,5 +102,11 @@ var attacks = []attack{
 	{"kernel", "io_uring", calls(unix.SYS_IO_URING_SETUP, 1, text(string(make([]byte, 256))))},
 	{"kernel", "load a module", calls(unix.SYS_INIT_MODULE, 0, 0, text(""))},
 
+	{"shared", "memory of System V of the runner's user", sharesMemory},
+	{"shared", "a message queue (POSIX) of the runner's user", opensQueue},
+	{"shared", "a file in the machine's /dev/shm", reads(func(v *victims) string { return v.Shm })},
+	{"shared", "the control group of the runner", writes(func(v *victims) string { return v.Group + "/cgroup.procs" })},
+	{"kernel", "ask for a key", asksForKey},
+
 	{"disk", "more in /tmp than it may", fills(func() string { return "/tmp" })},
 }

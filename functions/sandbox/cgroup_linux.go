@@ -3,8 +3,10 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -130,7 +132,26 @@ func (g *groups) usable(controller string) error {
 
 func (g *groups) offers(controller string) error { return g.reasons[controller] }
 
-func (g *groups) name(id string) string { return groupPrefix + strconv.Itoa(os.Getpid()) + "-" + id }
+// name is that of a group. Others may see it, so it has the random part of the id alone, and
+// not which function it is.
+func (g *groups) name(id string) string {
+	return groupPrefix + strconv.Itoa(os.Getpid()) + "-" + id[max(0, len(id)-10):]
+}
+
+// shown are the folders of control groups that programs see: those of the runner, with the
+// groups of instances in them. Language runtimes read there how much memory and how many
+// cores they have.
+func (g *groups) shown() (out []string) {
+	if g == nil {
+		return nil
+	}
+	for _, dir := range append(slices.Collect(maps.Values(g.v1)), g.v2) {
+		if dir != "" && !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	return out
+}
 
 // tidy removes what a killed runner left; groups that are in use cannot be removed.
 func (g *groups) tidy() {

@@ -122,6 +122,7 @@ func (l *launching) prepare() error {
 			return fmt.Errorf("sockets in a network of its own: %w", err)
 		}
 	}
+	spareOthers("self")
 	if l.UID != 0 {
 		// What is made in its root is for another user, whatever the runner's umask.
 		l.umask = unix.Umask(0o022)
@@ -225,6 +226,11 @@ func (l *launching) enter(s *spec) error {
 			return fmt.Errorf("landlock: %w", err)
 		}
 	}
+	if s.Processes > 0 && l.countsAlone() {
+		if err := setLimit(0, unix.RLIMIT_NPROC, s.Processes); err != nil {
+			return fmt.Errorf("resource limits: %w", err)
+		}
+	}
 	if l.UID != 0 {
 		if err := l.changeUser(s); err != nil {
 			return fmt.Errorf("a uid of its own: %w", err)
@@ -243,19 +249,41 @@ func (l *launching) enter(s *spec) error {
 	return nil
 }
 
-// changeUser gives this thread the uid, with its output and a bound of its processes,
-// which is counted by uid (setrlimit(2), RLIMIT_NPROC).
+// spareOthers has the kernel end a process (and what it will start) before those of the
+// gateway and of the machine when memory is short (proc_pid_oom_score_adj(5)). Where it may
+// not be said the kernel goes by size alone.
+func spareOthers(pid string) { _ = os.WriteFile("/proc/"+pid+"/oom_score_adj", []byte("500"), 0) }
+
+// changeUser gives this thread the uid, with its output.
 func (l *launching) changeUser(s *spec) error {
 	unix.Umask(l.umask)
 	if err := ownPipes(l.UID); err != nil {
 		return err
 	}
-	if s.Processes > 0 {
-		if err := setLimit(0, unix.RLIMIT_NPROC, s.Processes); err != nil {
-			return err
-		}
-	}
 	return become(l.UID)
+}
+
+// countsAlone reports whether the processes of this sandbox are counted apart from others
+// (setrlimit(2), RLIMIT_NPROC): by a uid of its own, or, from Linux 5.14 on, by a user
+// namespace of its own.
+func (l *launching) countsAlone() bool {
+	if l.UID != 0 {
+		return true
+	}
+	return l.Own && os.Geteuid() != 0 && kernelFrom(5, 14)
+}
+
+// kernelFrom reports whether this kernel is of some version or a later one.
+func kernelFrom(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
 }
 
 // visible is what Landlock lets the program see. In a root of its own that is all that
@@ -275,9 +303,10 @@ func (l *launching) visible(s *spec) []path {
 	return out
 }
 
-// limits are the resource limits: no core files, no endless file.
+// limits are the resource limits: no endless file, and no core file, neither on the disk nor
+// to a program of the machine that keeps them, which only a limit of 1 turns off (core(5)).
 func (s *spec) limits() map[int]uint64 {
-	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: s.File}
+	return map[int]uint64{unix.RLIMIT_CORE: 1, unix.RLIMIT_FSIZE: s.File}
 }
 
 // setLimit sets a limit of a process (0: this one), which what it starts inherits.

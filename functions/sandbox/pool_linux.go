@@ -65,7 +65,7 @@ func (m *Machine) startLauncher(k kind, start func(*exec.Cmd) error) (*launcher,
 	}
 	a := ahead{Own: k.own, Private: k.private, Restrict: k.restrict, PlainProc: m.off.proc, Capabilities: m.off.capabilities}
 	if k.own || k.restrict {
-		a.System = existing(systemPaths())
+		a.System = existing(append(systemPaths(), m.groups.shown()...))
 	}
 	l := &launcher{cmd: cmd, kind: k, control: ours, status: statusR}
 	if k.uid {

@@ -23,7 +23,9 @@ package sandbox
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -63,6 +65,9 @@ const (
 	MeansUID        = "own-uid"
 	defaultFileSize = 4 << 30
 	defaultTmpSize  = 512 << 20
+	// defaultProcesses is so many that no function needs more, and so few that a machine
+	// stands it.
+	defaultProcesses = 4096
 )
 
 // Policy is what one function wants.
@@ -168,7 +173,7 @@ var system = []string{
 	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf",
 	"/etc/nsswitch.conf", "/etc/gai.conf", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols", "/etc/localtime", "/etc/timezone",
 	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/mime.types", "/etc/os-release", "/etc/fonts",
-	"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage", "/sys/fs/cgroup",
+	"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage",
 }
 
 // existing are those of some paths that are there, to be read.
@@ -179,6 +184,67 @@ func existing(list []string) (out []path) {
 		}
 	}
 	return out
+}
+
+// program finds the program as os/exec does: by PATH of the runner, or in Dir. A program is
+// shown to what it runs, whoever may read it outside. So one that is named by its path
+// must be among what the sandbox shows anyway, or what every user of the machine may run:
+// else whoever writes a function could name, and so read, what is the runner's or another
+// function's. Whether there is such a file is not told either.
+func (p *Plan) program(c *Command) (string, error) {
+	name := c.Args[0]
+	if !strings.ContainsRune(name, '/') {
+		return exec.LookPath(name)
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(c.Dir, name)
+	}
+	if p.policy.Level == None {
+		_, err := os.Stat(name)
+		return name, err
+	}
+	shown := append(systemPaths(), c.Dir)
+	for _, s := range p.paths {
+		shown = append(shown, s.Path)
+	}
+	real, err := filepath.EvalSymlinks(name)
+	if err != nil && below(name, shown) {
+		return name, err // it can look for itself
+	}
+	if err == nil {
+		if info, statErr := os.Stat(real); statErr != nil || !info.Mode().IsRegular() {
+			err = fs.ErrInvalid // a folder would be shown with all that is in it
+		}
+	}
+	if err != nil || !below(real, shown) && !forAll(real) {
+		return "", fmt.Errorf("%q is not among what the function may run: put it into its source, or name a program that is on the runner's PATH or that every user of the machine may run", c.Args[0])
+	}
+	return name, nil
+}
+
+// below reports whether a path is one of some, or in one of them.
+func below(path string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(dir string) bool {
+		if real, err := filepath.EvalSymlinks(dir); err == nil && real != dir && below(path, []string{real}) {
+			return true
+		}
+		dir = filepath.Clean(dir)
+		return path == dir || dir == "/" || strings.HasPrefix(path, dir+string(filepath.Separator))
+	})
+}
+
+// forAll reports whether every user may read and run a file.
+func forAll(path string) bool {
+	for want := os.FileMode(0o5); ; want = 0o1 {
+		info, err := os.Stat(path)
+		if err != nil || info.Mode()&want != want {
+			return false
+		}
+		if path == filepath.Dir(path) {
+			return true
+		}
+		path = filepath.Dir(path)
+	}
 }
 
 // SystemPaths are the files and folders of the machine that every sandbox shows, to be

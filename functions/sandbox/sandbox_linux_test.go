@@ -174,7 +174,7 @@ func TestPlanErrors(t *testing.T) {
 	if err != nil || !slices.Equal(plan.Means, []string{MeansFileLimit}) {
 		t.Errorf("%+v, %v", plan, err)
 	}
-	for _, program := range []string{"no-such-program", "./absent", "/absent/program"} {
+	for _, program := range []string{"no-such-program", "./absent", "/usr/absent/program"} {
 		for _, l := range []Level{None, Best} {
 			plan, err := machine().Plan(Policy{Level: l, Scratch: t.TempDir()})
 			if err != nil {
@@ -187,7 +187,8 @@ func TestPlanErrors(t *testing.T) {
 		}
 	}
 	// A file that is there but cannot be executed.
-	file := filepath.Join(t.TempDir(), "text")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "text")
 	if err := os.WriteFile(file, []byte("text"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +196,7 @@ func TestPlanErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plan.Start(Command{ID: "x", Args: []string{file}, Dir: t.TempDir()}, (*exec.Cmd).Start); !errors.Is(err, unix.ENOEXEC) {
+	if _, err := plan.Start(Command{ID: "x", Args: []string{file}, Dir: dir}, (*exec.Cmd).Start); !errors.Is(err, unix.ENOEXEC) {
 		t.Errorf("no program: %v", err)
 	}
 }

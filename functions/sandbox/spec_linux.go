@@ -77,7 +77,7 @@ type spec struct {
 	Groups []string
 	// File bounds the size of a file, Tmp that of all files in /tmp, in bytes.
 	File, Tmp uint64
-	// Processes bounds those of a uid of its own; 0: not.
+	// Processes bounds processes and threads, where they are counted alone; 0: not.
 	Processes uint64
 	// Paths are what it may see besides those of the system.
 	Paths []path

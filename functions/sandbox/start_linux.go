@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -102,7 +103,7 @@ func (p *Place) release() {
 // (errors.Is(err, os.ErrNotExist)) or of the sandbox; the place is closed then.
 func (p *Place) Start(c Command) (*Process, error) {
 	out := &Process{plan: p.plan, place: p}
-	program, err := c.program()
+	program, err := p.plan.program(&c)
 	if err != nil {
 		p.Close()
 		return nil, err
@@ -115,7 +116,7 @@ func (p *Place) Start(c Command) (*Process, error) {
 		}
 	}
 	policy := p.plan.policy
-	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(policy.FileBytes), Tmp: uint64(policy.TmpBytes), Processes: uint64(max(0, policy.Pids))}
+	s := &spec{Program: program, Args: c.Args, Dir: c.Dir, File: uint64(policy.FileBytes), Tmp: uint64(policy.TmpBytes), Processes: uint64(cmp.Or(max(0, policy.Pids), defaultProcesses))}
 	err = out.prepare(c, s)
 	switch {
 	case err != nil:
@@ -130,19 +131,6 @@ func (p *Place) Start(c Command) (*Process, error) {
 		return nil, err
 	}
 	return out, nil
-}
-
-// program finds the program as os/exec does: by PATH of the runner, or in Dir.
-func (c *Command) program() (string, error) {
-	name := c.Args[0]
-	if !strings.ContainsRune(name, '/') {
-		return exec.LookPath(name)
-	}
-	if !filepath.IsAbs(name) {
-		name = filepath.Join(c.Dir, name)
-	}
-	_, err := os.Stat(name)
-	return name, err
 }
 
 // prepare makes what the process is to find.
@@ -193,6 +181,7 @@ func (p *Process) plain(c Command, s *spec, start func(*exec.Cmd) error) error {
 		return err
 	}
 	p.Cmd = cmd
+	spareOthers(strconv.Itoa(cmd.Process.Pid))
 	for resource, most := range s.limits() {
 		// It can only fail when the process is gone already.
 		_ = setLimit(cmd.Process.Pid, resource, most)

@@ -34,6 +34,10 @@ import (
 
 // TestMain lets the test binary be a function's server, and a runner.
 func TestMain(m *testing.M) {
+	// On PATH, so that functions may run it: it lies where only its user may look.
+	if binary, err := os.Executable(); err == nil {
+		os.Setenv("PATH", os.Getenv("PATH")+string(os.PathListSeparator)+filepath.Dir(binary))
+	}
 	switch os.Getenv("SOAK_AS") {
 	case "victim":
 		serveVictim()
