@@ -21,6 +21,10 @@ import (
 // TestMain lets the test binary be penstock itself, so that `up` and all that it
 // starts run the code under test.
 func TestMain(m *testing.M) {
+	if os.Getenv(outsiderEnv) != "" {
+		outsider()
+		return
+	}
 	if os.Getenv("PENSTOCK_TEST_MAIN") == "1" {
 		main()
 		return
