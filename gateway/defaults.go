@@ -12,6 +12,9 @@ import (
 const (
 	// DefaultRequestTimeout bounds the time until the response of a backend begins.
 	DefaultRequestTimeout = 15 * time.Second
+	// DefaultTryTimeout bounds a try of an idempotent request that another endpoint may
+	// answer: three of them, the retries included, take DefaultRequestTimeout.
+	DefaultTryTimeout = DefaultRequestTimeout / (1 + DefaultRetryAttempts)
 	// DefaultIdleTimeout bounds the time without a byte in either direction.
 	DefaultIdleTimeout = 300 * time.Second
 	// DefaultUploadTimeout bounds how long a request may take to arrive.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -31,6 +32,32 @@ func RequestTimeout(p *pb.TimeoutPolicy, targets []Target) (d time.Duration, fol
 		d = DefaultRequestTimeout
 	}
 	return d, follows
+}
+
+// ShortTry is how long a try of an idempotent request waits for its response to begin,
+// where that is shorter than RequestTimeout so that an endpoint that hangs costs little; 0
+// where it is not. It is for requests that are repeated after a reset, whose time nobody
+// has set, and only where each backend is known to have another endpoint: functions may have to start
+// first, and a name may have one address. t and r may be nil.
+func ShortTry(t *pb.TimeoutPolicy, r *pb.RetryPolicy, targets []Target) time.Duration {
+	rule := r.GetIdempotent()
+	switch {
+	case t.GetRequest() != nil, rule.GetPerTryTimeout() != nil:
+		return 0
+	case rule != nil && rule.Attempts != nil && rule.GetAttempts() == 0:
+		return 0
+	case len(rule.GetOn()) > 0 && !slices.Contains(rule.GetOn(), pb.RetryOn_RETRY_ON_RESET) && !slices.Contains(rule.GetOn(), pb.RetryOn_RETRY_ON_5XX):
+		return 0
+	}
+	for _, target := range targets {
+		if len(target.StaticEndpoints()) < 2 {
+			return 0
+		}
+	}
+	if len(targets) == 0 {
+		return 0
+	}
+	return DefaultTryTimeout
 }
 
 // FunctionTimeout is how long a function may take until its response begins.

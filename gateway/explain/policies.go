@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,9 @@ func (x *explainer) timeouts(e *gateway.Entry) {
 		idle = d.AsDuration()
 	}
 	text := orNone(request, "%s until the response begins, for each try; then 504")
+	if try := gateway.ShortTry(set, retry.Policy.Of(p).Merged, e.Backends); try > 0 && slices.Contains(gateway.IdempotentMethods(), x.request.Method) {
+		text = orNone(try, "%s until the response begins, for each try, since "+x.request.Method+" is idempotent and another endpoint can answer; then 504")
+	}
 	if follows != nil {
 		text += fmt.Sprintf("; it follows %s, which may take %s", follows.GetName(), short(gateway.FunctionTimeout(follows)))
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,27 +75,41 @@ func (v *victim) kill() {
 	_ = v.process.Wait()
 }
 
-// serveVictim says who it is: SOAK_ID, or something of its own.
+// serveVictim says who it is: SOAK_ID, or something of its own; at /executed, the POSTs that
+// it has executed.
 func serveVictim() {
 	id := cmp.Or(os.Getenv("SOAK_ID"), fmt.Sprint(rand.Uint64()))
+	var mu sync.Mutex
+	var executed []string
 	panic(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case r.URL.Path == "/executed":
+			fmt.Fprint(w, strings.Join(executed, "\n"))
+			return
+		case r.Method == http.MethodPost:
+			executed = append(executed, r.Header.Get("X-Nonce"))
+		}
 		fmt.Fprint(w, id)
 	})))
 }
 
-// storm is a load of GETs at an even rate, each on its own, and what became of them.
+// storm is a load at an even rate, each request on its own, and what became of them.
 type storm struct {
 	sent, lost atomic.Int64
+	posts      int64        // every so many requests is a POST; 0: none
+	told       atomic.Int64 // POSTs that were answered with 504
 	mu         sync.Mutex
 	by         map[string]int64 // answers, by who gave them
-	took       []time.Duration
+	took       []time.Duration  // by GETs
 	losses     []string
 	wait       func()
 }
 
-func newStorm(t *testing.T, address string, every time.Duration) *storm {
-	s := &storm{by: map[string]int64{}}
+func newStorm(t *testing.T, address string, every time.Duration, posts int64) *storm {
+	s := &storm{by: map[string]int64{}, posts: posts}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}, Timeout: patience}
@@ -116,9 +131,18 @@ func newStorm(t *testing.T, address string, every time.Duration) *storm {
 }
 
 func (s *storm) once(c *http.Client, address string) {
-	s.sent.Add(1)
+	n := s.sent.Add(1)
+	method := http.MethodGet
+	if s.posts > 0 && n%s.posts == 0 {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequest(method, "http://"+address+"/", nil)
+	if err != nil {
+		panic(err) // a constant
+	}
+	req.Header.Set("X-Nonce", strconv.FormatInt(n, 10))
 	began := time.Now()
-	res, err := c.Get("http://" + address + "/")
+	res, err := c.Do(req)
 	body := []byte{}
 	if err == nil {
 		body, err = io.ReadAll(res.Body)
@@ -126,9 +150,15 @@ func (s *storm) once(c *http.Client, address string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.took = append(s.took, time.Since(began))
-	if err == nil && res.StatusCode == http.StatusOK {
+	if method == http.MethodGet {
+		s.took = append(s.took, time.Since(began))
+	}
+	switch {
+	case err == nil && res.StatusCode == http.StatusOK:
 		s.by[string(body)]++
+		return
+	case err == nil && res.StatusCode == http.StatusGatewayTimeout && method == http.MethodPost:
+		s.told.Add(1)
 		return
 	}
 	if s.lost.Add(1) <= 10 {
@@ -169,15 +199,24 @@ func (s *storm) end(t *testing.T, r *report.Report, what string) {
 	defer s.mu.Unlock()
 	slices.Sort(s.took)
 	p99 := s.took[len(s.took)*99/100]
-	t.Logf("%s: %d GETs, %d lost, p99 %s, the slowest %s", what, s.sent.Load(), s.lost.Load(), p99.Round(time.Millisecond), s.took[len(s.took)-1].Round(time.Millisecond))
+	slow, _ := slices.BinarySearch(s.took, time.Second)
+	slow = len(s.took) - slow
+	t.Logf("%s: %d requests, %d lost, p99 of GETs %s, the slowest %s, %d of %d over a second, %d POSTs answered with 504",
+		what, s.sent.Load(), s.lost.Load(), p99.Round(time.Millisecond), s.took[len(s.took)-1].Round(time.Millisecond), slow, len(s.took), s.told.Load())
 	if s.lost.Load() > 0 {
 		t.Errorf("%s: %d requests were lost beside a healthy endpoint: %s", what, s.lost.Load(), strings.Join(s.losses, "; "))
 	}
 	if r != nil {
 		r.Figures = append(r.Figures,
-			report.Figure{Name: what + ": requests", Value: float64(s.sent.Load()), Unit: "GETs"},
-			report.Figure{Name: what + ": lost", Value: float64(s.lost.Load()), Unit: "GETs"},
-			report.Figure{Name: what + ": p99", Value: float64(p99.Microseconds()) / 1000, Unit: "ms"})
+			report.Figure{Name: what + ": requests", Value: float64(s.sent.Load()), Unit: "requests"},
+			report.Figure{Name: what + ": lost", Value: float64(s.lost.Load()), Unit: "requests"},
+			report.Figure{Name: what + ": p99 of GETs", Value: float64(p99.Microseconds()) / 1000, Unit: "ms"})
+		if s.posts > 0 {
+			r.Figures = append(r.Figures,
+				report.Figure{Name: what + ": GETs over a second", Value: float64(slow) / float64(len(s.took)) * 100, Unit: "%"},
+				report.Figure{Name: what + ": the slowest GET", Value: float64(s.took[len(s.took)-1].Microseconds()) / 1000, Unit: "ms"},
+				report.Figure{Name: what + ": POSTs answered with 504", Value: float64(s.told.Load()), Unit: "requests"})
+		}
 	}
 }
 
@@ -237,7 +276,7 @@ func TestStorms(t *testing.T) {
 // again.
 func killStorm(t *testing.T, figures *report.Report, what, balancing string, n int) {
 	address, victims := stormPlane(t, balancing, "", n)
-	s := newStorm(t, address, 2*time.Millisecond)
+	s := newStorm(t, address, 2*time.Millisecond, 0)
 	for k := range stormKills() {
 		v, other := victims[k%n], victims[(k+1)%n]
 		s.pass(t, v.id, 20)
@@ -249,14 +288,15 @@ func killStorm(t *testing.T, figures *report.Report, what, balancing string, n i
 	s.end(t, figures, what)
 }
 
-// hungStorm stops one of three endpoints, which goes on taking connections.
+// hungStorm stops one of three endpoints, which goes on taking connections: no GET is lost, and
+// a POST that began there is answered with 504 and executed by nobody else.
 func hungStorm(t *testing.T, figures *report.Report) {
 	policies, pause, requests := "timeout: {request: 0.5s}", 4*time.Millisecond, int64(400)
 	if figures != nil {
 		policies, pause, requests = "", 10*time.Millisecond, 4000
 	}
 	address, victims := stormPlane(t, "LEAST_REQUEST", policies, 3)
-	s := newStorm(t, address, pause)
+	s := newStorm(t, address, pause, 4)
 	for _, v := range victims {
 		s.pass(t, v.id, 5)
 	}
@@ -270,6 +310,24 @@ func hungStorm(t *testing.T, figures *report.Report) {
 		t.Fatal(err)
 	}
 	s.end(t, figures, "SIGSTOP, 3 endpoints")
+	by := map[string]string{}
+	for _, v := range victims {
+		res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/executed", v.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, nonce := range strings.Fields(string(b)) {
+			if other := by[nonce]; other != "" {
+				t.Errorf("POST %s was executed by %s and by %s", nonce, other, v.id)
+			}
+			by[nonce] = v.id
+		}
+	}
 }
 
 // functionStorm kills the instances of a function that has two, one after another: the
@@ -308,7 +366,7 @@ rules: [{forward: {backends: [{backend: functions/storm}]}}]
 		return list
 	}
 	two()
-	s := newStorm(t, fmt.Sprintf("127.0.0.1:%d", port), 5*time.Millisecond)
+	s := newStorm(t, fmt.Sprintf("127.0.0.1:%d", port), 5*time.Millisecond, 0)
 	for kill := range 4 * stormKills() {
 		// Both serve, and Envoy knows of both.
 		waitFor(t, "an answer of each instance so far", func() bool { return s.servers() >= kill+2 })

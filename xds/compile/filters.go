@@ -186,6 +186,7 @@ var perRoute = map[string]string{
 	filterLimitOpen:   typeURL(&ratelimitv3.RateLimitPerRoute{}),
 	filterLimitClosed: typeURL(&ratelimitv3.RateLimitPerRoute{}),
 	filterGuard:       typeURL(&rbacv3.RBACPerRoute{}),
+	filterRetryOn:     typeURL(&headermutationv3.HeaderMutationPerRoute{}),
 }
 
 var jwtPerRoute = typeURL(&jwtv3.PerRouteConfig{})

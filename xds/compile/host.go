@@ -78,8 +78,9 @@ type hostCompiler struct {
 	refused func(target) bool // may be nil
 }
 
-// openEntries are the native opt-outs of the security filters.
-type openEntries struct{ jwt, rbac, guard *anypb.Any }
+// openEntries are the native opt-outs of the security filters, and what gives idempotent
+// requests a short try.
+type openEntries struct{ jwt, rbac, guard, try *anypb.Any }
 
 func newHostCompiler(project string, s *gateway.Snapshot, h *gateway.Host) *hostCompiler {
 	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: optOuts()}
@@ -90,6 +91,7 @@ var optOuts = sync.OnceValue(func() openEntries {
 	p := &packer{}
 	return openEntries{
 		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
+		try: p.pack(shortTry()),
 	}
 })
 
@@ -190,6 +192,7 @@ type part struct {
 	targets     []gateway.Target
 	limits      bool
 	dropPort    bool     // from Location
+	shortTry    bool     // of idempotent requests
 	refused     []string // clusters of targets
 	consumers   []string // that were looked up
 }
@@ -207,6 +210,9 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 	}
 	if p.dropPort {
 		entries[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
+	}
+	if p.shortTry {
+		entries[filterRetryOn] = c.open.try
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
@@ -449,6 +455,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 	behind := retryTargets(timeout.Policy.Of(e.Policies).Merged, p.targets)
 	retries := retry.Policy.Of(e.Policies).Merged
 	idempotent, other := retry.Policies(retries, behind)
+	p.shortTry = gateway.ShortTry(timeout.Policy.Of(e.Policies).Merged, retries, p.targets) > 0
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string

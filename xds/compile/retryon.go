@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"strconv"
 	"strings"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
@@ -56,6 +57,19 @@ func retryOn(p *packer) *matchingv3.ExtensionWithMatcher {
 			}},
 		}}},
 	}
+}
+
+// tryTimeoutHeader is how long a try waits for its response to begin, in milliseconds, in
+// the place of what the retry policy of the route says. Envoy's router reads it before it
+// takes headers away for a route, so only routes that want it have it set.
+const tryTimeoutHeader = "x-envoy-upstream-rq-per-try-timeout-ms"
+
+// shortTry is the entry of the filter retryOn for routes whose idempotent requests are
+// tried elsewhere after a short time. The filter passes by requests that are not.
+func shortTry() *headermutationv3.HeaderMutationPerRoute {
+	return &headermutationv3.HeaderMutationPerRoute{Mutations: &headermutationv3.Mutations{
+		RequestMutations: []*mutationv3.HeaderMutation{set(tryTimeoutHeader, strconv.FormatInt(gateway.DefaultTryTimeout.Milliseconds(), 10))},
+	}}
 }
 
 // retryTargets is what retries have to know of the targets of a route.

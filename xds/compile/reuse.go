@@ -28,7 +28,7 @@ type made struct {
 // trait is what a host looks at in a route to tell what its routes share.
 type trait struct {
 	// entries are those of shareable, in that order.
-	entries [3]*anypb.Any
+	entries [4]*anypb.Any
 	// eager: there are entries of other filters.
 	eager    bool
 	forwards bool
@@ -38,8 +38,8 @@ type trait struct {
 }
 
 // shareable are the filters whose entries may stand at the host.
-func shareable(project string) [3]string {
-	return [3]string{jwtFilter(project), filterRBAC, filterGuard}
+func shareable(project string) [4]string {
+	return [4]string{jwtFilter(project), filterRBAC, filterGuard, filterRetryOn}
 }
 
 // share is what the routes of a host share.
@@ -51,7 +51,7 @@ type share struct {
 
 // observer makes traits; what is the same in many routes is kept once.
 type observer struct {
-	names   [3]string
+	names   [4]string
 	entries []*anypb.Any
 	retries []trait
 }
@@ -102,11 +102,16 @@ func sameAny(a, b *anypb.Any) bool {
 // these filters across levels.
 func sharedBy(project string, routes []trait) (out share) {
 	for i, name := range shareable(project) {
-		if len(routes) == 0 || routes[0].entries[i] == nil {
+		all := routes
+		if name == filterRetryOn {
+			// To what forwards no request it means nothing.
+			all = slices.DeleteFunc(slices.Clone(routes), func(t trait) bool { return !t.forwards })
+		}
+		if len(all) == 0 || all[0].entries[i] == nil {
 			continue
 		}
-		first := routes[0].entries[i]
-		if !slices.ContainsFunc(routes, func(t trait) bool { return !sameAny(t.entries[i], first) }) {
+		first := all[0].entries[i]
+		if !slices.ContainsFunc(all, func(t trait) bool { return !sameAny(t.entries[i], first) }) {
 			if out.entries == nil {
 				out.entries = map[string]*anypb.Any{}
 			}

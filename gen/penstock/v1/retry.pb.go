@@ -175,7 +175,9 @@ type RetryRule struct {
 	StatusCodes []uint32 `protobuf:"varint,3,rep,packed,name=status_codes,json=statusCodes,proto3" json:"status_codes,omitempty"`
 	// The time that one try waits for the response to begin, in the place of
 	// timeout.request. With reset a try that took longer is repeated at another endpoint,
-	// so a short time finds one that hangs soon. Default: timeout.request.
+	// so a short time finds one that hangs soon. Default: timeout.request; where that is not
+	// set either, 5s for idempotent requests that are retried on reset and that another
+	// static endpoint of each backend may answer.
 	PerTryTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=per_try_timeout,json=perTryTimeout,proto3" json:"per_try_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,7 +34,8 @@ type TimeoutPolicy struct {
 	// sent. Where an idempotent request may be answered by several endpoints, another one
 	// is tried first (RetryPolicy), so it waits (attempts + 1) times as long at most.
 	// Waiting for an instance of a function to start counts.
-	// Default: 15s for backends; for functions, what the longest of them may take (its
+	// Default: 15s for backends, of which a try of an idempotent request has 5s where each
+	// backend has several static endpoints (RetryRule.per_try_timeout); for functions, what the longest of them may take (its
 	// timeout, the wait for an instance and 10s), so that its own answer comes first.
 	// 0s switches it off.
 	Request *durationpb.Duration `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
