@@ -72,6 +72,12 @@ func decodeRevision(key string, data []byte) (Revision, error) {
 	}, nil
 }
 
+// EncodeRevision returns a revision as text, with a checksum; DecodeRevision reverses it.
+func EncodeRevision(r Revision) (string, error) { return encodeRevision(r) }
+
+// DecodeRevision reverses EncodeRevision.
+func DecodeRevision(text []byte) (Revision, error) { return decodeRevision("the backup", text) }
+
 // newestRecord stands in for a head that is damaged, or missing: each commit writes its
 // record twice, under the head and under its number, in one transaction. It is revision 0,
 // with the given error, when there is no record.

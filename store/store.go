@@ -115,6 +115,13 @@ type Store interface {
 	// proxies know. Repin replaces it, when it still is old.
 	Pin(ctx context.Context, name, value string) (string, error)
 	Repin(ctx context.Context, name, old, value string) error
+	// Export returns the newest revision, or all that are kept, as they are stored.
+	Export(ctx context.Context, history bool) (*Export, error)
+	// Import fills a store that is empty with what Export returned.
+	Import(ctx context.Context, e *Export) error
+	// DecodeExported returns the resources of a revision of an Export whose objects are
+	// given by their hash.
+	DecodeExported(revision Revision, objects map[string][]byte) ([]Change, error)
 	// WatchState sends a signal after run-time values below prefix were put or
 	// deleted, and one at the beginning; signals that nobody waits for are merged.
 	// The channel is closed when ctx ends.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/penstock-gateway/penstock/internal/backup"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
@@ -15,7 +16,7 @@ import (
 
 const (
 	// caPin is the pin of the store that has the SHA-256 of the certificate authority.
-	caPin = "ca"
+	caPin = backup.CAPin
 	// unknownCA stands for the authority of a store that was made before stores knew it.
 	unknownCA = "unknown"
 )

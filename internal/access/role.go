@@ -21,6 +21,7 @@ const (
 	verbInvoke   = "invoke"   // call a function past the gateway
 	verbRollback = "rollback" // go back to an older revision
 	verbPrune    = "prune"    // delete what a set no longer holds
+	verbRestore  = "restore"  // put a backup in the place of everything
 	verbMint     = "mint"     // have the development issuer sign a token
 )
 
@@ -28,7 +29,7 @@ const (
 // nobody's right.
 var vocabulary = map[string][]string{
 	"read":       append(slices.Clone(resources), "logs", "status", "history", "proxies", "metrics", "quarantine", "debug", "access", "audit"),
-	"create":     append(slices.Clone(resources), "packages", "join-tokens", "access"),
+	"create":     append(slices.Clone(resources), "packages", "join-tokens", "access", "backups"),
 	"update":     append(slices.Clone(resources), "proxies", "quarantine", "access"),
 	"delete":     append(slices.Clone(resources), "access"),
 	verbUse:      {"secrets"},
@@ -36,12 +37,13 @@ var vocabulary = map[string][]string{
 	verbInvoke:   {"functions"},
 	verbRollback: {"configuration"},
 	verbPrune:    {"configuration"},
+	verbRestore:  {"backups"},
 	verbMint:     {"dev-tokens"},
 }
 
 // Verbs and kinds, for messages and completion.
 func verbs() []string {
-	return []string{"read", "create", "update", "delete", verbUse, verbRelax, verbInvoke, verbRollback, verbPrune, verbMint}
+	return []string{"read", "create", "update", "delete", verbUse, verbRelax, verbInvoke, verbRollback, verbPrune, verbRestore, verbMint}
 }
 
 func kinds() []string {

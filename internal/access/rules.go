@@ -55,6 +55,9 @@ var rules = map[string]rule{
 	pb.DevTokenService_GetDevIssuer_FullMethodName: {anybody: true}, // public keys
 	pb.DevTokenService_MintDevToken_FullMethodName: {verb: verbMint, kind: "dev-tokens", writes: true},
 
+	pb.BackupService_Backup_FullMethodName:  {verb: "create", kind: "backups", writes: true},
+	pb.BackupService_Restore_FullMethodName: {verb: verbRestore, kind: "backups", writes: true},
+
 	pb.AccessService_WhoAmI_FullMethodName:        {anybody: true},
 	pb.AccessService_CheckAccess_FullMethodName:   {anybody: true},
 	pb.AccessService_ListRoles_FullMethodName:     {anybody: true},

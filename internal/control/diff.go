@@ -84,12 +84,18 @@ func (c *Core) Rollback(ctx context.Context, r *pb.RollbackRequest, caller strin
 	if err != nil {
 		return nil, err
 	}
+	return c.become(ctx, target, o, caller, fmt.Sprintf("rollback to revision %d", r.GetRevision()))
+}
+
+// become makes a new revision with the content of another state; message is what it says
+// unless options have their own.
+func (c *Core) become(ctx context.Context, target *gateway.Snapshot, o *pb.WriteOptions, caller, message string) (*api.Outcome, error) {
 	// A rollback is a write of the old content: it passes the same checks, and
 	// what Envoy or the model learned to refuse since does not come back.
 	w := &api.Write{Options: o, Caller: caller, Source: sourceRollback}
 	if o.GetMessage() == "" {
 		w.Options = proto.Clone(orEmpty(o)).(*pb.WriteOptions)
-		w.Options.Message = fmt.Sprintf("rollback to revision %d", r.GetRevision())
+		w.Options.Message = message
 	}
 	head := c.Snapshot()
 	w.ExpectedRevision = head.Revision()

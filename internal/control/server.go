@@ -203,6 +203,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	api.Register(s, c)
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})
 	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
+	pb.RegisterBackupServiceServer(s, backups{core: c})
 	pb.RegisterAccessServiceServer(s, o.Access.Server())
 	pb.RegisterDevTokenServiceServer(s, cmp.Or(o.DevIssuer, &devissuer.Issuer{}))
 	h := health.NewServer()
