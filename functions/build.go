@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/penstock-gateway/penstock/functions/sandbox"
@@ -48,7 +47,7 @@ type builder struct {
 	// golang are the settings of the Go tool, goSeeds what caches of its builds begin
 	// with.
 	golang  func() settings
-	goSeeds func() []goSeed
+	goSeeds *goSeeds
 	ctx     context.Context
 	cancel  context.CancelFunc
 }
@@ -64,13 +63,7 @@ func newBuilder(root *os.Root, c Config, logs *logbook) *builder {
 		packages: newCacheStore(filepath.Join(c.CacheDir, "packages"), make(chan struct{}, 1)),
 		homes:    filepath.Join(c.CacheDir, "homes"),
 	}
-	b.goSeeds = sync.OnceValue(func() []goSeed {
-		seeds, err := findGoSeed(b.ctx, c.CacheDir, b.golang())
-		if err != nil {
-			c.Logger.Warn("the standard library of Go is compiled for each function", "error", err)
-		}
-		return seeds
-	})
+	b.goSeeds = &goSeeds{find: func() ([]goSeed, error) { return findGoSeed(b.ctx, c.CacheDir, b.golang()) }}
 	b.packages.forgets = true
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
@@ -111,8 +104,8 @@ func (b *builder) build(ctx context.Context, f *pb.Function, source string, leve
 			return err
 		}
 		if _, err := src.Stat("go.mod"); err == nil {
-			if err := plantGo(filepath.Join(home, "go-build"), b.goSeeds()); err != nil {
-				return fmt.Errorf("functions cache: %w", err)
+			if err := b.goSeeds.plant(filepath.Join(home, "go-build")); err != nil {
+				b.log.Warn("this build compiles the standard library of Go itself", "function", f.GetName(), "error", err)
 			}
 		}
 		s := b.golang()

@@ -253,6 +253,42 @@ func TestBuildTime(t *testing.T) {
 	}
 }
 
+// TestGoCachePoison: a build that spoils all of its Go cache, the standard library too,
+// harms its own function only, not the next one's build nor what the runner plants there.
+func TestGoCachePoison(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	r := startRunner(t, func(c *functions.Config) { c.Root = root })
+	golang := func(id string, build ...string) *pb.Function {
+		write(t, filepath.Join(root, id, "go.mod"), "module example.com/"+id+"\n\ngo 1.24\n")
+		write(t, filepath.Join(root, id, "main.go"), `package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+)
+
+func main() {
+	panic(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "whole") })))
+}
+`)
+		return &pb.Function{Name: name(id), Source: id, Instances: 1, Contract: &pb.Function_Server{Server: &pb.ServerContract{Command: []string{"./server"}, Build: build}}}
+	}
+	const spoil = `n=0; for f in "$GOCACHE"/*/*; do echo poison > "$f" && n=$((n+1)); done; test $n -gt 100 && echo all is spoiled; exit 1`
+	evil := golang("evil", "sh", "-c", spoil)
+	r.want(evil)
+	s := r.await("the end of the poisoner's build", func(s *pb.RunnerState) bool { return s.GetProblems()[name("evil")] != "" })
+	if got := s.GetProblems()[name("evil")]; !strings.Contains(got, "all is spoiled") {
+		t.Errorf("the poisoner: %s", got)
+	}
+	good := golang("good", "go", "build", "-o", "server", ".")
+	r.want(evil, good)
+	if a := mustSend(t, r.ready("good", 1)[0], "GET", "/", ""); a.body != "whole" {
+		t.Errorf("%+v", a)
+	}
+}
+
 // TestBuildOutput: what a build leaves is files, without any special right, and nothing
 // that leads out.
 func TestBuildOutput(t *testing.T) {

@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
@@ -25,6 +27,39 @@ var goStandard = []string{
 
 // goSeedTime bounds the compilation of goStandard where nobody has done it yet.
 const goSeedTime = 10 * time.Minute
+
+// goSeeds finds, once, what caches of builds begin with.
+type goSeeds struct {
+	find func() ([]goSeed, error)
+	mu   sync.Mutex
+	// found is nil until it was looked for.
+	found []goSeed
+}
+
+// plant begins a build cache with the standard library, when there is none yet. The Go
+// tool removes from the cache of the runner's user what has not been used for days, and
+// people empty it: then the library is compiled again. Without it builds take longer.
+func (g *goSeeds) plant(cache string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var err error
+	for range 2 {
+		if g.found == nil {
+			if g.found, err = g.find(); err != nil {
+				g.found = []goSeed{} // as it is, for all builds to come
+				return err
+			}
+		}
+		if err = plantGo(cache, g.found); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		g.found = nil
+		if err := removeTree(cache); err != nil {
+			return err
+		}
+	}
+	return err
+}
 
 // goSeed is a file of the Go tool's build cache of the runner's own user.
 type goSeed struct{ path, name string }
