@@ -83,7 +83,7 @@ func (g *generation) prepare() {
 				g.output = failed.output
 			}
 			g.m.config.Logger.Error("function cannot be run", "function", g.function.name, "error", err)
-			g.m.logs.say(g.function.name, "", "it cannot be run: "+g.problem)
+			g.m.logs.sayOf(g.spec, "", "it cannot be run: "+g.problem)
 			g.m.settle(g.function)
 		}
 		g.m.mu.Unlock()
@@ -127,7 +127,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 	o = instance.Options{
 		Function: f.GetName(), SocketDir: c.SocketDir, Dir: dir, Env: g.secrets.environment(f.GetEnv()),
 		Timeout: f.GetTimeout().AsDuration(), Silence: c.Silence, StartTimeout: f.GetStartTimeout().AsDuration(),
-		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: g.function.meter,
+		Logger: c.Logger, Tracer: c.TracerProvider.Tracer("github.com/penstock-gateway/penstock/functions"), Metrics: g.m.metrics, Observer: ofSource{g.function.meter, f.GetSource()},
 		Spans: g.m.spans, SpansLost: func(text string) { g.m.logs.say(f.GetName(), "", text) },
 	}
 	level, err := buildLevel(f)

@@ -50,20 +50,25 @@ func newLogbook() *logbook {
 	return &logbook{ready: make(chan struct{}, 1), kept: map[string]*lastLines{}, subscribed: map[string]bool{}, dropped: map[string]int{}}
 }
 
-// add notes a line of an instance.
-func (b *logbook) add(function string, l instance.Line) {
+// add notes a line of an instance, and the source of its version.
+func (b *logbook) add(function, source string, l instance.Line) {
 	if len(l.Text) > keptText {
 		l.Text = l.Text[:keptText] + "…"
 	}
 	b.put(&pb.LogLine{
 		Function: function, Instance: l.Instance, Time: timestamppb.New(l.Time), Stream: l.Stream, Text: l.Text,
-		RequestId: l.RequestID, TraceId: l.TraceID,
+		RequestId: l.RequestID, TraceId: l.TraceID, Source: source,
 	})
 }
 
 // say notes what the runner itself says of a function.
 func (b *logbook) say(function, instance, text string) {
 	b.put(&pb.LogLine{Function: function, Instance: instance, Time: timestamppb.New(time.Now()), Stream: "runner", Text: text})
+}
+
+// sayOf is say for one version.
+func (b *logbook) sayOf(f *pb.Function, instance, text string) {
+	b.put(&pb.LogLine{Function: f.GetName(), Instance: instance, Time: timestamppb.New(time.Now()), Stream: "runner", Text: text, Source: f.GetSource()})
 }
 
 // build notes a line that a build printed.

@@ -118,7 +118,17 @@ func (m *meter) Ready(d time.Duration) {
 }
 
 // Line implements instance.Observer.
-func (m *meter) Line(l instance.Line) { m.logs.add(m.function, l) }
+func (m *meter) Line(l instance.Line) { m.logs.add(m.function, "", l) }
+
+// ofSource is the Observer of the instances of one version: their lines say which
+// source printed them.
+type ofSource struct {
+	*meter
+	source string
+}
+
+// Line implements instance.Observer.
+func (o ofSource) Line(l instance.Line) { o.logs.add(o.function, o.source, l) }
 
 // observe fills in what the scaler needs to know of requests.
 func (m *meter) observe(o *scale.Observation) {

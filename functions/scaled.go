@@ -349,7 +349,7 @@ func (c *crash) note(state pb.InstanceState, readyAt time.Time, message string) 
 		return
 	}
 	c.count++
-	first, rest, _ := strings.Cut(message, "; last output:\n")
+	first, rest, _ := strings.Cut(message, lastOutput)
 	c.reason = first
 	if lines := strings.Split(strings.TrimSpace(rest), "\n"); lines[len(lines)-1] != "" {
 		line := lines[len(lines)-1]

@@ -3,6 +3,7 @@ package functions
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -210,6 +211,9 @@ func (s *slot) attempt(former *member) (end ending, next *member, again bool) {
 	}
 }
 
+// lastOutput separates the reason of an end from what was printed before it.
+const lastOutput = "; last output:\n"
+
 // why is the reason of an end with the last lines of output.
 func why(i *instance.Instance) string {
 	reason := "it ended"
@@ -217,7 +221,7 @@ func why(i *instance.Instance) string {
 		reason = err.Error()
 	}
 	if lines := i.LastLines(); lines != "" {
-		reason += "; last output:\n" + lines
+		reason += lastOutput + lines
 	}
 	if len(reason) > maxMessage {
 		reason = reason[:maxMessage/2] + "\n…\n" + reason[len(reason)-maxMessage/2:]
@@ -229,7 +233,9 @@ func why(i *instance.Instance) string {
 // instance lingers to refuse what is on its way to it.
 func (s *slot) failed(i *instance.Instance, message string) (end ending) {
 	s.g.m.config.Logger.Warn("instance ended", "function", s.g.function.name, "instance", s.id, "reason", message)
-	s.g.m.logs.say(s.g.function.name, s.id, message)
+	// What it printed is in the log already.
+	reason, _, _ := strings.Cut(message, lastOutput)
+	s.g.m.logs.sayOf(s.g.spec, s.id, reason)
 	s.set(func() {
 		end.answered = i != nil && i.Answered()
 		s.g.proven = s.g.proven || end.answered

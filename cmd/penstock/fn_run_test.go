@@ -1,6 +1,9 @@
 package main
 
 import (
+	"archive/zip"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -128,7 +132,7 @@ func TestFunctionsByCommand(t *testing.T) {
 	})
 	await(t, func() error {
 		out := in.mustFn(t, "describe", "hello")
-		for _, want := range []string{"contract   lambda/python", "E[T] = t ", "cost ", "route      routes/hello", "instances ready"} {
+		for _, want := range []string{"contract   lambda/python", "E[T] = t ", "cost ", "route      routes/hello", " ready"} {
 			if !strings.Contains(out, want) {
 				return fmt.Errorf("describe has no %q:\n%s", want, out)
 			}
@@ -226,7 +230,7 @@ func testBadFn(t *testing.T, in *installation, dir string) {
 	}
 }
 
-// testDev saves a handler with a bug, and then without.
+// testDev saves a handler with the mistakes that people make, and without.
 func testDev(t *testing.T, in *installation, dir string) {
 	cmd := penstock(t.Context(), "fn", "dev", dir, "--server", in.flags.api)
 	out := &watched{}
@@ -244,18 +248,75 @@ func testDev(t *testing.T, in *installation, dir string) {
 			return nil
 		})
 	}
-	has("* projects/default/functions/hello serves", 1)
-	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); !strings.HasPrefix(got, "502") {
+	url, app := "http://"+in.flags.gateway+"/hello?name=", filepath.Join(dir, "app.py")
+	has("* functions/hello serves version ", 1)
+	if got := body(t, url); !strings.HasPrefix(got, "502") {
 		t.Errorf("the handler with a bug: %s", got)
 	}
 	has("> app.py:7: print(\"greeting\", who, 1 / len(who))", 1)
-	edit(t, filepath.Join(dir, "app.py"), "1 / len(who)", "len(who)")
-	has("* projects/default/functions/hello serves", 2)
-	if got := body(t, "http://"+in.flags.gateway+"/hello?name="); got != `200 {"hi": ""}` {
+	edit(t, app, "1 / len(who)", "len(who)")
+	has("* functions/hello serves version ", 2)
+	if got := body(t, url); got != `200 {"hi": ""}` {
 		t.Errorf("the handler without: %s", got)
 	}
+	serves := 2
+	for _, mistake := range []struct{ old, with, place string }{
+		{"def handler(event, context):", "def handler(event, context:", "> app.py:4: def handler(event, context:"},
+		{"import json", "import jsom", "> app.py:1: import jsom"},
+		{"import json", "import json\nlen(7)", "> app.py:2: len(7)"},
+	} {
+		before := len(out.String())
+		edit(t, app, mistake.old, mistake.with)
+		has("! functions/hello cannot run version ", serves-1)
+		said := out.String()[before:]
+		if !strings.Contains(said, mistake.place+"\n") || strings.Count(said, "> app.py") != 1 || strings.Contains(said, "LAMBDA_WARNING") || strings.Contains(said, in.dataDir) {
+			t.Errorf("with %q fn dev says:\n%s", mistake.with, said)
+		}
+		if got := body(t, url); got != `200 {"hi": ""}` {
+			t.Errorf("meanwhile: %s", got)
+		}
+		has("still answers meanwhile\n", serves-1)
+		if n := strings.Count(out.String()[before:], "\n"); n > 12 {
+			t.Errorf("%d lines for one mistake:\n%s", n, out.String()[before:])
+		}
+		edit(t, app, mistake.with, mistake.old)
+		serves++
+		has("* functions/hello serves version ", serves)
+	}
 	edit(t, filepath.Join(dir, functionFile), "kind: Function\n", "kind: Funktion\n")
-	has("! ", 1)
+	has("function.yaml:", 1)
+}
+
+// TestDevWaits starts fn dev before there is a control plane.
+func TestDevWaits(t *testing.T) {
+	in := newInstallation(t)
+	dir := filepath.Join(t.TempDir(), "hello")
+	if _, err := writeTemplate("lambda-python", "hello", dir); err != nil {
+		t.Fatal(err)
+	}
+	cmd := penstock(t.Context(), "fn", "dev", dir, "--data-dir", in.dataDir)
+	out := &watched{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() }()
+	says := func(want string) {
+		t.Helper()
+		await(t, func() error {
+			if got := out.String(); !strings.Contains(got, want) {
+				return fmt.Errorf("fn dev does not say %q:\n%s", want, got)
+			}
+			return nil
+		})
+	}
+	says("! no control plane runs on the data folder ")
+	says("waiting for it: `penstock up` in another terminal starts one")
+	in.up(t, "--no-jaeger")
+	says("* functions/hello serves version ")
+	if got := out.String(); strings.Count(got, "waiting for it:") != 1 {
+		t.Errorf("it says more than once that it waits:\n%s", got)
+	}
 }
 
 // watched is output that is looked at while it is written.
@@ -291,28 +352,95 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
-func TestPlaceIn(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "lib"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+// TestDevPlaces finds the line of code that a line of output names, in the version
+// that printed it.
+func TestDevPlaces(t *testing.T) {
+	var pack bytes.Buffer
+	z := zip.NewWriter(&pack)
 	for _, f := range []string{"app.py", "lib/x.js", "main.go"} {
-		if err := os.WriteFile(filepath.Join(dir, f), []byte("one\n  two\nthree\n"), 0o644); err != nil {
+		w, err := z.Create(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, "import jsom\n  two\nfrom a.b import c, d\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log := newDevLog(io.Discard)
+	log.add("sha256:1", pack.Bytes())
+	v := log.versions["sha256:1"]
 	for text, want := range map[string]string{
-		`  File "/cache/src/app.py", line 2, in handler`:     "app.py:2: two",
-		"    at hello (/cache/src/lib/x.js:3:10)":            "lib/x.js:3: three",
-		"    at file:///cache/src/lib/x.js:1:1":              "lib/x.js:1: one",
-		"\t/cache/src/main.go:2 +0x1d":                       "main.go:2: two",
-		`  File "/usr/lib/python3.11/json.py", line 2, in x`: "",
-		"app.py:99: beyond":                                  "",
-		"nothing":                                            "",
+		`  File "/cache/src/app.py", line 2, in handler`:           "app.py:2: two",
+		`  File "/cache/src/app.py" Line 2`:                        "app.py:2: two",
+		`'(' was never closed (app.py, line 2)`:                    "app.py:2: two",
+		"    at hello (/cache/src/lib/x.js:3:10)":                  "lib/x.js:3: from a.b import c, d",
+		"    at file:///cache/src/lib/x.js:2:1":                    "lib/x.js:2: two",
+		"\t/cache/src/main.go:2 +0x1d":                             "main.go:2: two",
+		"ModuleNotFoundError: No module named 'jsom'":              "app.py:1: import jsom",
+		"ImportError: cannot import name 'd' from 'a.b' (/x/b.py)": "app.py:3: from a.b import c, d",
+		"No module named 'other'":                                  "",
+		`  File "/usr/lib/python3.11/json.py", line 2, in x`:       "",
+		"app.py:99: beyond":                                        "",
+		"app.py:0: none":                                           "",
+		"nothing":                                                  "",
 	} {
-		if got := placeIn(dir, text); got != want {
+		if got := strings.Join(v.placesIn(text), "|"); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
+	}
+	if got := v.relative(`File "/cache/0123abcd/src/lib/x.js" and /usr/lib/y.py`); got != `File "lib/x.js" and /usr/lib/y.py` {
+		t.Error(got)
+	}
+}
+
+// TestDevLog: what each start says again is shown once, what a request says always, and
+// what the version before says with its own code.
+func TestDevLog(t *testing.T) {
+	pack := func(line string) []byte {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		w, err := z.Create("app.py")
+		if err == nil {
+			_, err = io.WriteString(w, line)
+		}
+		if err := errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	clock := regexp.MustCompile(`^\d\d:\d\d:00\.000`) // in the zone of this machine
+	var out strings.Builder
+	log := newDevLog(&out)
+	log.add("old", pack("x = 1 / 0"))
+	log.add("new", pack("x = 2 / 0"))
+	for _, l := range []*pb.LogLine{
+		{Source: "new", Instance: "a", Stream: "stderr", Text: `  File "/c/src/app.py", line 1, in <module>`},
+		{Source: "new", Instance: "b", Stream: "stderr", Text: `  File "/c/src/app.py", line 1, in <module>`},
+		{Source: "new", Instance: "b", Stream: "stderr", Text: "another one"},
+		{Source: "new", Instance: "a", Stream: "runner", Text: "it ended: pid 12"},
+		{Source: "new", Instance: "b", Stream: "runner", Text: "it ended: pid 13"},
+		{Source: "new", Instance: "a", Stream: "runner", Text: "it ended: pid 14"},
+		{Source: "old", Instance: "o", Stream: "stdout", Text: "app.py:1 failed", RequestId: "r1"},
+		{Source: "old", Instance: "o", Stream: "stdout", Text: "app.py:1 failed", RequestId: "r2"},
+		{Source: "unknown", Instance: "u", Stream: "stdout", Text: "app.py:1 of a version that is not known"},
+		{Source: "new", Instance: "a", Stream: "stdout", Text: "[WARNING] " + awsAdvice + " The most likely cause"},
+	} {
+		log.line(l)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		got = append(got, strings.TrimSpace(clock.ReplaceAllString(line, "")))
+	}
+	want := []string{
+		`a   File "app.py", line 1, in <module>`, "> app.py:1: x = 2 / 0", "b another one", "a it ended: pid 12",
+		"o [r1] app.py:1 failed", "> app.py:1: x = 1 / 0", "o [r2] app.py:1 failed", "> app.py:1: x = 1 / 0",
+		"u app.py:1 of a version that is not known",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -169,8 +169,8 @@ func (d *deployment) resolve(ctx context.Context, client *fnClient, cf clientFla
 	return err
 }
 
-// deploy uploads and applies, and prints what it did as output says; with "" only what
-// is wrong.
+// deploy uploads and applies, and prints what it did as output says; with "" only
+// warnings.
 func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, o *pb.WriteOptions, output string) error {
 	up, err := d.upload(ctx, client)
 	if err != nil {
@@ -195,11 +195,7 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 		return printWrite(w, output, resp, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
 	}
 	printWarnings(w, resp.GetResult().GetWarnings())
-	if s := resp.GetResult().GetServing(); len(s.GetProblems()) > 0 {
-		printServing(w, s)
-		return errNotServing
-	}
-	return nil
+	return resultError(resp.GetResult())
 }
 
 func (d *deployment) upload(ctx context.Context, client *fnClient) (*pb.UploadPackageResponse, error) {

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,16 +9,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // devPoll is how often the folder is looked at. Polling sees what editors do on every
@@ -31,20 +33,22 @@ func newFnDevCommand() *cobra.Command {
 		Use:   "dev [FOLDER]",
 		Short: "Run a function from its folder, again at every save, and show its lines and where it fails",
 		Long: "Deploys the folder as `penstock fn deploy` does, watches it, deploys again when a file is saved, and prints\n" +
-			"what the function prints. A line that names a place in the folder is followed by what stands there.\n" +
-			"It needs a running Penstock (penstock up).",
+			"what the function prints. A line that names a place in the code is followed by what stood there in the\n" +
+			"version that printed it. What every start repeats is shown once. It needs a running Penstock (penstock up),\n" +
+			"and waits for one.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) > 0 {
 				dir = args[0]
 			}
-			ctx, client, err := cf.dialFn(cmd.Context())
-			if err != nil {
+			out := &lockedWriter{w: cmd.OutOrStdout()}
+			ctx, client, err := cf.awaitFn(cmd.Context(), out)
+			if client == nil {
 				return err
 			}
 			defer client.conn.Close()
-			s := &devSession{dir: dir, cf: cf, client: client, out: &lockedWriter{w: cmd.OutOrStdout()}}
+			s := &devSession{dir: dir, cf: cf, client: client, out: out, log: newDevLog(out)}
 			return s.run(ctx)
 		},
 	}
@@ -64,42 +68,87 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
+// awaitFn connects to a control plane, and waits for one when there is none; without a
+// client, ctx has ended.
+func (f *clientFlags) awaitFn(ctx context.Context, out io.Writer) (context.Context, *fnClient, error) {
+	for said := false; ; said = true {
+		callCtx, client, err := f.dialFn(ctx)
+		if err == nil {
+			_, err = client.ListFunctions(callCtx, &pb.ListFunctionsRequest{Parent: "projects/" + f.project, PageSize: 1})
+			if status.Code(err) != codes.Unavailable {
+				return callCtx, client, nil // whatever else is wrong is told at the deployment
+			}
+			client.conn.Close()
+		} else if !errors.Is(err, connect.ErrNone) {
+			return ctx, nil, err
+		}
+		if ctx.Err() != nil {
+			return ctx, nil, nil
+		}
+		if !said {
+			sayAway(out, err)
+		}
+		if !pause(ctx, devRetry) {
+			return ctx, nil, nil
+		}
+	}
+}
+
+// sayAway says that the control plane is waited for.
+func sayAway(out io.Writer, err error) {
+	fmt.Fprintf(out, "! %s\n  waiting for it: `penstock up` in another terminal starts one\n", describeError(err))
+}
+
 // devSession is one `fn dev`.
 type devSession struct {
 	dir    string
 	cf     clientFlags
 	client *fnClient
 	out    io.Writer
-	digest string
+	log    *devLog
 	name   string
+	// good is the number of the version that served last; 0: not known.
+	good int64
+	// failed: the newest version does not run, as far as was known at the time asked.
+	failed bool
+	asked  time.Time
 	// followed: the lines of the function are printed by now.
 	followed bool
 }
 
+// devRetry is how often a control plane that does not answer is asked again.
+const devRetry = time.Second
+
 func (s *devSession) run(ctx context.Context) error {
 	if info, err := os.Stat(s.dir); err != nil || !info.IsDir() {
-		return fmt.Errorf("%s is no folder", s.dir)
+		return fmt.Errorf("%s is not a folder", s.dir)
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	last := ""
+	last, away := "", false
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
 		if now := fingerprint(s.dir); now != last {
-			last = now
 			began := time.Now()
-			if err := s.deploy(ctx); err != nil {
-				if ctx.Err() != nil {
+			err := s.deploy(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case status.Code(err) == codes.Unavailable:
+				if !away {
+					sayAway(s.out, err)
+				}
+				away = true
+				if !pause(ctx, devRetry) {
 					return nil
 				}
-				// The next save may mend it.
-				fmt.Fprintf(s.out, "! %s\n", strings.ReplaceAll(describeError(err), "\n", "\n  "))
-			} else {
-				fmt.Fprintf(s.out, "* %s serves %s after %.2f s\n", s.name, shortSource(s.digest), time.Since(began).Seconds())
+				continue
 			}
+			last, away = now, false
+			s.tell(ctx, err, time.Since(began))
 			if s.name != "" && !s.followed {
 				s.followed = true
 				name := s.name
@@ -109,8 +158,47 @@ func (s *devSession) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case now := <-tick.C:
+			if s.failed && now.Sub(s.asked) > devRetry {
+				s.asked = now
+				s.again(ctx)
+			}
 		}
+	}
+}
+
+// again says that a version serves after all: a runner came, or a build was repeated.
+func (s *devSession) again(ctx context.Context) {
+	d, err := s.client.ops.DescribeFunction(ctx, &pb.DescribeFunctionRequest{Name: s.name})
+	if err != nil {
+		return // it is asked again
+	}
+	for _, c := range d.GetFunction().GetStatus().GetConditions() {
+		if c.GetType() == "Ready" && c.GetOk() {
+			s.failed, s.good = false, numberOf(d)
+			fmt.Fprintf(s.out, "* %s serves version %d now\n", short(s.name), s.good)
+		}
+	}
+}
+
+// numberOf is the number of the version that a function is now; what was there before
+// has its number again.
+func numberOf(d *pb.DescribeFunctionResponse) int64 {
+	for _, v := range d.GetVersions() {
+		if v.GetSpec().GetSource() == d.GetFunction().GetSource() {
+			return v.GetNumber()
+		}
+	}
+	return 0
+}
+
+// pause waits; it is false when ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
@@ -123,8 +211,45 @@ func (s *devSession) deploy(ctx context.Context) error {
 	if err := d.resolve(ctx, s.client, s.cf, splitFlags{percent: 100}); err != nil {
 		return err
 	}
-	s.name, s.digest = d.function.GetName(), d.digest
+	s.name = d.function.GetName()
+	s.log.add(d.digest, d.pack)
 	return d.deploy(ctx, s.out, s.client, &pb.WriteOptions{Message: "fn dev", WaitTimeout: durationpb.New(time.Minute)}, "")
+}
+
+// tell says how a deployment went, and what answers now.
+func (s *devSession) tell(ctx context.Context, failed error, took time.Duration) {
+	if failed != nil && !errors.Is(failed, errNotServing) {
+		// The next save may mend it.
+		fmt.Fprintf(s.out, "! %s\n", strings.ReplaceAll(describeError(failed), "\n", "\n  "))
+		return
+	}
+	d, err := s.client.ops.DescribeFunction(ctx, &pb.DescribeFunctionRequest{Name: s.name})
+	if err != nil {
+		fmt.Fprintf(s.out, "! %s\n", describeError(err))
+		return
+	}
+	number := numberOf(d)
+	s.failed, s.asked = failed != nil, time.Now()
+	if failed == nil {
+		s.good = number
+		fmt.Fprintf(s.out, "* %s serves version %d after %.2f s\n", short(s.name), number, took.Seconds())
+		return
+	}
+	reason := summary(d.GetFunction())
+	for _, i := range d.GetInstances() {
+		reason = cmp.Or(i.GetMessage(), reason)
+	}
+	s.log.mark(fmt.Sprintf("! %s cannot run version %d: %s", short(s.name), number, shorten(reason)), d.GetFunction().GetSource())
+	switch answers := slices.ContainsFunc(d.GetInstances(), func(i *pb.Instance) bool {
+		return i.GetState() == pb.InstanceState_INSTANCE_STATE_READY
+	}); {
+	case answers && s.good != 0 && s.good != number:
+		fmt.Fprintf(s.out, "  version %d still answers meanwhile\n", s.good)
+	case answers:
+		fmt.Fprintln(s.out, "  the version before still answers meanwhile")
+	default:
+		fmt.Fprintln(s.out, "  callers get 503 with the reason until it is mended")
+	}
 }
 
 // follow prints the lines of the function until ctx ends.
@@ -137,18 +262,11 @@ func (s *devSession) follow(ctx context.Context, name string) {
 				break
 			}
 			for _, l := range m.GetLines() {
-				printLine(s.out, l)
-				if where := placeIn(s.dir, l.GetText()); where != "" {
-					fmt.Fprintf(s.out, "    > %s\n", where)
-				}
+				s.log.line(l)
 			}
 		}
-		if errors.Is(err, context.Canceled) {
+		if errors.Is(err, context.Canceled) || !pause(ctx, devRetry) { // the control plane went away: it is tried again
 			return
-		}
-		select { // the control plane went away: it is tried again
-		case <-ctx.Done():
-		case <-time.After(time.Second):
 		}
 	}
 }
@@ -170,49 +288,4 @@ func fingerprint(dir string) string {
 		return nil
 	})
 	return b.String()
-}
-
-// place finds "file.py", line 12 and file.js:12 in a line of a stack.
-var place = regexp.MustCompile(`([^\s"'(]+\.(?:py|js|mjs|cjs|ts|go|rb|php))(?:", line |:)(\d+)`)
-
-// placeIn is the source line that a line of output names, when it is one of the
-// folder's: "app.py:12: return 1/0".
-func placeIn(dir, text string) string {
-	m := place.FindStringSubmatch(text)
-	if m == nil {
-		return ""
-	}
-	number, err := strconv.Atoi(m[2])
-	if err != nil {
-		return ""
-	}
-	// The runner has its own copy of the folder: the longest end of the path that is
-	// here is meant.
-	parts := strings.Split(filepath.ToSlash(strings.TrimPrefix(m[1], "file://")), "/")
-	for i := range parts {
-		rel := strings.Join(parts[i:], "/")
-		if !filepath.IsLocal(rel) {
-			continue
-		}
-		if line, ok := lineOf(filepath.Join(dir, rel), number); ok {
-			return fmt.Sprintf("%s:%d: %s", rel, number, strings.TrimSpace(line))
-		}
-	}
-	return ""
-}
-
-// lineOf is one line of a file, counted from 1.
-func lineOf(path string, number int) (string, bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", false
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for n := 1; s.Scan(); n++ {
-		if n == number {
-			return s.Text(), true
-		}
-	}
-	return "", false
 }

@@ -86,7 +86,7 @@ func exitCode(err error) int {
 }
 
 // maxReason bounds a reason in a line or a cell of a table, in characters.
-const maxReason = 160
+const maxReason = 240
 
 // shorten makes one line of a reason. The output of a tool ends with what matters, or
 // says it in its last line that begins with ERROR.
@@ -100,11 +100,11 @@ func shorten(reason string) string {
 	if len(lines) == 0 {
 		return ""
 	}
-	line := lines[0]
-	if len(lines) > 1 {
+	line, whole := strings.CutSuffix(lines[0], "; last output:")
+	if len(lines) > 1 && !whole { // else the first line says it
 		last := lines[len(lines)-1]
 		for _, l := range slices.Backward(lines) {
-			if strings.HasPrefix(strings.ToUpper(l), "ERROR") {
+			if strings.HasPrefix(strings.ToUpper(strings.TrimPrefix(l, "[")), "ERROR") {
 				last = l
 				break
 			}

@@ -71,13 +71,15 @@ func TestDescribeNoServer(t *testing.T) {
 func TestShorten(t *testing.T) {
 	pip := "pip failed (exit status 1):\n    Looking in indexes: https://example.com\n    ERROR: Could not find a version that satisfies the requirement nonsense\n    ERROR: No matching distribution found for nonsense\n    [notice] A new release of pip is available\n"
 	for text, want := range map[string]string{
-		"":                               "",
-		"one line":                       "one line",
-		"  one line \n\n":                "one line",
-		pip:                              "pip failed (exit status 1): … ERROR: No matching distribution found for nonsense",
-		"first:\nsecond\nthird":          "first: … third",
-		"error: one\nand more":           "error: one",
-		strings.Repeat("é", 2*maxReason): strings.Repeat("é", maxReason) + "…",
+		"":                      "",
+		"one line":              "one line",
+		"  one line \n\n":       "one line",
+		pip:                     "pip failed (exit status 1): … ERROR: No matching distribution found for nonsense",
+		"first:\nsecond\nthird": "first: … third",
+		"it ended: exit status 1; last output:\n[ERROR] x\ny": "it ended: exit status 1",
+		"build failed:\n[ERROR] x\ny":                         "build failed: … [ERROR] x",
+		"error: one\nand more":                                "error: one",
+		strings.Repeat("é", 2*maxReason):                      strings.Repeat("é", maxReason) + "…",
 	} {
 		if got := shorten(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)

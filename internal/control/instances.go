@@ -171,6 +171,14 @@ func (r *runners) condition(f *pb.Function) *pb.Condition {
 	return out
 }
 
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // conditionOf is condition for one deployment.
 func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 	want := max(int(f.GetInstances()), 1)
@@ -185,12 +193,12 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 			why = i.GetMessage()
 		}
 	}
-	c := &pb.Condition{Type: "Ready", Ok: n >= want, Reason: "InstancesReady", Message: fmt.Sprintf("%d of %d instances ready", n, want)}
+	c := &pb.Condition{Type: "Ready", Ok: n >= want, Reason: "InstancesReady", Message: fmt.Sprintf("%d of %s ready", n, counted(want, "instance"))}
 	if f.GetScale() != nil {
 		// With none it can be called, as soon as it is prepared and there is somebody
 		// to start one.
 		c.Ok = c.Ok && why == "" && r.reachable(f.GetName())
-		c.Message = fmt.Sprintf("%d instances ready", n)
+		c.Message = counted(n, "instance") + " ready"
 		if want > 0 {
 			c.Message += fmt.Sprintf(", at least %d wanted", want)
 		}
@@ -207,7 +215,10 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
 	case why != "":
 		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
-		if n == 0 && want == 0 {
+		switch {
+		case n > 0 && !r.current(f.GetName()):
+			c.Message = fmt.Sprintf("the newest version cannot run (%s of the one before ready): %s", counted(n, "instance"), why)
+		case n == 0 && want == 0:
 			c.Message = why
 		}
 	default:

@@ -483,7 +483,10 @@ type LogLine struct {
 	// Its trace, where known.
 	TraceId string `protobuf:"bytes,7,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// Counts the lines of one runner.
-	Sequence      uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The source of the version that printed it, as in Function.source; empty for what
+	// is said of none in particular.
+	Source        string `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +575,13 @@ func (x *LogLine) GetSequence() uint64 {
 		return x.Sequence
 	}
 	return 0
+}
+
+func (x *LogLine) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
 }
 
 // ConnectResponse is what a runner is to run.
@@ -804,7 +814,7 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\tdecisions\x18\x02 \x03(\v2\x1a.penstock.v1.ScaleDecisionR\tdecisions\"8\n" +
 	"\n" +
 	"RunnerLogs\x12*\n" +
-	"\x05lines\x18\x01 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\"\xf3\x01\n" +
+	"\x05lines\x18\x01 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\"\x8b\x02\n" +
 	"\aLogLine\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12.\n" +
@@ -814,7 +824,8 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tR\trequestId\x12\x19\n" +
 	"\btrace_id\x18\a \x01(\tR\atraceId\x12\x1a\n" +
-	"\bsequence\x18\b \x01(\x04R\bsequence\"\xb2\x02\n" +
+	"\bsequence\x18\b \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06source\x18\t \x01(\tR\x06source\"\xb2\x02\n" +
 	"\x0fConnectResponse\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.penstock.v1.FunctionR\tfunctions\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12/\n" +

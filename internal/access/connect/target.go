@@ -109,6 +109,9 @@ func Project(w Where) (string, error) {
 	return x.Project, nil
 }
 
+// ErrNone says that nothing runs where a control plane was looked for.
+var ErrNone = errors.New("no control plane runs")
+
 // ofDataDir is the control plane of a data folder.
 func ofDataDir(dir string) (*Target, error) {
 	e, err := Read(dir)
@@ -119,7 +122,7 @@ func ofDataDir(dir string) (*Target, error) {
 		return nil, err
 	}
 	if e == nil {
-		return nil, fmt.Errorf("no control plane runs on the data folder %s: is `penstock up` running, and is that its --data-dir?", dir)
+		return nil, fmt.Errorf("%w on the data folder %s: is `penstock up` running, and is that its --data-dir?", ErrNone, dir)
 	}
 	return e.target(), nil
 }
