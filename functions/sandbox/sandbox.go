@@ -203,10 +203,11 @@ func (p *Plan) program(c *Command) (string, error) {
 		_, err := os.Stat(name)
 		return name, err
 	}
-	shown := append(systemPaths(), c.Dir)
+	shown := []string{c.Dir}
 	for _, s := range p.paths {
 		shown = append(shown, s.Path)
 	}
+	shown = append(shown, systemPaths()...)
 	real, err := filepath.EvalSymlinks(name)
 	if err != nil && below(name, shown) {
 		return name, err // it can look for itself
@@ -222,14 +223,16 @@ func (p *Plan) program(c *Command) (string, error) {
 	return name, nil
 }
 
-// below reports whether a path is one of some, or in one of them.
+// below reports whether a path is one of some, or in one of them, also where these are
+// reached by symbolic links. Those are looked at last: a start waits for it.
 func below(path string, folders []string) bool {
-	return slices.ContainsFunc(folders, func(dir string) bool {
-		if real, err := filepath.EvalSymlinks(dir); err == nil && real != dir && below(path, []string{real}) {
-			return true
-		}
+	in := func(dir string) bool {
 		dir = filepath.Clean(dir)
 		return path == dir || dir == "/" || strings.HasPrefix(path, dir+string(filepath.Separator))
+	}
+	return slices.ContainsFunc(folders, in) || slices.ContainsFunc(folders, func(dir string) bool {
+		real, err := filepath.EvalSymlinks(dir)
+		return err == nil && in(real)
 	})
 }
 

@@ -37,8 +37,9 @@ type Server struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	// room has a place for each connection, questions one for each question to a name
-	// server.
+	// server; all are those of all sandboxes together.
 	room, questions chan struct{}
+	all             *shared
 	// names are the name servers of this machine, as they are asked.
 	names func() []netip.AddrPort
 
@@ -48,10 +49,12 @@ type Server struct {
 }
 
 // New makes a server that serves nothing yet.
-func New(p Policy) *Server {
+func New(p Policy) *Server { return newServer(p, ofProcess()) }
+
+func newServer(p Policy, all *shared) *Server {
 	s := &Server{
-		policy: p, room: make(chan struct{}, MaxConnections), questions: make(chan struct{}, maxQuestions), names: Resolvers,
-		open: map[io.Closer]struct{}{},
+		policy: p, all: all, names: Resolvers, open: map[io.Closer]struct{}{},
+		room: make(chan struct{}, min(MaxConnections, cap(all.connections)/4)), questions: make(chan struct{}, min(maxQuestions, cap(all.questions)/4)),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -142,16 +145,15 @@ func (s *Server) accept(l net.Listener, serve func(net.Conn)) {
 				}
 				continue
 			}
-			select {
-			case s.room <- struct{}{}:
-			default:
+			leave, why := enter(s.room, s.all.connections)
+			if why != "" {
 				to, _ := netip.ParseAddrPort(c.LocalAddr().String())
-				s.refused(to, "too many connections at once")
+				s.refused(to, why)
 				reset(c)
 				continue
 			}
 			go func() {
-				defer func() { <-s.room }()
+				defer leave()
 				if s.keep(c) {
 					defer s.drop(c)
 					serve(c)

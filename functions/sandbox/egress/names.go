@@ -66,14 +66,13 @@ func (s *Server) ServeQuestions(c *net.UDPConn) {
 			if !isQuestion(message[:n]) {
 				continue
 			}
-			select {
-			case s.questions <- struct{}{}:
-			default:
+			leave, why := enter(s.questions, s.all.questions)
+			if why != "" {
 				continue // as a busy name server does
 			}
 			asked := append([]byte(nil), message[:n]...)
 			go func() {
-				defer func() { <-s.questions }()
+				defer leave()
 				if answer := s.ask(asked); answer != nil {
 					_, _, _ = c.WriteMsgUDPAddrPort(answer, reply, from)
 				}
