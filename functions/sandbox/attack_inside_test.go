@@ -54,6 +54,11 @@ func init() {
 		results := map[string]string{}
 		for _, a := range attacks {
 			got, err := a.try(&v)
+			// Calls with a timeout are not begun again after a signal (signal(7)), and the
+			// runtime of Go sends itself some.
+			for errors.Is(err, unix.EINTR) {
+				got, err = a.try(&v)
+			}
 			var errno syscall.Errno
 			switch {
 			case err == nil:
