@@ -169,7 +169,7 @@ func (s *Snapshot) damageProblem(name string) []Problem {
 	case k == KindGateways:
 		closes = "its listeners answer 503"
 	}
-	return []Problem{{Object: name, Message: fmt.Sprintf("%s%s; %s until it is written again (penstock apply) or deleted (penstock delete)", damagePrefix, l.detail, closes)}}
+	return []Problem{{Object: name, Message: fmt.Sprintf("%s%s; %s until it is written again (penstock apply), deleted (penstock delete) or rolled back (penstock rollback)", damagePrefix, l.detail, closes)}}
 }
 
 // Damaged reports whether an object is damaged. Get returns what is left of it: of a route

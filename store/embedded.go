@@ -102,7 +102,7 @@ func startEtcd(c *embed.Config, giveUp *fatal) (e *embed.Etcd, err error) {
 const damagedFiles = "its files are damaged: " + HowToRepair
 
 // HowToRepair ends errors about damage that keeps a store from being used.
-const HowToRepair = "keep a copy of the data directory, then restore a backup of it"
+const HowToRepair = "penstock store check says what is damaged, and penstock store repair mends what it can and keeps a copy; or restore a backup (penstock restore)"
 
 // embeddedConfig is for one member that holds some ten thousand small objects.
 func embeddedConfig(o Options) (*embed.Config, *fatal) {

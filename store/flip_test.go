@@ -80,7 +80,7 @@ func judgeFlip(t *testing.T, o store.Options, want []*pb.Resource) string {
 	t.Helper()
 	s, err := store.Open(t.Context(), o)
 	if err != nil {
-		if !strings.Contains(err.Error(), store.HowToRepair) && !errors.Is(err, store.ErrSealKey) && !strings.Contains(err.Error(), "restore a backup") {
+		if !strings.Contains(err.Error(), store.HowToRepair) && !errors.Is(err, store.ErrSealKey) && !strings.Contains(err.Error(), "penstock store repair") {
 			t.Errorf("it refuses without saying what to do: %v", err)
 		}
 		return "refused"

@@ -67,10 +67,20 @@ func flipped(h hash, data []byte) []byte {
 // hash. What it cannot read, it leaves out.
 func loggedObjects(dataDir, prefix string) map[hash][]byte {
 	out := map[hash][]byte{}
+	logged(dataDir, prefix, func(key string, value []byte) {
+		if h, err := parseHash(key); err == nil && sha256.Sum256(value) == h {
+			out[h] = value
+		}
+	})
+	return out
+}
+
+// logged calls visit for each value below a prefix that the log of an embedded etcd puts,
+// the oldest first, with the rest of its key. What it cannot read, it leaves out.
+func logged(dataDir, prefix string, visit func(key string, value []byte)) {
 	put := func(p *etcdserverpb.PutRequest) {
-		text, ok := strings.CutPrefix(string(p.GetKey()), prefix)
-		if h, err := parseHash(text); ok && err == nil && sha256.Sum256(p.GetValue()) == h {
-			out[h] = p.GetValue()
+		if key, ok := strings.CutPrefix(string(p.GetKey()), prefix); ok {
+			visit(key, p.GetValue())
 		}
 	}
 	entries, _ := logEntries(filepath.Join(dataDir, "etcd", "member", "wal"))
@@ -88,7 +98,6 @@ func loggedObjects(dataDir, prefix string) map[hash][]byte {
 			}
 		}
 	}
-	return out
 }
 
 // logEntries reads all entries that the files of a log still have. etcd itself starts at

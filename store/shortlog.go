@@ -9,7 +9,7 @@ import (
 )
 
 // shortLog is what to do about a log that is shorter than the database.
-const shortLog = "the log was cut off, as after a disk that did not keep what it had confirmed: keep a copy of the directory, then restore a backup of it"
+const shortLog = "the log was cut off, as after a disk that did not keep what it had confirmed: penstock store repair goes on with what the database has and keeps a copy; or restore a backup (penstock restore)"
 
 // checkLog finds damage of etcd's log before etcd does. What etcd has opened when it
 // gives up on its log it never closes: it would go on writing to the directory. And for

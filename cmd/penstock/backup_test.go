@@ -1,12 +1,16 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
+	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/store/storetest"
 )
 
 // pageCommands are the commands that a page of docs shows at a prompt.
@@ -27,6 +31,56 @@ func pageCommands(t *testing.T, page string) []string {
 		}
 	}
 	return out
+}
+
+// TestStoreRepair: what check and repair advise about a lost resource works.
+func TestStoreRepair(t *testing.T) {
+	dir := t.TempDir()
+	o := store.Options{DataDir: filepath.Join(dir, "whole"), MaintenanceInterval: -1, Logger: slog.New(slog.DiscardHandler)}
+	st, err := store.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range []string{"a", "b"} {
+		if _, err := st.Commit(t.Context(), int64(i), storetest.Routes(0, 3, v), store.Info{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lost := storetest.RouteName(1)
+	storetest.DamageResource(t, o.DataDir, func(r *pb.Resource) bool {
+		return r.GetRoute().GetName() == lost && storetest.Value(r) == "b"
+	})
+	// The log still has it, and a store that is made anew from the database alone has it not.
+	if err := os.RemoveAll(filepath.Join(o.DataDir, "etcd", "member", "wal")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Rebuild(t.Context(), o, o.DataDir, filepath.Join(dir, "etcd")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"check"}, 3, lost},
+		{[]string{"repair"}, 3, "--restore " + lost + " --from REVISION"},
+		{[]string{"repair", "--restore", lost, "--from", "2"}, 1, "revision 2 has no " + lost},
+		{[]string{"repair", "--restore", lost, "--from", "1"}, 0, "only the history needs it"},
+		{[]string{"repair", "--delete", lost}, 0, "repair: delete " + lost},
+		{[]string{"repair", "--rollback", "1"}, 0, "revision 5"},
+	} {
+		cmd := penstock(t.Context(), append(append([]string{"store"}, c.args...), "--data-dir", dir)...)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(string(out), c.want) {
+			t.Errorf("%v: exit code %d, want %d and %q:\n%s", c.args, code, c.code, c.want, out)
+		}
+	}
+	if kept, err := filepath.Glob(filepath.Join(dir, "etcd.before-repair-*")); err != nil || len(kept) < 4 {
+		t.Errorf("copies: %v, %v", kept, err)
+	}
 }
 
 // TestBackupPage runs the commands of docs/backup.md one after another: a control plane that

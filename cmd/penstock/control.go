@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
@@ -58,8 +60,7 @@ func newControlCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runControl(cmd.Context(), f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of the embedded store and keys")
-	fl.StringVar(&f.pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
+	f.addStoreFlags(fl)
 	fl.StringVar(&f.replaceCA, "replace-ca", "", "give up the certificate authority of this SHA-256, as the error names it, for the one in --pki-dir, which is made when it is not there; all proxies and runners must join again")
 	fl.StringVar(&f.api, "api-listen", connect.DefaultAddress, "configuration API over gRPC; with TLS beyond loopback")
 	fl.StringVar(&f.http, "http-listen", "127.0.0.1:7480", "REST, health, metrics, debug; with TLS beyond loopback")
@@ -70,12 +71,6 @@ func newControlCommand() *cobra.Command {
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
 	fl.StringSliceVar(&f.limiters, "limiter", nil, "IP:port or unix:/PATH of a limiter (repeatable)")
 	fl.StringVar(&f.otlp, "otlp", "", "IP:port or unix:/PATH that traces go to (OTLP over gRPC), ours and those of proxies")
-	fl.StringSliceVar(&f.etcd, "etcd-endpoints", nil, "external etcd; empty: embedded")
-	fl.StringVar(&f.etcdCA, "etcd-cacert", "", "CA of the external etcd")
-	fl.StringVar(&f.etcdCert, "etcd-cert", "", "client certificate for it")
-	fl.StringVar(&f.etcdKey, "etcd-key", "", "key of that certificate")
-	fl.StringVar(&f.etcdPrefix, "etcd-prefix", "/penstock", "prefix of all keys in etcd")
-	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
 	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
 	fl.StringVar(&f.packagesDir, "packages-dir", "", "folder of uploaded code of functions, to be shared by all replicas (default DATA-DIR/packages)")
 	fl.IntVar(&f.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "how many hosts of a listener proxies load at their start; of more, each is loaded at its first request where that is safe")
@@ -84,17 +79,28 @@ func newControlCommand() *cobra.Command {
 	return c
 }
 
+// addStoreFlags adds the flags that say where the store and the keys are.
+func (f *controlFlags) addStoreFlags(fl *pflag.FlagSet) {
+	fl.StringVar(&f.dataDir, "data-dir", "./.penstock", "folder of the embedded store and keys")
+	fl.StringVar(&f.pkiDir, "pki-dir", "", "folder of the certificate authority (default DATA-DIR/pki)")
+	fl.StringSliceVar(&f.etcd, "etcd-endpoints", nil, "external etcd; empty: embedded")
+	fl.StringVar(&f.etcdCA, "etcd-cacert", "", "CA of the external etcd")
+	fl.StringVar(&f.etcdCert, "etcd-cert", "", "client certificate for it")
+	fl.StringVar(&f.etcdKey, "etcd-key", "", "key of that certificate")
+	fl.StringVar(&f.etcdPrefix, "etcd-prefix", "/penstock", "prefix of all keys in etcd")
+	fl.StringVar(&f.sealKey, "seal-key-file", "", "file of the key that seals secrets (default DATA-DIR/seal.key)")
+}
+
+// fillDefaults fills the places that follow from the data folder.
+func (f *controlFlags) fillDefaults() {
+	f.pkiDir = cmp.Or(f.pkiDir, filepath.Join(f.dataDir, "pki"))
+	f.sealKey = cmp.Or(f.sealKey, filepath.Join(f.dataDir, "seal.key"))
+	f.packagesDir = cmp.Or(f.packagesDir, filepath.Join(f.dataDir, "packages"))
+}
+
 func runControl(ctx context.Context, f controlFlags) error {
 	log := telemetry.NewLogger(os.Stderr, f.logLevel, "control")
-	if f.pkiDir == "" {
-		f.pkiDir = filepath.Join(f.dataDir, "pki")
-	}
-	if f.sealKey == "" {
-		f.sealKey = filepath.Join(f.dataDir, "seal.key")
-	}
-	if f.packagesDir == "" {
-		f.packagesDir = filepath.Join(f.dataDir, "packages")
-	}
+	f.fillDefaults()
 	settings, err := f.settings()
 	if err != nil {
 		return err
@@ -178,18 +184,31 @@ func (f *controlFlags) openStore(ctx context.Context, log *slog.Logger) (store.S
 	if err := os.MkdirAll(f.dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
+	o, err := f.storeOptions(log)
+	if err != nil {
+		return nil, err
+	}
+	o.SealKeyFile = f.sealKey // which is made in a new store
+	return store.Open(ctx, o)
+}
+
+// storeOptions are those of the store as it is.
+func (f *controlFlags) storeOptions(log *slog.Logger) (store.Options, error) {
 	o := store.Options{
-		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, SealKeyFile: f.sealKey, Logger: log.With("part", "store"),
+		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, Logger: log.With("part", "store"),
 		Footprint: gateway.Footprint,
+	}
+	if _, err := os.Stat(f.sealKey); err == nil {
+		o.SealKeyFile = f.sealKey
 	}
 	if f.etcdCA != "" || f.etcdCert != "" {
 		config, err := clientTLS(f.etcdCA, f.etcdCert, f.etcdKey)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-cacert, --etcd-cert, --etcd-key: %w", err)
+			return o, fmt.Errorf("--etcd-cacert, --etcd-cert, --etcd-key: %w", err)
 		}
 		o.TLS = config
 	}
-	return store.Open(ctx, o)
+	return o, nil
 }
 
 // clientTLS reads the files of a client's side.

@@ -54,7 +54,7 @@ func newRoot() *cobra.Command {
 	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand(),
 		newProxyCommand())
 	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
-		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newBackupCommand(), newRestoreCommand(), newTokenCommand(),
+		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newBackupCommand(), newRestoreCommand(), newStoreCommand(), newTokenCommand(),
 		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),
 		newVersionCommand(), newAuditCommand())

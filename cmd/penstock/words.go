@@ -73,11 +73,11 @@ func transportText(text string) string {
 }
 
 // exitCode is 2 for what the user can mend in the input, 3 for a revision that is
-// stored but not served everywhere, 1 for the rest.
+// stored but not served everywhere or a store that is damaged, 1 for the rest.
 func exitCode(err error) int {
 	var bad file.Errors
 	switch {
-	case errors.Is(err, errNotServing):
+	case errors.Is(err, errNotServing), errors.Is(err, errDamaged):
 		return 3
 	case errors.Is(err, errDiffers), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
 		return 2
