@@ -59,7 +59,8 @@ func clusterBase(p *packer, name string, h2 bool) *clusterv3.Cluster {
 			},
 		}}},
 		// An endpoint that cannot be reached is left alone for a while. Its answers,
-		// whatever they are, are no reason, and the last ones are never taken out.
+		// whatever they are, are no reason, and the last ones are never taken out, unless
+		// lastResort says so.
 		OutlierDetection: &clusterv3.OutlierDetection{
 			SplitExternalLocalOriginErrors:         true,
 			ConsecutiveLocalOriginFailure:          u32(2),
@@ -144,6 +145,7 @@ func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
 		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(backendIdle)}
 		c.TypedExtensionProtocolOptions[httpOptions] = p.pack(options)
 	}
+	lastResort(c)
 	if d := b.GetConnectTimeout(); d != nil {
 		c.ConnectTimeout = durationpb.New(d.AsDuration())
 	}
@@ -165,6 +167,15 @@ func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
 		eds(c)
 	}
 	return clusterResource(p, c, []string{b.GetName()})
+}
+
+// lastResort lets all endpoints be left alone, and uses all of them when none is left. Else
+// the endpoint that dies while another one, which serves again, is still left alone would get
+// all requests: the first second after the restart of one of two, in a rolling restart.
+func lastResort(c *clusterv3.Cluster) {
+	c.OutlierDetection.MaxEjectionPercent = wrapperspb.UInt32(100)
+	// Not as soon as they are most of all, which is the default.
+	c.CommonLbConfig.HealthyPanicThreshold = &typev3.Percent{Value: 1}
 }
 
 // internalCluster is a service of ours that speaks HTTP/2 (gRPC).
