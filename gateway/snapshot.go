@@ -4,6 +4,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -67,6 +69,15 @@ type Entry struct {
 	Problem string
 	// First is set for what stands before everything else of its host: a damaged route.
 	First bool
+}
+
+// Receivers are the targets that requests go to: those with a weight, or one alone.
+func (e *Entry) Receivers() []Target {
+	unused := func(t Target) bool { return t.Weight == 0 }
+	if !slices.ContainsFunc(e.Backends, unused) || len(e.Backends) == 1 {
+		return e.Backends
+	}
+	return slices.DeleteFunc(slices.Clone(e.Backends), unused)
 }
 
 // Target is one resolved weighted backend.

@@ -45,7 +45,7 @@ func TestNobodysKey(t *testing.T) {
 	}
 }
 
-func policy(change func(*pb.JwtAuthentication)) *pb.JwtAuthentication {
+func tokenPolicy(change func(*pb.JwtAuthentication)) *pb.JwtAuthentication {
 	p := &pb.JwtAuthentication{
 		Issuer: "https://issuer.test", Audiences: []string{"b", "a"},
 		Keys: &pb.JwtAuthentication_JwksSecret{JwksSecret: "keys"},
@@ -65,7 +65,7 @@ func providers(policies ...*pb.JwtAuthentication) []*Provider {
 }
 
 func TestProviders(t *testing.T) {
-	base := providers(policy(nil))[0]
+	base := providers(tokenPolicy(nil))[0]
 	if base.Secret != "projects/p/secrets/keys" || base.Owner != "projects/p/routes/r" {
 		t.Errorf("%+v", base)
 	}
@@ -89,20 +89,20 @@ func TestProviders(t *testing.T) {
 		"inline":           {func(p *pb.JwtAuthentication) { p.Keys = &pb.JwtAuthentication_Jwks{Jwks: "{}"} }, false},
 		"claims":           {func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-sub"}} }, false},
 	} {
-		if got := providers(policy(c.change))[0]; (got.Name == base.Name) != c.same {
+		if got := providers(tokenPolicy(c.change))[0]; (got.Name == base.Name) != c.same {
 			t.Errorf("%s: names %s, %s", name, got.Name, base.Name)
 		}
 	}
 	for skew, want := range map[time.Duration]uint32{0: 1, time.Millisecond: 1, time.Second: 1, 1500 * time.Millisecond: 2, 5 * time.Minute: 300} {
-		if got := providers(policy(func(p *pb.JwtAuthentication) { p.ClockSkew = durationpb.New(skew) }))[0].clockSkew(); got != want {
+		if got := providers(tokenPolicy(func(p *pb.JwtAuthentication) { p.ClockSkew = durationpb.New(skew) }))[0].clockSkew(); got != want {
 			t.Errorf("skew %s: %d s", skew, got)
 		}
 	}
 }
 
 func TestFilter(t *testing.T) {
-	a := providers(policy(nil), policy(func(p *pb.JwtAuthentication) { p.Optional = true; p.Issuer = "two" }))
-	b := providers(policy(nil), policy(func(p *pb.JwtAuthentication) { p.Keys = &pb.JwtAuthentication_JwksSecret{JwksSecret: "gone"} }))
+	a := providers(tokenPolicy(nil), tokenPolicy(func(p *pb.JwtAuthentication) { p.Optional = true; p.Issuer = "two" }))
+	b := providers(tokenPolicy(nil), tokenPolicy(func(p *pb.JwtAuthentication) { p.Keys = &pb.JwtAuthentication_JwksSecret{JwksSecret: "gone"} }))
 	keys := func(secret string) string {
 		if secret == "projects/p/secrets/keys" {
 			return "the keys"
@@ -163,8 +163,8 @@ func TestFilter(t *testing.T) {
 
 func TestRetain(t *testing.T) {
 	keys := func(string) string { return "keys" }
-	old := providers(policy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-old"}} }), policy(nil))
-	now := providers(policy(nil))
+	old := providers(tokenPolicy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-old"}} }), tokenPolicy(nil))
+	now := providers(tokenPolicy(nil))
 	previous := Filter(old, []Requirement{Require(old), Require(old[:1])}, keys)
 	f := Filter(now, []Requirement{Require(now)}, keys)
 	claims := Retain(f, previous)
@@ -181,7 +181,7 @@ func TestRetain(t *testing.T) {
 	var many []*Provider
 	var reqs []Requirement
 	for i := range 1000 {
-		p := providers(policy(func(p *pb.JwtAuthentication) { p.Issuer = fmt.Sprint(i) }))
+		p := providers(tokenPolicy(func(p *pb.JwtAuthentication) { p.Issuer = fmt.Sprint(i) }))
 		many = append(many, p...)
 		reqs = append(reqs, Require(p))
 	}
@@ -200,7 +200,7 @@ func TestGuard(t *testing.T) {
 	}
 	find := func(name string) *pb.Consumer { return consumers[name] }
 	listed := func(optional bool, names ...string) *pb.JwtAuthentication {
-		return policy(func(p *pb.JwtAuthentication) { p.Optional, p.Consumers = optional, names })
+		return tokenPolicy(func(p *pb.JwtAuthentication) { p.Optional, p.Consumers = optional, names })
 	}
 	for name, c := range map[string]struct {
 		policies []*pb.JwtAuthentication
@@ -209,12 +209,12 @@ func TestGuard(t *testing.T) {
 		"none":                 {nil, nil},
 		"optional":             {[]*pb.JwtAuthentication{listed(true)}, []string{"DENY", `"bad-token"`, `"authorization"`, "present_match", "not_rule", `"iss"`, `"https://issuer.test"`, `"aud"`, "list_match", `"exp"`, `"alg"`, `"crit"`}},
 		"required":             {[]*pb.JwtAuthentication{listed(false)}, []string{"DENY", `"bad-token"`, "not_rule", `"iss"`, `"https://issuer.test"`, `"exp"`, "double_match", "4000000000", `"bad-token-issued-later-`, `"_>_"`}},
-		"both":                 {[]*pb.JwtAuthentication{listed(false), policy(func(p *pb.JwtAuthentication) { p.Issuer = "two" })}, []string{`"https://issuer.test"`, `"two"`}},
+		"both":                 {[]*pb.JwtAuthentication{listed(false), tokenPolicy(func(p *pb.JwtAuthentication) { p.Issuer = "two" })}, []string{`"https://issuer.test"`, `"two"`}},
 		"listed":               {[]*pb.JwtAuthentication{listed(false, "alice")}, []string{`"not-listed"`, "not_rule", `"sub"`, `"alice"`}},
 		"several":              {[]*pb.JwtAuthentication{listed(false, "bob", "alice", "foreign", "gone")}, []string{`"not-listed"`, `"sub"`, "or_match", `"alice"`, `"bob"`}},
 		"nobody of the issuer": {[]*pb.JwtAuthentication{listed(false, "foreign")}, []string{`"not-listed"`, "not_rule", "not_rule", `"any"`, "true"}},
 		"optional and listed":  {[]*pb.JwtAuthentication{listed(true, "alice")}, []string{`"not-listed"`, `"authorization"`, "not_rule", `"alice"`}},
-		"claims":               {[]*pb.JwtAuthentication{policy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "a.b", Header: "x-a"}} })}, []string{`"bad-token"`, `"a"`, `"b"`, `"a.b"`, `"bad-token-fraction-`}},
+		"claims":               {[]*pb.JwtAuthentication{tokenPolicy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "a.b", Header: "x-a"}} })}, []string{`"bad-token"`, `"a"`, `"b"`, `"a.b"`, `"bad-token-fraction-`}},
 	} {
 		g := Guard(providers(c.policies...), find)
 		if err := g.ValidateAll(); err != nil {
@@ -246,10 +246,10 @@ func TestGuard(t *testing.T) {
 
 func TestClaimHeaders(t *testing.T) {
 	p := providers(
-		policy(func(p *pb.JwtAuthentication) {
+		tokenPolicy(func(p *pb.JwtAuthentication) {
 			p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-b"}, {Claim: "a", Header: "x-a"}}
 		}),
-		policy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-b"}} }),
+		tokenPolicy(func(p *pb.JwtAuthentication) { p.ClaimHeaders = []*pb.ClaimHeader{{Claim: "sub", Header: "x-b"}} }),
 	)
 	if got := ClaimHeaders(p); !slices.Equal(got, []string{"x-a", "x-b"}) {
 		t.Error(got)

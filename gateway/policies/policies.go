@@ -10,9 +10,26 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
+	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
-// Model returns the model with all policies, in the order in which they are explained.
+// Proxies returns the policies, each with both halves, in the order in which they are
+// checked, explained and compiled.
+func Proxies() []*policy.Policy {
+	return []*policy.Policy{
+		jwt.Proxies,
+		ratelimit.Proxies,
+		headers.Proxies,
+		timeout.Proxies,
+		retry.Proxies,
+	}
+}
+
+// Model returns the model with all of them.
 var Model = sync.OnceValue(func() *gateway.Model {
-	return gateway.NewModel(jwt.Policy, ratelimit.Policy, headers.Policy, timeout.Policy, retry.Policy)
+	var models []gateway.AnyPolicy
+	for _, p := range Proxies() {
+		models = append(models, p.Model)
+	}
+	return gateway.NewModel(models...)
 })

@@ -77,7 +77,7 @@ func clusterBase(p *packer, name string, h2 bool) *clusterv3.Cluster {
 		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: u32(3), KeepaliveTime: u32(30), KeepaliveInterval: u32(5),
 		}},
-		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: p.pack(protocolOptions(h2))},
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: p.Pack(protocolOptions(h2))},
 	}
 }
 
@@ -109,7 +109,7 @@ func functionCluster(f *pb.Function, name string) (*xds.Resource, error) {
 	c := clusterBase(p, name, speaksHTTP2(f))
 	options := protocolOptions(speaksHTTP2(f))
 	options.OutlierDetection = goneInstances()
-	c.TypedExtensionProtocolOptions[httpOptions] = p.pack(options)
+	c.TypedExtensionProtocolOptions[httpOptions] = p.Pack(options)
 	c.OutlierDetection.Consecutive_5Xx, c.OutlierDetection.EnforcingConsecutive_5Xx = wrapperspb.UInt32(2), wrapperspb.UInt32(100)
 	eds(c)
 	return clusterResource(p, c, []string{name})
@@ -143,7 +143,7 @@ func backendCluster(b *pb.Backend, name string) (*xds.Resource, error) {
 	if !h2 {
 		options := protocolOptions(h2)
 		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(backendIdle)}
-		c.TypedExtensionProtocolOptions[httpOptions] = p.pack(options)
+		c.TypedExtensionProtocolOptions[httpOptions] = p.Pack(options)
 	}
 	lastResort(c)
 	if d := b.GetConnectTimeout(); d != nil {
@@ -197,8 +197,8 @@ func internalCluster(name string, endpoints []Endpoint) (*xds.Resource, error) {
 }
 
 func clusterResource(p *packer, c *clusterv3.Cluster, owners []string) (*xds.Resource, error) {
-	p.check(c)
-	if err := p.err(); err != nil {
+	p.Check(c)
+	if err := p.Err(); err != nil {
 		return nil, err
 	}
 	var refs []xds.Ref

@@ -165,14 +165,14 @@ func (v *view) tracing(p *packer) *hcmv3.HttpConnectionManager_Tracing {
 		}},
 		Provider: &tracev3.Tracing_Http{
 			Name: "envoy.tracers.opentelemetry",
-			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: p.pack(&tracev3.OpenTelemetryConfig{
+			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: p.Pack(&tracev3.OpenTelemetryConfig{
 				GrpcService: &corev3.GrpcService{
 					TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: otlpCluster}},
 					Timeout:         durationpb.New(5 * time.Second),
 				},
 				ServiceName: "penstock-gateway",
 				Sampler: &corev3.TypedExtensionConfig{
-					Name: "envoy.tracers.opentelemetry.samplers.always_on", TypedConfig: p.pack(&samplersv3.AlwaysOnSamplerConfig{}),
+					Name: "envoy.tracers.opentelemetry.samplers.always_on", TypedConfig: p.Pack(&samplersv3.AlwaysOnSamplerConfig{}),
 				},
 			})},
 		},

@@ -35,16 +35,16 @@ func edge(e gateway.Edge) *rbacv3.RBAC {
 	f := &rbacv3.RBAC{RulesStatPrefix: "edge", Rules: &rbacconfigv3.RBAC{
 		Action: rbacconfigv3.RBAC_DENY,
 		Policies: map[string]*rbacconfigv3.Policy{
-			badMethod:   policy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
-			badHost:     policy(not(goodHost())),
+			badMethod:   rbacPolicy(header(":method", exact("TRACE")), header(":method", exact("CONNECT")), not(header(":method", regex(goodMethod)))),
+			badHost:     rbacPolicy(not(goodHost())),
 			longHost:    tooLong(),
-			badPath:     policy(path(regex(gateway.PathRefused))),
-			manyHeaders: policy(header(headersHeader, exact(tooMany))),
-			bigHeaders:  policy(header(headersHeader, exact(tooBig))),
+			badPath:     rbacPolicy(path(regex(gateway.PathRefused))),
+			manyHeaders: rbacPolicy(header(headersHeader, exact(tooMany))),
+			bigHeaders:  rbacPolicy(header(headersHeader, exact(tooBig))),
 		},
 	}}
 	if !e.KeepSemicolons {
-		f.Rules.Policies[badSemicolon] = policy(path(contains(";")), path(contains("%3b")), path(contains("%3B")))
+		f.Rules.Policies[badSemicolon] = rbacPolicy(path(contains(";")), path(contains("%3b")), path(contains("%3B")))
 	}
 	return f
 }
@@ -70,13 +70,13 @@ func goodHost() *rbacconfigv3.Permission {
 // hosts of most requests.
 func tooLong() *rbacconfigv3.Policy {
 	const few = 70
-	p := policy(header(":authority", regex(fmt.Sprintf(`\C{%d}\C*`, few))))
+	p := rbacPolicy(header(":authority", regex(fmt.Sprintf(`\C{%d}\C*`, few))))
 	p.Condition = celCall("_>_", celCall("size", celField("request", "host")), celInt(gateway.MaxAuthority))
 	return p
 }
 
-// policy is for anybody who asks for something that one of the rules matches.
-func policy(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
+// rbacPolicy is for anybody who asks for something that one of the rules matches.
+func rbacPolicy(rules ...*rbacconfigv3.Permission) *rbacconfigv3.Policy {
 	return &rbacconfigv3.Policy{Permissions: rules, Principals: []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}}
 }
 

@@ -2,45 +2,39 @@ package compile
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
-	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
-	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
+	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
-// filters is the fixed chain. Security filters are enabled and deny by default, a
-// route opts out of each natively; the guard stands before the router. A later
-// filter that depends on an external service (ext_authz) has its place between jwt
-// and rbac, enabled, as soon as there is such a service.
+// filters is the fixed chain: first what is the same for all routes, then the filters of
+// policies, the guard, and the router. Filters that protect are enabled and deny by
+// default, a route opts out of each natively.
 func filters(p *packer, project string, l layout, listener string, e gateway.Edge, traced bool) []*hcmv3.HttpFilter {
-	static := func(name string, m validated, disabled bool) *hcmv3.HttpFilter {
-		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(m)}}
+	static := func(name string, m policy.Message, disabled bool) *hcmv3.HttpFilter {
+		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.Pack(m)}}
 	}
 	router := &routerv3.Router{SuppressEnvoyHeaders: true}
-	chain := []*hcmv3.HttpFilter{static(filterTrace, traceHeader(), false)}
+	out := []*hcmv3.HttpFilter{static(filterTrace, traceHeader(), false)}
 	if traced {
-		chain = append(chain, static(filterTraceFlags, traceFlags(), false))
+		out = append(out, static(filterTraceFlags, traceFlags(), false))
 		router.UpstreamHttpFilters = upstreamFilters(p)
 	}
-	chain = append(chain,
+	out = append(out,
 		static(filterEdge, edge(e), false),
 		// Only the mixed-case scope and redirects switch it on; it is before every filter
 		// whose configuration depends on the route, for it may change the route.
@@ -51,30 +45,29 @@ func filters(p *packer, project string, l layout, listener string, e gateway.Edg
 		static(filterOnDemand, &ondemandv3.OnDemand{}, false),
 	)
 	for i, script := range checkScripts(e) {
-		chain = append(chain, static(fmt.Sprintf("%s-%d", filterEdgeCheck, i), &luav3.Lua{StatPrefix: "edge_check", DefaultSourceCode: inline(script)}, false))
+		out = append(out, static(fmt.Sprintf("%s-%d", filterEdgeCheck, i), &luav3.Lua{StatPrefix: "edge_check", DefaultSourceCode: inline(script)}, false))
 	}
-	return append(chain,
-		static(filterRetryOn, retryOn(p), false),
-		discovered(claimsFilter(project), nil, p.pack(&headermutationv3.HeaderMutation{})),
-		discovered(jwtFilter(project), p.pack(jwt.Deny()), p.pack(jwt.Deny())),
-		static(filterRBAC, denyAll("rbac"), false),
-		static(filterLimitOpen, ratelimit.Filter(limiterCluster, false), true),
-		static(filterLimitClosed, ratelimit.Filter(limiterCluster, true), true),
-		static(filterGuard, denyAll("guard"), false),
-		static(filterRouter, router, false),
-	)
+	for _, f := range chain().filters {
+		switch {
+		case f.Config == nil: // host-case, above
+		case f.Source == policy.Listener:
+			out = append(out, static(f.Name, f.Config(p), f.Mode == policy.Off))
+		default:
+			out = append(out, discovered(f.NameIn(project), p.Pack(f.Config(p)), f.Source == policy.Discovered))
+		}
+	}
+	return append(out, static(filterRouter, router, false))
 }
 
 // discovered is a filter that comes by ECDS. With a default the listener serves
 // at once and the default decides until the real one is there; without one the
 // listener waits, and answers 500 when nothing comes.
-func discovered(name string, byDefault, like *anypb.Any) *hcmv3.HttpFilter {
-	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
-		ConfigSource:                     ads(),
-		DefaultConfig:                    byDefault,
-		ApplyDefaultConfigWithoutWarming: byDefault != nil,
-		TypeUrls:                         []string{like.GetTypeUrl()},
-	}}}
+func discovered(name string, config *anypb.Any, byDefault bool) *hcmv3.HttpFilter {
+	source := &corev3.ExtensionConfigSource{ConfigSource: ads(), TypeUrls: []string{config.GetTypeUrl()}}
+	if byDefault {
+		source.DefaultConfig, source.ApplyDefaultConfigWithoutWarming = config, true
+	}
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: source}}
 }
 
 // ads is the source of everything that is named in a resource.
@@ -175,51 +168,4 @@ func removeMatching(name *matcherv3.StringMatcher) *mutationv3.HeaderMutation {
 	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
 		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: name},
 	}}
-}
-
-// perRoute are the filters that a route may have an entry for, beside that of
-// jwtFilter, with the type of the entry. Envoy acknowledges an entry of a misspelt
-// filter or of another type, and ignores it.
-var perRoute = map[string]string{
-	filterHostCase:    typeURL(&luav3.LuaPerRoute{}),
-	filterRBAC:        typeURL(&rbacv3.RBACPerRoute{}),
-	filterLimitOpen:   typeURL(&ratelimitv3.RateLimitPerRoute{}),
-	filterLimitClosed: typeURL(&ratelimitv3.RateLimitPerRoute{}),
-	filterGuard:       typeURL(&rbacv3.RBACPerRoute{}),
-	filterRetryOn:     typeURL(&headermutationv3.HeaderMutationPerRoute{}),
-}
-
-var jwtPerRoute = typeURL(&jwtv3.PerRouteConfig{})
-
-// perRouteType is the type of the entry for a filter; "" for none.
-func perRouteType(project, filter string) string {
-	if filter == jwtFilter(project) {
-		return jwtPerRoute
-	}
-	return perRoute[filter]
-}
-
-// checkEntries reports entries that Envoy would ignore, and enabled security
-// filters for which none stands at any of the levels, outermost first.
-func checkEntries(project string, levels ...map[string]*anypb.Any) error {
-	for _, level := range levels {
-		for name, entry := range level {
-			switch want := perRouteType(project, name); {
-			case want == "":
-				return fmt.Errorf("entry for %q, which is no filter of the chain that takes entries", name)
-			case entry.GetTypeUrl() != want:
-				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), want)
-			}
-		}
-	}
-	for _, name := range [...]string{jwtFilter(project), filterRBAC, filterGuard} {
-		if !slices.ContainsFunc(levels, func(l map[string]*anypb.Any) bool { return l[name] != nil }) {
-			return fmt.Errorf("no entry for the security filter %q", name)
-		}
-	}
-	return nil
-}
-
-func typeURL(m proto.Message) string {
-	return "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName())
 }

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,7 +21,7 @@ import (
 func TestEntriesAreProved(t *testing.T) {
 	c := newHostCompiler("p", nil, nil)
 	good := func() map[string]*anypb.Any { return c.opened() }
-	if err := checkEntries("p", good()); err != nil {
+	if err := chain().check("p", good()); err != nil {
 		t.Fatal(err)
 	}
 	wrong, err := anypb.New(&routev3.FilterConfig{Disabled: true})
@@ -38,18 +37,18 @@ func TestEntriesAreProved(t *testing.T) {
 		} {
 			m := good()
 			f(m)
-			if err := checkEntries("p", m); err == nil || !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), strings.ToUpper(name)) {
+			if err := chain().check("p", m); err == nil || !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), strings.ToUpper(name)) {
 				t.Errorf("%s %s: %v", name, spoil, err)
 			}
 		}
 	}
-	if err := checkEntries("other", good()); err == nil {
+	if err := chain().check("other", good()); err == nil {
 		t.Error("entries for the filters of another project were taken")
 	}
 	m := good()
 	upper := map[string]*anypb.Any{filterGuard: m[filterGuard]}
 	delete(m, filterGuard)
-	if err := checkEntries("p", nil, upper, m); err != nil {
+	if err := chain().check("p", nil, upper, m); err != nil {
 		t.Errorf("an entry of the level above: %v", err)
 	}
 	rc := &routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{{Name: "h", Routes: []*routev3.Route{{Name: "r", TypedPerFilterConfig: m}}}}}
@@ -74,11 +73,13 @@ func TestChain(t *testing.T) {
 		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "(penstock.v1.host-case)", "penstock.v1.on-demand", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
 		"(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "penstock.v1.guard", "envoy.filters.http.router",
 	}
-	if !slices.Equal(got, want) || p.err() != nil {
-		t.Errorf("%v (%v), want %v", got, p.err(), want)
+	if !slices.Equal(got, want) || p.Err() != nil {
+		t.Errorf("%v (%v), want %v", got, p.Err(), want)
 	}
-	types := maps.Clone(perRoute)
-	types[jwtFilter("p")] = jwtPerRoute
+	types := map[string]bool{}
+	for _, e := range chain().entries {
+		types[e.NameIn("p")] = true
+	}
 	for _, f := range filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true) {
 		if f.GetIsOptional() {
 			t.Errorf("%s is optional: an Envoy without it would serve without it", f.GetName())

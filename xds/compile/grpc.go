@@ -208,12 +208,12 @@ func (g *grpcHost) listener(name string) (*xds.Resource, error) {
 		StatPrefix:     statPrefix(g.name),
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: g.name}},
 		HttpFilters: []*hcmv3.HttpFilter{{
-			Name: filterRouter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(&routerv3.Router{})},
+			Name: filterRouter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.Pack(&routerv3.Router{})},
 		}},
 	}
-	l := &listenerv3.Listener{Name: name, ApiListener: &listenerv3.ApiListener{ApiListener: p.pack(m)}}
-	p.check(l)
-	err := p.err()
+	l := &listenerv3.Listener{Name: name, ApiListener: &listenerv3.ApiListener{ApiListener: p.Pack(m)}}
+	p.Check(l)
+	err := p.Err()
 	var r *xds.Resource
 	if err == nil {
 		r, err = xds.NewResource(xds.Listener, name, l, []xds.Ref{{Type: xds.Route, Name: g.name}}, []string{g.host.Gateway.GetName()})

@@ -6,12 +6,8 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/headers"
-	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -76,14 +72,10 @@ func (c *grpcEntry) routes() []*routev3.Route {
 
 // cannotDo is what an entry asks for and a gRPC client does not do.
 func cannotDo(e *gateway.Entry) (out []string) {
-	if len(jwt.InForce(e.Policies)) > 0 {
-		out = append(out, "check tokens (authentication)")
-	}
-	if len(ratelimit.InForce(e.Policies)) > 0 {
-		out = append(out, "count calls (rate_limit)")
-	}
-	if len(headers.Policy.Of(e.Policies).Levels) > 0 {
-		out = append(out, "change headers (headers)")
+	for _, p := range chain().policies {
+		if cannot := p.CannotDo(e.Policies); cannot != "" {
+			out = append(out, cannot)
+		}
 	}
 	f := e.Rule.GetForward()
 	if f.GetPrefixRewrite() != "" {
@@ -113,28 +105,8 @@ func (c *grpcEntry) action() *routev3.RouteAction {
 	a := &routev3.RouteAction{ClusterSpecifier: all.GetClusterSpecifier()}
 	// gRPC knows no bound but that of the whole call, which would end streams.
 	a.MaxStreamDuration = all.GetMaxStreamDuration()
-	a.RetryPolicy = grpcRetry(retry.Policy.Of(c.e.Policies).Merged)
+	a.RetryPolicy = retry.ForGRPC(retry.Policy.Of(c.e.Policies).Merged)
 	return a
-}
-
-// grpcRetry is the retries that were asked for by gRPC status. A call that no
-// server has seen is repeated by gRPC itself.
-func grpcRetry(p *pb.RetryPolicy) *routev3.RetryPolicy {
-	var on []string
-	for _, c := range p.GetOther().GetOn() {
-		switch c {
-		case pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE:
-			on = append(on, "unavailable")
-		case pb.RetryOn_RETRY_ON_GRPC_CANCELLED:
-			on = append(on, "cancelled")
-		}
-	}
-	n := retry.Attempts(p.GetOther())
-	if len(on) == 0 || n == 0 {
-		return nil
-	}
-	slices.Sort(on)
-	return &routev3.RetryPolicy{RetryOn: strings.Join(on, ","), NumRetries: wrapperspb.UInt32(n)}
 }
 
 // grpcPaths says a match of a path in the words of gRPC, which has no prefix that

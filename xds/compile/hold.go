@@ -162,16 +162,15 @@ func (f *Form) Laxer(than *Form) bool {
 	return false
 }
 
-// sameProof tells whether two routes let the same requests through to something: all
-// filters but those of limits are told the same.
+// sameProof reports whether two routes let the same requests through to something: all
+// filters that protect are told the same.
 func sameProof(a, b *routev3.Route) bool {
 	if b.GetRedirect() != nil || b.GetDirectResponse().GetStatus() >= 400 {
 		return false
 	}
 	proof := func(r *routev3.Route) map[string]*anypb.Any {
 		m := maps.Clone(r.GetTypedPerFilterConfig())
-		delete(m, filterLimitOpen)
-		delete(m, filterLimitClosed)
+		maps.DeleteFunc(m, func(name string, _ *anypb.Any) bool { return !chain().protects(name) })
 		return m
 	}
 	return maps.EqualFunc(proof(a), proof(b), func(x, y *anypb.Any) bool { return proto.Equal(x, y) })

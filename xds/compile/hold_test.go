@@ -53,7 +53,7 @@ func TestHolds(t *testing.T) {
 		}
 		for _, x := range rc.GetVirtualHosts()[0].GetRoutes() {
 			if x.GetName() == "projects/default/routes/"+name {
-				if err := checkEntries("default", rc.GetVirtualHosts()[0].GetTypedPerFilterConfig(), x.GetTypedPerFilterConfig()); err != nil {
+				if err := chain().check("default", rc.GetVirtualHosts()[0].GetTypedPerFilterConfig(), x.GetTypedPerFilterConfig()); err != nil {
 					t.Error(err)
 				}
 				return x

@@ -6,24 +6,21 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
-	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/headers"
-	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
 // unit is one compiled host: the smallest part that is made anew. It is
@@ -73,33 +70,19 @@ type hostCompiler struct {
 	host    *gateway.Host
 	s       *gateway.Snapshot
 	u       *unit
-	open    openEntries
 	holds   *Holds            // nil for none
 	refused func(target) bool // may be nil
 }
 
-// openEntries are the native opt-outs of the security filters, and what gives idempotent
-// requests a short try.
-type openEntries struct{ jwt, rbac, guard, try *anypb.Any }
-
 func newHostCompiler(project string, s *gateway.Snapshot, h *gateway.Host) *hostCompiler {
-	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}, open: optOuts()}
+	return &hostCompiler{project: project, host: h, s: s, u: &unit{consumers: map[string]*pb.Consumer{}}}
 }
-
-// optOuts are the same for all hosts.
-var optOuts = sync.OnceValue(func() openEntries {
-	p := &packer{}
-	return openEntries{
-		jwt: p.pack(jwt.PerRoute(jwt.Requirement{})), rbac: p.pack(&rbacv3.RBACPerRoute{}), guard: p.pack(&rbacv3.RBACPerRoute{}),
-		try: p.pack(shortTry()),
-	}
-})
 
 func compileHost(s *gateway.Snapshot, h *gateway.Host, holds *Holds, refused func(target) bool) *unit {
 	project, _ := projectAndID(h.Gateway.GetName())
 	c := newHostCompiler(project, s, h)
 	c.holds, c.refused = holds, refused
-	o := &observer{names: shareable(project)}
+	o := newObserver(project)
 	var all []*routev3.Route
 	for _, e := range h.Entries {
 		routes, p, err := c.entry(e)
@@ -161,12 +144,12 @@ func (c *hostCompiler) layOut(vhost *routev3.VirtualHost) {
 		return
 	}
 	for _, r := range vhost.Routes {
-		if checkEntries(c.project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
+		if chain().check(c.project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
 			return // checkRoutes, which does not look into trees, will say it of the list
 		}
 	}
 	p := &packer{}
-	if m := tree(p, vhost.Routes, plan); p.err() == nil {
+	if m := tree(p, vhost.Routes, plan); p.Err() == nil {
 		vhost.Matcher, vhost.Routes = m, nil
 	}
 }
@@ -190,76 +173,48 @@ type part struct {
 	providers   []*jwt.Provider
 	requirement jwt.Requirement
 	targets     []gateway.Target
-	limits      bool
-	dropPort    bool     // from Location
-	shortTry    bool     // of idempotent requests
-	refused     []string // clusters of targets
-	consumers   []string // that were looked up
+	refs        []xds.Ref // that policies need
+	dropPort    bool      // from Location
+	refused     []string  // clusters of targets
+	consumers   []string  // that were looked up
 }
 
 // entry compiles one entry to Envoy routes, with what they need.
 func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) {
 	p := &part{}
-	entries, err := c.filterEntries(p, e)
-	if err != nil {
+	asked := &policy.Route{Entry: e, Project: c.project, Consumer: func(name string) *pb.Consumer {
+		p.consumers = append(p.consumers, name)
+		return c.consumer(name)
+	}}
+	if err := chain().route(asked); err != nil {
 		return nil, nil, err
 	}
+	compiled := jwt.Of(asked)
+	p.packer, p.providers, p.requirement, p.refs = asked.Packer, compiled.Providers, compiled.Requirement, asked.Refs
 	routes, err := c.actions(p, e)
 	if err != nil {
 		return nil, nil, err
 	}
 	if p.dropPort {
-		entries[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
-	}
-	if p.shortTry {
-		entries[filterRetryOn] = c.open.try
+		asked.Entries[filterHostCase] = p.Pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)
-		if p.limits {
-			// Those of the gateway's limits come later; a backend's would contradict them.
-			r.ResponseHeadersToRemove = append(r.ResponseHeadersToRemove, limitHeaders...)
+		for _, policy := range slices.Backward(chain().policies) {
+			if policy.Apply != nil {
+				policy.Apply(asked, r)
+			}
 		}
-		headers.Apply(r, headerLevels(p, e))
-		copyClaims(r, p.providers)
-		r.TypedPerFilterConfig = entries
-		p.check(r)
-		if err := checkEntries(c.project, r.TypedPerFilterConfig); err != nil {
+		r.TypedPerFilterConfig = asked.Entries
+		p.Check(r)
+		if err := chain().check(c.project, r.TypedPerFilterConfig); err != nil {
 			return nil, nil, err
 		}
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return nil, nil, err
 	}
 	return routes, p, nil
-}
-
-// limitHeaders tell a client where it stands with a limit.
-var limitHeaders = []string{"ratelimit", "ratelimit-policy"}
-
-// headerLevels are the header changes of an entry. The token of a client is taken
-// away first, so that a policy may still set credentials for the backend.
-func headerLevels(p *part, e *gateway.Entry) []gateway.Sourced[*pb.HeadersPolicy] {
-	levels := headers.Policy.Of(e.Policies).Levels
-	if len(p.providers) == 0 {
-		return levels
-	}
-	return append([]gateway.Sourced[*pb.HeadersPolicy]{{Value: &pb.HeadersPolicy{
-		Request: &pb.HeaderChange{Remove: []string{jwt.TokenHeader}},
-	}}}, levels...)
-}
-
-// copyClaims copies the claims that Envoy's filter cannot, before the changes of policies,
-// and not where one of them takes the place of the header.
-func copyClaims(r *routev3.Route, providers []*jwt.Provider) {
-	var out []*corev3.HeaderValueOption
-	for _, h := range jwt.LiteralClaims(providers) {
-		name := h.GetHeader().GetKey()
-		if !slices.Contains(r.RequestHeadersToRemove, name) {
-			out = append(out, h)
-		}
-	}
-	r.RequestHeadersToAdd = append(out, r.RequestHeadersToAdd...)
 }
 
 // keep notes what the routes of an entry need.
@@ -268,11 +223,8 @@ func (c *hostCompiler) keep(p *part) {
 	u.providers = append(u.providers, p.providers...)
 	if p.requirement.Name != "" {
 		u.requirements = append(u.requirements, p.requirement)
-		u.refs = append(u.refs, xds.Ref{Type: xds.ExtensionConfig, Name: jwtFilter(c.project)}, xds.Ref{Type: xds.ExtensionConfig, Name: claimsFilter(c.project)})
 	}
-	if p.limits {
-		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: limiterCluster})
-	}
+	u.refs = append(u.refs, p.refs...)
 	for _, t := range p.targets {
 		if n := len(u.targets); n > 0 && u.targets[n-1].Target == t && len(p.refused)+len(u.refused) == 0 {
 			continue // a host names the same backend in many routes
@@ -285,35 +237,6 @@ func (c *hostCompiler) keep(p *part) {
 		}
 		u.refs = append(u.refs, xds.Ref{Type: xds.Cluster, Name: name})
 	}
-}
-
-// filterEntries are the entries of the filters for an entry.
-func (c *hostCompiler) filterEntries(p *part, e *gateway.Entry) (map[string]*anypb.Any, error) {
-	p.providers = jwt.Providers(jwt.InForce(e.Policies), c.project)
-	p.requirement = jwt.Require(p.providers)
-	out := map[string]*anypb.Any{
-		jwtFilter(c.project): p.pack(jwt.PerRoute(p.requirement)),
-		filterRBAC:           c.open.rbac,
-		filterGuard: p.pack(jwt.Guard(p.providers, func(name string) *pb.Consumer {
-			p.consumers = append(p.consumers, name)
-			return c.consumer(name)
-		})),
-	}
-	who := ratelimit.Claims{Namespace: jwt.MetadataNamespace}
-	if len(p.providers) > 0 {
-		who.Payload = p.providers[0].Name
-	}
-	limits, closed, err := ratelimit.PerRoute(e, who)
-	switch {
-	case err != nil:
-		return nil, err
-	case limits != nil && closed:
-		out[filterLimitClosed] = p.pack(limits)
-	case limits != nil:
-		out[filterLimitOpen] = p.pack(limits)
-	}
-	p.limits = limits != nil
-	return out, nil
 }
 
 func (c *hostCompiler) consumer(name string) *pb.Consumer {
@@ -332,14 +255,15 @@ func (c *hostCompiler) unservable(e *gateway.Entry, why string) ([]*routev3.Rout
 	for _, v := range pathVariants(e.Match.GetPath(), "") {
 		r := &routev3.Route{Name: routeName(e), Match: v.match, Action: unavailable(e, why), TypedPerFilterConfig: c.opened()}
 		conditions(r.Match, e.Match, slices.Sorted(slices.Values(e.Match.GetMethods())))
-		p.check(r)
+		p.Check(r)
 		out = append(out, r)
 	}
-	return out, p.err()
+	return out, p.Err()
 }
 
+// opened are the entries of a route that nothing protects.
 func (c *hostCompiler) opened() map[string]*anypb.Any {
-	return map[string]*anypb.Any{jwtFilter(c.project): c.open.jwt, filterRBAC: c.open.rbac, filterGuard: c.open.guard}
+	return chain().offs(c.project, chain().in(c.project).denies)
 }
 
 // noRoute is the last route of every host: without it a request that no entry
@@ -455,7 +379,6 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 	behind := retryTargets(timeout.Policy.Of(e.Policies).Merged, p.targets)
 	retries := retry.Policy.Of(e.Policies).Merged
 	idempotent, other := retry.Policies(retries, behind)
-	p.shortTry = gateway.ShortTry(timeout.Policy.Of(e.Policies).Merged, retries, p.targets) > 0
 	methods, rest, all := byMethod(e.Match.GetMethods())
 	type class struct {
 		methods []string
@@ -485,7 +408,7 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 			conditions(v.match, e.Match, k.methods)
 			r := &routev3.Route{Match: v.match, Action: &routev3.Route_Route{Route: a}}
 			if !reset {
-				r.RequestHeadersToRemove = []string{retryOnHeader}
+				r.RequestHeadersToRemove = []string{retry.OnHeader}
 			}
 			if retry.Repeats(retries) && behind.Functions {
 				r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, set(retry.RepeatHeader, "1").GetAppend())
@@ -500,16 +423,13 @@ func (c *hostCompiler) forward(p *part, e *gateway.Entry, f *pb.Forward) ([]*rou
 // when every backend is refused by proxies. If it is some of several, the others
 // get their requests.
 func forwardAction(p *part, e *gateway.Entry, f *pb.Forward, refused func(target) bool) (*routev3.RouteAction, error) {
-	unused := func(t gateway.Target) bool { return t.Weight == 0 }
-	targets := e.Backends
-	if slices.ContainsFunc(targets, unused) {
-		targets = slices.DeleteFunc(slices.Clone(targets), unused)
-	}
-	if len(targets) == 0 && len(e.Backends) == 1 {
-		targets = e.Backends // one alone needs no weight
-	}
+	targets := e.Receivers()
 	a := &routev3.RouteAction{}
-	timeout.Apply(a, timeout.Policy.Of(e.Policies).Merged)
+	for _, p := range chain().policies {
+		if p.Action != nil {
+			p.Action(e, a)
+		}
+	}
 	if host := f.GetHostRewrite(); host != "" {
 		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
 		a.AppendXForwardedHost = true

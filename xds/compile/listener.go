@@ -31,17 +31,14 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 	name := listenerName(gw.GetName(), l.GetName())
 	p := &packer{}
 	manager := v.connectionManager(p, name, l, lay)
-	chain := &listenerv3.FilterChain{
+	filterChain := &listenerv3.FilterChain{
 		Filters: []*listenerv3.Filter{{
 			Name:       "envoy.filters.network.http_connection_manager",
-			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: p.pack(manager)},
+			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: p.Pack(manager)},
 		}},
 		TransportSocketConnectTimeout: durationpb.New(transportTimeout),
 	}
-	refs := []xds.Ref{
-		{Type: xds.ExtensionConfig, Name: claimsFilter(v.in.View.Project)}, {Type: xds.ExtensionConfig, Name: jwtFilter(v.in.View.Project)},
-		{Type: xds.Cluster, Name: limiterCluster},
-	}
+	refs := chain().needs(v.in.View.Project)
 	if v.settings.tracing() {
 		refs = append(refs, xds.Ref{Type: xds.Cluster, Name: otlpCluster})
 	}
@@ -49,9 +46,9 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 		refs = append(refs, xds.Ref{Type: xds.Route, Name: name})
 	}
 	if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
-		chain.TransportSocket = &corev3.TransportSocket{
+		filterChain.TransportSocket = &corev3.TransportSocket{
 			Name:       "envoy.transport_sockets.tls",
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: p.pack(serverTLS(certificates))},
+			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: p.Pack(serverTLS(certificates))},
 		}
 		for _, c := range certificates {
 			refs = append(refs, xds.Ref{Type: xds.Secret, Name: c})
@@ -61,7 +58,7 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 		Name:                             name,
 		StatPrefix:                       statPrefix(name),
 		Address:                          socketAddress(addressOf(l), l.GetPort()),
-		FilterChains:                     []*listenerv3.FilterChain{chain},
+		FilterChains:                     []*listenerv3.FilterChain{filterChain},
 		PerConnectionBufferLimitBytes:    wrapperspb.UInt32(bufferLimit),
 		ListenerFiltersTimeout:           durationpb.New(5 * time.Second),
 		ContinueOnListenerFiltersTimeout: false,
@@ -74,8 +71,8 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
 		},
 	}
-	p.check(out)
-	if err := p.err(); err != nil {
+	p.Check(out)
+	if err := p.Err(); err != nil {
 		return nil, err
 	}
 	return xds.NewResource(xds.Listener, name, out, refs, []string{gw.GetName()})
@@ -116,7 +113,7 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 	m.StatPrefix = statPrefix(name)
 	m.HttpFilters = filters(p, v.in.View.Project, lay, name, e, v.settings.tracing())
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
-		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.pack(earlyMutation(lay, name, e, v.settings.tracing())),
+		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.Pack(earlyMutation(lay, name, e, v.settings.tracing())),
 	}}
 	m.LocalReplyConfig = localReplies(p)
 	m.Tracing = v.tracing(p)
@@ -125,7 +122,7 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 	} else {
 		m.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: scopedRoutes(name)}
 	}
-	p.check(m)
+	p.Check(m)
 	return m
 }
 
@@ -133,7 +130,7 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 // decision to trace into them, also into a client's, and does not trace a request
 // whose id is not a UUID.
 func requestID(p *packer) *hcmv3.RequestIDExtension {
-	return &hcmv3.RequestIDExtension{TypedConfig: p.pack(&uuidv3.UuidRequestIdConfig{
+	return &hcmv3.RequestIDExtension{TypedConfig: p.Pack(&uuidv3.UuidRequestIdConfig{
 		PackTraceReason: wrapperspb.Bool(false), UseRequestIdForTraceSampling: wrapperspb.Bool(false),
 	})}
 }

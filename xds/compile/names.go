@@ -4,38 +4,35 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 )
 
 // The internal clusters.
 const (
-	limiterCluster = "penstock/limiter"
+	limiterCluster = ratelimit.Cluster
 	otlpCluster    = "penstock/otlp"
 )
 
-// The filters of every chain, in order. Their names are keys in routes that
-// proxies hold, so another chain takes names with another version. The two that
-// come by ECDS are named by claimsFilter and jwtFilter.
+// The filters of every chain that are no policy's. Their names are keys in routes that
+// proxies hold: see policy.Filter.
 const (
-	chainVersion      = "v1"
-	filterTrace       = "penstock." + chainVersion + ".trace"
-	filterTraceFlags  = "penstock." + chainVersion + ".trace-flags"
-	filterEdge        = "penstock." + chainVersion + ".edge"
-	filterOnDemand    = "penstock." + chainVersion + ".on-demand"
-	filterHostCase    = "penstock." + chainVersion + ".host-case"
-	filterEdgeCheck   = "penstock." + chainVersion + ".edge-check"
-	filterRetryOn     = "penstock." + chainVersion + ".retry-on"
-	filterRBAC        = "penstock." + chainVersion + ".rbac"
-	filterLimitOpen   = "penstock." + chainVersion + ".limit-open"
-	filterLimitClosed = "penstock." + chainVersion + ".limit-closed"
-	filterGuard       = "penstock." + chainVersion + ".guard"
-	filterRouter      = "envoy.filters.http.router"
+	filterTrace      = "penstock.v1.trace"
+	filterTraceFlags = "penstock.v1.trace-flags"
+	filterEdge       = "penstock.v1.edge"
+	filterOnDemand   = "penstock.v1.on-demand"
+	filterHostCase   = "penstock.v1.host-case"
+	filterEdgeCheck  = "penstock.v1.edge-check"
+	filterRBAC       = "penstock.v1.rbac"
+	filterGuard      = "penstock.v1.guard"
+	filterRouter     = "envoy.filters.http.router"
 )
 
 // claimsFilter and jwtFilter are the names of a project's filters that come by
 // ECDS, and of these resources.
-func claimsFilter(project string) string { return project + "/claims" }
-func jwtFilter(project string) string    { return project + "/jwt" }
+func claimsFilter(project string) string { return jwt.Claims.NameIn(project) }
+func jwtFilter(project string) string    { return jwt.Verify.NameIn(project) }
 
 const (
 	// scopeHeader carries the scope key from the early header mutation to the

@@ -2,49 +2,19 @@ package compile
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"slices"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
-// validated are the generated messages of go-control-plane.
-type validated interface {
-	proto.Message
-	ValidateAll() error
-}
-
-// packer wraps messages and collects what is wrong with them: the constraints of a
-// message inside an Any are not checked by the message around it, and Envoy
-// refuses everything that comes in the same response.
-type packer struct{ errs []error }
-
-func (p *packer) pack(m validated) *anypb.Any {
-	if err := m.ValidateAll(); err != nil {
-		p.errs = append(p.errs, err)
-	}
-	a := &anypb.Any{}
-	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil {
-		p.errs = append(p.errs, fmt.Errorf("%s: %w", m.ProtoReflect().Descriptor().Name(), err))
-	}
-	return a
-}
-
-// check notes what is wrong with a message that is not packed.
-func (p *packer) check(m validated) {
-	if err := m.ValidateAll(); err != nil {
-		p.errs = append(p.errs, err)
-	}
-}
-
-func (p *packer) err() error { return errors.Join(p.errs...) }
+// packer wraps messages and collects what is wrong with them.
+type packer = policy.Packer
 
 // seal checks what compileHost made of a host and keeps its bytes instead: the
 // messages take several times as much memory.

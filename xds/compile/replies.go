@@ -153,7 +153,7 @@ func mapper(p *packer, condition string, status uint32) *hcmv3.ResponseMapper {
 	m := &hcmv3.ResponseMapper{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
 			Name: "envoy.access_loggers.extension_filters.cel",
-			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.pack(&celfilterv3.ExpressionFilter{
+			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: p.Pack(&celfilterv3.ExpressionFilter{
 				Expression: condition,
 			})},
 		}}},

@@ -1,18 +1,7 @@
 package compile
 
 import (
-	"strconv"
-	"strings"
-
-	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
-	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
-	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
-	matcheractionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
-	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -20,57 +9,6 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
-
-// retryOnHeader adds conditions to those of a route's retry policy. Envoy's router
-// reads it and takes it away; from clients it never comes, for the early header
-// mutation removes x-envoy-*.
-const retryOnHeader = "x-envoy-retry-on"
-
-// retryOn is the filter that says of every idempotent request that it may be
-// repeated after a reset, too. So one Envoy route has two retry policies by
-// method, which else takes two routes; and Envoy looks at the method of every route
-// that it passes by before it looks at the path. A route that wants none of this
-// removes the header, which happens before the router reads it.
-func retryOn(p *packer) *matchingv3.ExtensionWithMatcher {
-	mutation := &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{
-		RequestMutations: []*mutationv3.HeaderMutation{set(retryOnHeader, retry.Reset)},
-	}}
-	idempotent := &xdsmatcherv3.Matcher_MatcherList_Predicate{
-		MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-			Input: &xdscorev3.TypedExtensionConfig{Name: "method", TypedConfig: p.pack(&matcherv3.HttpRequestHeaderMatchInput{HeaderName: ":method"})},
-			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
-				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{
-					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}},
-					Regex:      strings.Join(gateway.IdempotentMethods(), "|"),
-				}},
-			}},
-		}},
-	}
-	return &matchingv3.ExtensionWithMatcher{
-		ExtensionConfig: &corev3.TypedExtensionConfig{Name: filterRetryOn, TypedConfig: p.pack(mutation)},
-		XdsMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
-			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{
-				Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: idempotent}},
-				OnMatch: &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
-					Name: "skip", TypedConfig: p.pack(&matcheractionv3.SkipFilter{}),
-				}}},
-			}},
-		}}},
-	}
-}
-
-// tryTimeoutHeader is how long a try waits for its response to begin, in milliseconds, in
-// the place of what the retry policy of the route says. Envoy's router reads it before it
-// takes headers away for a route, so only routes that want it have it set.
-const tryTimeoutHeader = "x-envoy-upstream-rq-per-try-timeout-ms"
-
-// shortTry is the entry of the filter retryOn for routes whose idempotent requests are
-// tried elsewhere after a short time. The filter passes by requests that are not.
-func shortTry() *headermutationv3.HeaderMutationPerRoute {
-	return &headermutationv3.HeaderMutationPerRoute{Mutations: &headermutationv3.Mutations{
-		RequestMutations: []*mutationv3.HeaderMutation{set(tryTimeoutHeader, strconv.FormatInt(gateway.DefaultTryTimeout.Milliseconds(), 10))},
-	}}
-}
 
 // retryTargets is what retries have to know of the targets of a route.
 func retryTargets(p *pb.TimeoutPolicy, targets []gateway.Target) retry.Targets {

@@ -29,7 +29,7 @@ func effectiveRetries(vh *routev3.VirtualHost, r *routev3.Route, method string) 
 	if p.GetRetryOn() != "" {
 		on = strings.Split(p.GetRetryOn(), ",")
 	}
-	if slices.Contains(gateway.IdempotentMethods(), method) && !slices.Contains(r.GetRequestHeadersToRemove(), retryOnHeader) {
+	if slices.Contains(gateway.IdempotentMethods(), method) && !slices.Contains(r.GetRequestHeadersToRemove(), retry.OnHeader) {
 		on = append(on, retry.Reset)
 	}
 	if len(on) == 0 || p.GetNumRetries().GetValue() == 0 {
@@ -101,7 +101,7 @@ func TestRetries(t *testing.T) {
 				if r.GetRoute() == nil {
 					continue
 				}
-				plain := &routev3.Route{RequestHeadersToRemove: []string{retryOnHeader}, Action: &routev3.Route_Route{Route: &routev3.RouteAction{RetryPolicy: want}}}
+				plain := &routev3.Route{RequestHeadersToRemove: []string{retry.OnHeader}, Action: &routev3.Route_Route{Route: &routev3.RouteAction{RetryPolicy: want}}}
 				if got, want := effectiveRetries(u.vhost, r, method), effectiveRetries(&routev3.VirtualHost{}, plain, method); got != want {
 					t.Fatalf("%s %s: %q, want %q", method, routeName(e), got, want)
 				}

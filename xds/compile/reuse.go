@@ -27,9 +27,9 @@ type made struct {
 
 // trait is what a host looks at in a route to tell what its routes share.
 type trait struct {
-	// entries are those of shareable, in that order.
-	entries [4]*anypb.Any
-	// eager: there are entries of other filters.
+	// entries are those that may stand at the host.
+	entries *hostEntries
+	// eager: there are entries of filters that are off by default.
 	eager    bool
 	forwards bool
 	retry    *routev3.RetryPolicy // nil for none
@@ -37,9 +37,12 @@ type trait struct {
 	cost     int
 }
 
-// shareable are the filters whose entries may stand at the host.
-func shareable(project string) [4]string {
-	return [4]string{jwtFilter(project), filterRBAC, filterGuard, filterRetryOn}
+// hostEntries are the entries of a route for the filters whose entries may stand at the
+// host, in the order of observer.names; nil for none. They are immutable.
+type hostEntries struct{ list []*anypb.Any }
+
+func (a *hostEntries) equal(b *hostEntries) bool {
+	return a == b || slices.EqualFunc(a.list, b.list, sameAny)
 }
 
 // share is what the routes of a host share.
@@ -51,32 +54,53 @@ type share struct {
 
 // observer makes traits; what is the same in many routes is kept once.
 type observer struct {
-	names   [4]string
-	entries []*anypb.Any
-	retries []trait
+	// names are the filters whose entries may stand at the host, off those that are off by
+	// default.
+	names, off []string
+	entries    []*hostEntries
+	retries    []trait
+	now        hostEntries
+}
+
+func newObserver(project string) *observer {
+	n := chain().in(project)
+	return &observer{names: n.atHost, off: n.off}
 }
 
 func (o *observer) trait(r *routev3.Route) trait {
+	entries := r.GetTypedPerFilterConfig()
 	t := trait{cost: trees.cost(r), forwards: r.GetRoute() != nil}
-	held := 0
-	for i, name := range o.names {
-		if e := r.GetTypedPerFilterConfig()[name]; e != nil {
-			t.entries[i] = o.entry(e)
-			held++
-		}
+	o.now.list = o.now.list[:0]
+	for _, name := range o.names {
+		o.now.list = append(o.now.list, entries[name])
 	}
-	t.eager = len(r.GetTypedPerFilterConfig()) > held
+	t.entries = o.entry(&o.now)
+	t.eager = slices.ContainsFunc(o.off, func(name string) bool { return entries[name] != nil })
 	if p := r.GetRoute().GetRetryPolicy(); p != nil {
 		t.retry, t.retryKey = o.policy(p)
 	}
 	return t
 }
 
-func (o *observer) entry(e *anypb.Any) *anypb.Any {
-	if i := slices.IndexFunc(o.entries, func(k *anypb.Any) bool { return sameAny(k, e) }); i >= 0 {
+func (o *observer) entry(e *hostEntries) *hostEntries {
+	if i := slices.IndexFunc(o.entries, e.equal); i >= 0 {
 		return o.entries[i]
 	}
-	o.entries = append(o.entries, e)
+	kept := &hostEntries{slices.Clone(e.list)}
+	for i, one := range kept.list {
+		kept.list[i] = o.known(i, one)
+	}
+	o.entries = append(o.entries, kept)
+	return kept
+}
+
+// known is an entry for the filter at a position, the same in all that have it.
+func (o *observer) known(i int, e *anypb.Any) *anypb.Any {
+	for _, k := range o.entries {
+		if sameAny(k.list[i], e) {
+			return k.list[i]
+		}
+	}
 	return e
 }
 
@@ -101,17 +125,16 @@ func sameAny(a, b *anypb.Any) bool {
 // Entries that differ stay where they are, each complete, for Envoy merges none of
 // these filters across levels.
 func sharedBy(project string, routes []trait) (out share) {
-	for i, name := range shareable(project) {
+	for i, name := range chain().in(project).atHost {
 		all := routes
-		if name == filterRetryOn {
-			// To what forwards no request it means nothing.
+		if chain().filter(project, name).Forwards {
 			all = slices.DeleteFunc(slices.Clone(routes), func(t trait) bool { return !t.forwards })
 		}
-		if len(all) == 0 || all[0].entries[i] == nil {
+		if len(all) == 0 || all[0].entries.list[i] == nil {
 			continue
 		}
-		first := all[0].entries[i]
-		if !slices.ContainsFunc(all, func(t trait) bool { return !sameAny(t.entries[i], first) }) {
+		first := all[0].entries.list[i]
+		if !slices.ContainsFunc(all, func(t trait) bool { return !sameAny(t.entries.list[i], first) }) {
 			if out.entries == nil {
 				out.entries = map[string]*anypb.Any{}
 			}
@@ -181,7 +204,7 @@ func recompile(s *gateway.Snapshot, h *gateway.Host, old *unit) *unit {
 	for i := range old.made {
 		before[old.made[i].entry] = &old.made[i]
 	}
-	o := &observer{names: shareable(project)}
+	o := newObserver(project)
 	o.know(old.made)
 	routes := make([][]*routev3.Route, len(h.Entries)) // nil: as before
 	c.u.made, c.u.owners = make([]made, 0, len(h.Entries)), make([]string, 0, len(h.Entries))
@@ -231,17 +254,15 @@ func (u *unit) add(m made) {
 
 // plain tells whether an entry needs nothing but targets.
 func (p *part) plain() bool {
-	return p != nil && len(p.providers)+len(p.refused)+len(p.consumers) == 0 && p.requirement.Name == "" && !p.limits
+	return p != nil && len(p.providers)+len(p.refused)+len(p.consumers)+len(p.refs) == 0 && p.requirement.Name == ""
 }
 
 // know lets the observer begin with what is kept.
 func (o *observer) know(all []made) {
 	for _, m := range all {
 		for _, t := range m.traits {
-			for _, e := range t.entries {
-				if e != nil {
-					o.entry(e)
-				}
+			if !slices.Contains(o.entries, t.entries) {
+				o.entries = append(o.entries, t.entries)
 			}
 			if t.retry != nil && !slices.ContainsFunc(o.retries, func(k trait) bool { return k.retry == t.retry }) {
 				o.retries = append(o.retries, trait{retry: t.retry, retryKey: t.retryKey})
@@ -290,7 +311,7 @@ func (u *unit) reassemble(project string, h *gateway.Host, old *unit, routes [][
 	for _, all := range routes {
 		for _, r := range all {
 			u.share.take(r)
-			if checkEntries(project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
+			if chain().check(project, vhost.TypedPerFilterConfig, r.TypedPerFilterConfig) != nil {
 				return false
 			}
 		}

@@ -3,6 +3,7 @@ package compile
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -10,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
@@ -338,15 +338,14 @@ func emitScope(v *view, name, routes, owner string, onDemand bool) error {
 }
 
 // mixedCase emits where requests go whose host has capital letters: its one route
-// switches the host-case filter on, which gives the request its real scope. The
-// limit filters are switched on, too, for which filters a request has is decided
-// before it changes its route.
+// switches the host-case filter on, which gives the request its real scope. All
+// filters that are off by default are switched on, too, for which filters a request has is
+// decided before it changes its route.
 func (st *listenerState) mixedCase(v *view) {
 	p := &packer{}
 	route := newHostCompiler(v.in.View.Project, nil, nil).noRoute()
-	route.TypedPerFilterConfig[filterHostCase] = p.pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: hostCaseSource}})
-	route.TypedPerFilterConfig[filterLimitOpen] = p.pack(ratelimit.Off())
-	route.TypedPerFilterConfig[filterLimitClosed] = p.pack(ratelimit.Off())
+	maps.Copy(route.TypedPerFilterConfig, chain().offs(v.in.View.Project, chain().in(v.in.View.Project).off))
+	route.TypedPerFilterConfig[filterHostCase] = p.Pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: hostCaseSource}})
 	rc := routeConfiguration(st.routeName(mixedCase))
 	rc.VirtualHosts = []*routev3.VirtualHost{{Name: mixedCase, Domains: []string{anyHost}, Routes: []*routev3.Route{route}}}
 	st.routes(v, mixedCase, rc, nil, []string{mixedCase})
@@ -358,11 +357,11 @@ func emptyHost(project string) *routev3.VirtualHost {
 	return &routev3.VirtualHost{Name: anyHost, Domains: []string{anyHost}, Routes: []*routev3.Route{c.noRoute()}}
 }
 
-// checkRoutes is checkEntries for everything in a RouteConfiguration.
+// checkRoutes is table.check for everything in a RouteConfiguration.
 func checkRoutes(project string, rc *routev3.RouteConfiguration) error {
 	for _, vh := range rc.GetVirtualHosts() {
 		for _, r := range vh.GetRoutes() {
-			if err := checkEntries(project, rc.GetTypedPerFilterConfig(), vh.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
+			if err := chain().check(project, rc.GetTypedPerFilterConfig(), vh.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
 				return fmt.Errorf("host %s, route %s: %w", vh.GetName(), r.GetName(), err)
 			}
 		}

@@ -140,7 +140,7 @@ func upstreamFilters(p *packer) []*hcmv3.HttpFilter {
 		set("tracestate", "%REQ("+tracestateHeader+")%"), remove(tracestateHeader),
 	}}}
 	return []*hcmv3.HttpFilter{
-		{Name: filterTraceFlags, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(flags)}},
-		{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.pack(&upstreamcodecv3.UpstreamCodec{})}},
+		{Name: filterTraceFlags, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.Pack(flags)}},
+		{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.Pack(&upstreamcodecv3.UpstreamCodec{})}},
 	}
 }

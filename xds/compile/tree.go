@@ -204,7 +204,7 @@ func tree(p *packer, routes []*routev3.Route, plan []branch) *xdsmatcherv3.Match
 			list.Routes = append(list.Routes, routes[i])
 		}
 		on := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
-			Name: "routes", TypedConfig: p.pack(list),
+			Name: "routes", TypedConfig: p.Pack(list),
 		}}}
 		if b.prefix == "" {
 			rest = on
@@ -216,7 +216,7 @@ func tree(p *packer, routes []*routev3.Route, plan []branch) *xdsmatcherv3.Match
 		OnNoMatch: rest,
 		MatcherType: &xdsmatcherv3.Matcher_MatcherTree_{MatcherTree: &xdsmatcherv3.Matcher_MatcherTree{
 			Input: &xdscorev3.TypedExtensionConfig{
-				Name: "path", TypedConfig: p.pack(&matcherv3.HttpRequestHeaderMatchInput{HeaderName: ":path"}),
+				Name: "path", TypedConfig: p.Pack(&matcherv3.HttpRequestHeaderMatchInput{HeaderName: ":path"}),
 			},
 			TreeType: &xdsmatcherv3.Matcher_MatcherTree_PrefixMatchMap{
 				PrefixMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{Map: byPrefix},

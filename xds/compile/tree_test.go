@@ -222,7 +222,7 @@ func TestTreeEntries(t *testing.T) {
 		}
 		for _, r := range list.GetRoutes() {
 			seen[r.GetName()] = true
-			if err := checkEntries("default", u.vhost.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
+			if err := chain().check("default", u.vhost.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()); err != nil {
 				t.Errorf("%s %s: %v", prefix, r.GetName(), err)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/xds"
+	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
 // view is one run of the compiler: it brings the compiler's state from the input
@@ -396,11 +397,11 @@ func (v *view) keys(secret string) string {
 }
 
 // extension emits an extension configuration, or a problem.
-func (v *view) extension(name string, m validated, owners []string) bool {
+func (v *view) extension(name string, m policy.Message, owners []string) bool {
 	p := &packer{}
-	t := &corev3.TypedExtensionConfig{Name: name, TypedConfig: p.pack(m)}
-	p.check(t)
-	err := p.err()
+	t := &corev3.TypedExtensionConfig{Name: name, TypedConfig: p.Pack(m)}
+	p.Check(t)
+	err := p.Err()
 	var r *xds.Resource
 	if err == nil {
 		r, err = xds.NewResource(xds.ExtensionConfig, name, t, nil, owners)
