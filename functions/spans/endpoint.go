@@ -2,6 +2,8 @@ package spans
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	collectortracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // SDKs may compress
 	"google.golang.org/grpc/mem"
@@ -24,6 +28,8 @@ type endpoint struct {
 	budget   *budget
 	// room has a place for each request that is read.
 	room chan struct{}
+	// work bounds what the runner reads for it, also of what is not valid.
+	work *rate.Limiter
 
 	mu   sync.Mutex
 	lost int
@@ -36,7 +42,7 @@ type endpointKey struct{}
 // or what it returns is closed. owns reports whether a connection is the instance's, where
 // others could reach the listener, too; nil: all are.
 func (r *Receiver) Serve(l net.Listener, s Source, owns func(net.Conn) bool) (stop func()) {
-	e := &endpoint{receiver: r, source: s, budget: newBudget(ofInstance), room: make(chan struct{}, maxRequests)}
+	e := r.endpoint(s)
 	server := &http.Server{
 		Handler: e, Protocols: new(http.Protocols),
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
@@ -53,6 +59,12 @@ func (r *Receiver) Serve(l net.Listener, s Source, owns func(net.Conn) bool) (st
 	}
 	go func() { _ = server.Serve(&bounded{Listener: l, room: make(chan struct{}, maxConnections)}) }()
 	return func() { server.Close() }
+}
+
+func (r *Receiver) endpoint(s Source) *endpoint {
+	return &endpoint{
+		receiver: r, source: s, budget: newBudget(ofInstance), room: make(chan struct{}, maxRequests), work: rate.NewLimiter(workBytes, workBurst),
+	}
 }
 
 type ownerKey struct{}
@@ -76,18 +88,56 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.serveHTTP(w, r)
 }
 
-// service is OTLP over gRPC; the endpoint is in the context.
-type service struct {
-	collectortracev1.UnimplementedTraceServiceServer
-	receiver *Receiver
+// errHeavy is the error of a request with too many parts.
+var errHeavy = fmt.Errorf("a request may have %d MiB when it is decoded, which a few hundred thousand spans, attributes and values have: send smaller batches", maxDecoded>>20)
+
+// decode reads a body, when there is room for what it becomes. Whoever calls done, after
+// its last use, gives the room back. Senders of more than the runner may spend on them
+// wait, which takes places of their own only.
+func (e *endpoint) decode(ctx context.Context, f format, body []byte) (req *collectortracev1.ExportTraceServiceRequest, done func(), err error) {
+	if err := e.work.WaitN(ctx, len(body)+1); err != nil {
+		return nil, nil, err
+	}
+	weight := f.weigh(body)
+	if weight > maxDecoded {
+		return nil, nil, errHeavy
+	}
+	if err := e.receiver.decoded.Acquire(ctx, int64(weight)); err != nil {
+		return nil, nil, err
+	}
+	done = func() { e.receiver.decoded.Release(int64(weight)) }
+	req = &collectortracev1.ExportTraceServiceRequest{}
+	if err := f.unmarshal(body, req); err != nil {
+		done()
+		return nil, nil, fmt.Errorf("the body is not a valid ExportTraceServiceRequest: %w", err)
+	}
+	return req, done, nil
 }
 
-// Export implements the OTLP trace service.
-func (service) Export(ctx context.Context, req *collectortracev1.ExportTraceServiceRequest) (*collectortracev1.ExportTraceServiceResponse, error) {
+// service is OTLP over gRPC, with the body of a request as it came: it is decoded where
+// the endpoint is known, which is in the context.
+var service = grpc.ServiceDesc{
+	ServiceName: collectortracev1.TraceService_ServiceDesc.ServiceName,
+	Methods:     []grpc.MethodDesc{{MethodName: "Export", Handler: export}},
+}
+
+func export(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	var body []byte
+	if err := receive(&body); err != nil {
+		return nil, err
+	}
 	e, ok := ctx.Value(endpointKey{}).(*endpoint)
 	if !ok {
 		return nil, status.Error(codes.Internal, "the instance is not known")
 	}
+	req, done, err := e.decode(ctx, binary, body)
+	switch {
+	case errors.Is(err, errHeavy):
+		return nil, status.Error(codes.ResourceExhausted, err.Error())
+	case err != nil:
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	defer done()
 	out := e.take(ctx, req)
 	if out.err != nil {
 		return nil, status.Error(codes.Unavailable, unavailable)
@@ -102,7 +152,7 @@ const unavailable = "the collector of traces does not answer"
 // another way, and no depth that it might refuse.
 var strict = proto.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: 32}
 
-// codec is that of the gRPC server.
+// codec is that of the gRPC server: requests stay as they came.
 type codec struct{}
 
 // Marshal implements encoding.CodecV2.
@@ -113,7 +163,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // Unmarshal implements encoding.CodecV2.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	return strict.Unmarshal(data.Materialize(), v.(proto.Message))
+	*v.(*[]byte) = data.Materialize()
+	return nil
 }
 
 // Name implements encoding.CodecV2.

@@ -24,12 +24,16 @@ import (
 type format struct {
 	mediaType string
 	marshal   func(proto.Message) ([]byte, error)
+	weigh     func([]byte) int
 	unmarshal func([]byte, *collectortracev1.ExportTraceServiceRequest) error
 }
 
 var (
-	binary = format{"application/x-protobuf", proto.Marshal, func(b []byte, req *collectortracev1.ExportTraceServiceRequest) error { return strict.Unmarshal(b, req) }}
-	text   = format{"application/json", protojson.Marshal, unmarshalJSON}
+	binary = format{
+		"application/x-protobuf", proto.Marshal, func(b []byte) int { return requestShape.weigh(b, strict.RecursionLimit) },
+		func(b []byte, req *collectortracev1.ExportTraceServiceRequest) error { return strict.Unmarshal(b, req) },
+	}
+	text = format{"application/json", protojson.Marshal, weighJSON, unmarshalJSON}
 )
 
 // serveHTTP is OTLP over HTTP (OpenTelemetry Protocol Specification, "OTLP/HTTP").
@@ -61,11 +65,16 @@ func (e *endpoint) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		e.fail(w, f, http.StatusBadRequest, codes.InvalidArgument, "the body cannot be read: "+err.Error())
 		return
 	}
-	req := &collectortracev1.ExportTraceServiceRequest{}
-	if err := f.unmarshal(body, req); err != nil {
-		e.fail(w, f, http.StatusBadRequest, codes.InvalidArgument, "the body is not a valid ExportTraceServiceRequest: "+err.Error())
+	req, done, err := e.decode(r.Context(), f, body)
+	switch {
+	case errors.Is(err, errHeavy):
+		e.fail(w, f, http.StatusRequestEntityTooLarge, codes.ResourceExhausted, err.Error())
+		return
+	case err != nil:
+		e.fail(w, f, http.StatusBadRequest, codes.InvalidArgument, err.Error())
 		return
 	}
+	defer done()
 	out := e.take(r.Context(), req)
 	if out.err != nil {
 		w.Header().Set("retry-after", "1")

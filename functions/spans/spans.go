@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	collectortracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -25,10 +26,13 @@ const (
 	// for it. It stays well below the 4 MiB that gRPC servers of collectors take.
 	maxBody    = 2 << 20
 	maxForward = 3 << 20
-	// maxRequests of an instance are read at once, so that it costs the runner a few
-	// MiB at most; maxConnections are open.
+	// maxRequests of an instance are read at once, so that what it sends takes a few MiB
+	// of the runner, and twice maxDecoded at most; maxConnections are open.
 	maxRequests    = 2
 	maxConnections = 32
+	// The runner reads workBytes a second for an instance, and workBurst at once.
+	workBytes = 4 << 20
+	workBurst = 16 << 20
 	// readTimeout bounds how long a request may take to come.
 	readTimeout = 10 * time.Second
 	// forwardTimeout bounds one call of the collector.
@@ -58,21 +62,23 @@ type Receiver struct {
 	metric    *prometheus.CounterVec
 	budget    *budget
 	grpc      *grpc.Server
-	now       func() time.Time
+	// decoded has room for requests that are decoded, in bytes.
+	decoded *semaphore.Weighted
+	now     func() time.Time
 }
 
 // New makes a receiver that passes spans on to a collector (OTLP over gRPC). r takes its
 // metric; nil: it is not exported.
 func New(collector grpc.ClientConnInterface, r prometheus.Registerer) *Receiver {
 	out := &Receiver{
-		collector: collectortracev1.NewTraceServiceClient(collector), budget: newBudget(ofRunner), now: time.Now,
+		collector: collectortracev1.NewTraceServiceClient(collector), budget: newBudget(ofRunner), decoded: semaphore.NewWeighted(maxDecodedAll), now: time.Now,
 		metric: prometheus.NewCounterVec(prometheus.CounterOpts{Name: MetricSpans, Help: "Spans that functions made themselves, by result."}, []string{"function", "result"}),
 	}
 	if r != nil {
 		r.MustRegister(out.metric)
 	}
 	out.grpc = grpc.NewServer(grpc.ForceServerCodecV2(codec{}), grpc.MaxRecvMsgSize(maxBody))
-	collectortracev1.RegisterTraceServiceServer(out.grpc, service{receiver: out})
+	out.grpc.RegisterService(&service, nil)
 	return out
 }
 

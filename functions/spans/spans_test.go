@@ -352,7 +352,7 @@ func TestGRPC(t *testing.T) {
 		}
 	}
 	_, err := client.Export(t.Context(), request([]*commonv1.KeyValue{deep(100)}, span()))
-	if status.Code(err) != codes.Internal {
+	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a tower: %v", err)
 	}
 	_, err = client.Export(t.Context(), request([]*commonv1.KeyValue{text1("long", strings.Repeat("x", maxBody))}, span()))
