@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
 # `make test` needs Node.js with npm, and curl, too; `make race` a C compiler.
 .DEFAULT_GOAL := build
-.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms bench-kills soak sim vet lint gen clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -67,6 +67,10 @@ bench-functions: build tools bench-scaler
 # Kills and stops under load; bench/results/storms.json.
 bench-storms: tools
 	PENSTOCK_STORMS=$(CURDIR)/bench/results/storms.json $(GO) test -count=1 -timeout 60m -run TestStorms -v ./internal/soak
+
+# kill -9 of the control plane, 60 times under three writers; bench/results/kills.json.
+bench-kills:
+	PENSTOCK_KILL_ROUNDS=60 PENSTOCK_KILLS=$(CURDIR)/bench/results/kills.json $(GO) test -count=1 -timeout 30m -run TestControlKills -v ./cmd/penstock
 
 # The scalers in simulated time, ours and Knative's; bench/results/scaler.json.
 bench-scaler:
