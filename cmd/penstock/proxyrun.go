@@ -122,11 +122,15 @@ func runProxy(ctx context.Context, f proxyRunFlags, errOut io.Writer) (err error
 	if err := bootstrap.WriteFiles(proxyRunEnvoy(f.dir), state.bootstrap(f.dir, xds)); err != nil {
 		return err
 	}
-	return superviseProxy(ctx, f, k, state.adminSocket(f.dir), log)
+	l, err := k.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	return superviseProxy(ctx, f, func(ctx context.Context) error { return k.Serve(ctx, l) }, state.adminSocket(f.dir), log)
 }
 
 // superviseProxy runs Envoy, the keeper and the renewal of the certificate until ctx ends.
-func superviseProxy(ctx context.Context, f proxyRunFlags, k *keeper.Keeper, admin string, log *slog.Logger) error {
+func superviseProxy(ctx context.Context, f proxyRunFlags, keep func(context.Context) error, admin string, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	sup := supervise.New(supervise.Options{
@@ -135,7 +139,7 @@ func superviseProxy(ctx context.Context, f proxyRunFlags, k *keeper.Keeper, admi
 	})
 	ended := make(chan error, 2)
 	for _, run := range []func() error{
-		func() error { return k.Run(ctx) },
+		func() error { return keep(ctx) },
 		func() error { return keepProxyFresh(ctx, log, f.dir, f.control) },
 	} {
 		go func() {

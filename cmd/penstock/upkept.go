@@ -43,8 +43,13 @@ func (u *up) openKeeper() (err error) {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	l, err := u.keeper.Listen(ctx)
+	if err != nil {
+		cancel()
+		return errors.Join(err, u.keeper.Close())
+	}
 	done, k := make(chan error, 1), u.keeper
-	go func() { done <- k.Run(ctx) }()
+	go func() { done <- k.Serve(ctx, l) }()
 	u.endKeeper = func() error {
 		cancel()
 		return errors.Join(<-done, k.Close())

@@ -122,7 +122,11 @@ func (p *plane) startKeeper(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done, k := make(chan error, 1), p.keeper
-	go func() { done <- k.Run(ctx) }()
+	l, err := k.Listen(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- k.Serve(ctx, l) }()
 	p.endKeeper = sync.OnceFunc(func() {
 		cancel()
 		if err := errors.Join(<-done, k.Close()); err != nil {

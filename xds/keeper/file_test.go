@@ -40,8 +40,8 @@ func written(t *testing.T, texts ...string) (path string, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for r := range recordsOf(texts[1:]...) {
-		if err := l.append(r); err != nil {
+	for r, err := range recordsOf(texts[1:]...) {
+		if err := errors.Join(err, l.append(r)); err != nil {
 			t.Fatal(err)
 		}
 	}

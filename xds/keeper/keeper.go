@@ -132,6 +132,7 @@ type Keeper struct {
 	tryWrite time.Time
 	streams  int                     // that lead to the control plane
 	current  context.CancelCauseFunc // of the stream of the proxy
+	turn     int                     // the number of that stream
 	status   Status
 	tell     sync.Mutex // held while OnChange is called
 }
@@ -193,16 +194,17 @@ func dial(control []string, config *tls.Config) (*grpc.ClientConn, error) {
 	)
 }
 
-// Run serves the proxy until ctx ends.
-func (k *Keeper) Run(ctx context.Context) error {
+// Listen opens the socket.
+func (k *Keeper) Listen(ctx context.Context) (net.Listener, error) {
 	l, err := socket.Listen(ctx, k.opt.Socket)
 	if err != nil {
-		return fmt.Errorf("keep the configuration: %w", err)
+		return nil, fmt.Errorf("keep the configuration: %w", err)
 	}
-	return k.serveOn(ctx, l)
+	return l, nil
 }
 
-func (k *Keeper) serveOn(ctx context.Context, l net.Listener) error {
+// Serve serves the proxy on what Listen returned until ctx ends.
+func (k *Keeper) Serve(ctx context.Context, l net.Listener) error {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(32 << 20))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, k)
 	stop := context.AfterFunc(ctx, server.Stop)
@@ -218,7 +220,7 @@ func (k *Keeper) serveOn(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// Close ends it; Run must have returned.
+// Close ends it; Serve must have returned.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -276,11 +278,15 @@ func (k *Keeper) now() Status {
 	return s
 }
 
-// set changes the status and tells of it.
-func (k *Keeper) set(source Source, problem string) {
+// set changes the status and tells of it, unless the stream that says so was replaced.
+func (k *Keeper) set(turn int, source Source, problem string) {
 	k.tell.Lock()
 	defer k.tell.Unlock()
 	k.mu.Lock()
+	if turn != k.turn {
+		k.mu.Unlock()
+		return
+	}
 	k.status.Source, k.status.Problem = source, problem
 	s := k.now()
 	k.mu.Unlock()

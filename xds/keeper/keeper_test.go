@@ -348,12 +348,16 @@ func TestRevoked(t *testing.T) {
 	}
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, refusing{})
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 
 	k := filled(t, o)
 	done := make(chan error, 1)
-	go func() { done <- k.Run(t.Context()) }()
+	socket, err := k.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- k.Serve(t.Context(), socket) }()
 	t.Cleanup(func() {
 		if err := errors.Join(<-done, k.Close()); err != nil {
 			t.Error(err)

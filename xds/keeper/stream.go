@@ -39,6 +39,8 @@ func (k *Keeper) DeltaAggregatedResources(down proxyStream) error {
 		k.current(errReplaced)
 	}
 	k.current = cancel
+	k.turn++
+	turn := k.turn
 	k.mu.Unlock()
 	first, err := down.Recv()
 	if err != nil {
@@ -52,19 +54,19 @@ func (k *Keeper) DeltaAggregatedResources(down proxyStream) error {
 	if !connected {
 		why := k.Usable()
 		if why == nil {
-			why = k.disk(ctx, p)
-			if why != errNewer {
+			why = k.disk(ctx, turn, p)
+			if !errors.Is(why, errNewer) {
 				return why
 			}
 		}
 		problem := fmt.Sprintf("%s; %s", k.unreachable(ctx), describe(why))
-		k.set(None, problem)
+		k.set(turn, None, problem)
 		k.opt.Logger.Warn("no control plane, and nothing for the proxy on disk: it waits", "why", problem)
 		if !k.ready(ctx) {
 			return cause(ctx)
 		}
 	}
-	return k.pass(ctx, p)
+	return k.pass(ctx, turn, p)
 }
 
 // unreachable says why there is no connection to the control plane.
@@ -131,7 +133,7 @@ func (p *peeked) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 
 // disk serves the proxy what is kept until the control plane is there. errNewer means that
 // nothing was sent, and that the proxy has something else than what is kept.
-func (k *Keeper) disk(ctx context.Context, p *peeked) error {
+func (k *Keeper) disk(ctx context.Context, turn int, p *peeked) error {
 	k.mu.Lock()
 	older := k.older(p.first)
 	g := k.state.generation()
@@ -168,7 +170,7 @@ func (k *Keeper) disk(ctx context.Context, p *peeked) error {
 		}
 	}()
 	problem := k.unreachable(ctx)
-	k.set(Disk, problem)
+	k.set(turn, Disk, problem)
 	k.opt.Logger.Warn("no control plane: the proxy gets its last acknowledged configuration from disk",
 		"age", k.age().String(), "resources", k.Status().Resources, "why", problem)
 	err := server.Service().DeltaAggregatedResources(q)
@@ -176,7 +178,7 @@ func (k *Keeper) disk(ctx context.Context, p *peeked) error {
 		k.opt.Logger.Info("the control plane is there again")
 		return errBack
 	}
-	k.set(None, problem)
+	k.set(turn, None, problem)
 	if errors.Is(err, errNewer) {
 		return status.Error(codes.Unavailable, describe(err))
 	}
@@ -201,7 +203,7 @@ func (k *Keeper) older(q *discoveryv3.DeltaDiscoveryRequest) bool {
 }
 
 // pass passes on everything between the proxy and the control plane.
-func (k *Keeper) pass(ctx context.Context, down *peeked) error {
+func (k *Keeper) pass(ctx context.Context, turn int, down *peeked) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	up, err := discoveryv3.NewAggregatedDiscoveryServiceClient(k.conn).DeltaAggregatedResources(ctx)
@@ -214,7 +216,7 @@ func (k *Keeper) pass(ctx context.Context, down *peeked) error {
 	n := newNotes(k)
 	defer func() {
 		n.stop()
-		k.contactEnds()
+		k.contactEnds(turn)
 	}()
 	go func() {
 		for {
@@ -237,7 +239,7 @@ func (k *Keeper) pass(ctx context.Context, down *peeked) error {
 	}()
 	// A proxy that has everything gets no response, so the connection must do as a sign.
 	k.contact()
-	k.set(ControlPlane, "")
+	k.set(turn, ControlPlane, "")
 	k.opt.Logger.Info("the proxy is connected to the control plane")
 	for {
 		r, err := up.Recv()
@@ -252,14 +254,12 @@ func (k *Keeper) pass(ctx context.Context, down *peeked) error {
 }
 
 // contactEnds notes the end of a stream that led to the control plane.
-func (k *Keeper) contactEnds() {
+func (k *Keeper) contactEnds(turn int) {
 	k.mu.Lock()
 	k.streams--
 	k.mu.Unlock()
-	if k.Status().Source == ControlPlane {
-		k.contact()
-		k.set(None, "the stream to the control plane ended")
-	}
+	k.contact()
+	k.set(turn, None, "the stream to the control plane ended")
 }
 
 // ended is what the proxy is told of the end of the stream to the control plane.
