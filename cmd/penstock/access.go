@@ -27,6 +27,11 @@ func newAccessCommand() *cobra.Command {
 	return c
 }
 
+// ofOneProject is the annotation of commands of accessCall that are about a project.
+const ofOneProject = "penstock_project"
+
+var perProject = map[string]string{ofOneProject: "yes"}
+
 // accessCall makes a command that calls the AccessService and prints the answer.
 func accessCall(c *cobra.Command, call func(ctx context.Context, cf *clientFlags, client pb.AccessServiceClient, cmd *cobra.Command, args []string) (proto.Message, error), text func(cmd *cobra.Command, m proto.Message)) *cobra.Command {
 	cf := &clientFlags{}
@@ -46,7 +51,11 @@ func accessCall(c *cobra.Command, call func(ctx context.Context, cf *clientFlags
 		text(cmd, m)
 		return nil
 	}
-	cf.add(c)
+	if c.Annotations[ofOneProject] != "" {
+		cf.add(c)
+	} else {
+		cf.addShared(c)
+	}
 	return c
 }
 
@@ -185,7 +194,8 @@ func newRoleDeleteCommand() *cobra.Command {
 
 func newGrantCommand() *cobra.Command {
 	return accessCall(&cobra.Command{
-		Use: "grant WHO ROLE", Short: "Give somebody a role in a project; --project '*' is all", Args: cobra.ExactArgs(2),
+		Annotations: perProject,
+		Use:         "grant WHO ROLE", Short: "Give somebody a role in a project; --project '*' is all", Args: cobra.ExactArgs(2),
 		Long: "WHO is user:NAME of a client certificate, token:NAME of a token, or, of the declared OpenID Connect issuer\n" +
 			"(--oidc-issuer of the control plane), oidc:ISSUER#NAME or group:NAME.",
 		Example: "  penstock access grant user:bob editor --project default\n  penstock access grant token:ci deployer --project '*'\n" +
@@ -202,7 +212,8 @@ func newGrantCommand() *cobra.Command {
 
 func newUngrantCommand() *cobra.Command {
 	return accessCall(&cobra.Command{
-		Use: "ungrant WHO ROLE", Short: "Take a role in a project from somebody", Args: cobra.ExactArgs(2),
+		Annotations: perProject,
+		Use:         "ungrant WHO ROLE", Short: "Take a role in a project from somebody", Args: cobra.ExactArgs(2),
 		Example: "  penstock access ungrant user:bob editor --project default",
 	},
 		func(ctx context.Context, cf *clientFlags, c pb.AccessServiceClient, _ *cobra.Command, args []string) (proto.Message, error) {
@@ -224,7 +235,8 @@ func newAccessTokenCreateCommand() *cobra.Command {
 	var roles []string
 	var ttl time.Duration
 	c := accessCall(&cobra.Command{
-		Use: "create NAME --role ROLE", Short: "Print a new token, once", Args: cobra.ExactArgs(1),
+		Annotations: perProject,
+		Use:         "create NAME --role ROLE", Short: "Print a new token, once", Args: cobra.ExactArgs(1),
 		Long: "Prints a token with roles in a project (--project; '*' is all). It is shown once and kept as a hash. It also holds the\n" +
 			"hash of the certificate authority, so whoever uses it knows the control plane without a file.",
 		Example: "  penstock access token create ci --role deployer --project default --ttl 720h",

@@ -79,7 +79,7 @@ func (f *fileFlags) request(project string) (*pb.ApplyRequest, *file.Set, error)
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
-	req := &pb.ApplyRequest{PruneSet: f.prune}
+	req := &pb.ApplyRequest{PruneSet: f.prune, AllowEmpty: f.allowEmpty}
 	for _, o := range set.Objects() {
 		req.Resources = append(req.Resources, gateway.ToResource(o))
 	}

@@ -87,6 +87,6 @@ func newAuditVerifyCommand() *cobra.Command {
 			return err
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	return c
 }

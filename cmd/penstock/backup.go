@@ -175,7 +175,7 @@ func newRestoreCommand() *cobra.Command {
 			return f.folder(cmd, args[0])
 		},
 	}
-	f.clientFlags.add(c)
+	f.clientFlags.addShared(c)
 	f.writeFlags.add(c)
 	fl := c.Flags()
 	fl.BoolVar(&f.check, "check", false, "only check the file, and say what it holds")

@@ -35,9 +35,8 @@ type clientFlags struct {
 }
 
 func (f *clientFlags) add(c *cobra.Command) {
-	f.addWhere(c)
+	f.addShared(c)
 	c.Flags().StringVar(&f.project, "project", defaultProject, "project of short names")
-	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
 	c.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("project") {
 			return nil
@@ -46,6 +45,13 @@ func (f *clientFlags) add(c *cobra.Command) {
 		f.project = cmp.Or(p, f.project)
 		return err
 	}
+}
+
+// addShared adds the flags of a verb that is about no project: a flag that is taken
+// and not used would be believed.
+func (f *clientFlags) addShared(c *cobra.Command) {
+	f.addWhere(c)
+	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or yaml")
 }
 
 // addWhere adds the flags that say which control plane is meant.

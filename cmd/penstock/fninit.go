@@ -3,6 +3,7 @@ package main
 import (
 	"embed"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // Templates of functions, a folder each. Files end in .tmpl, so that no tool takes
@@ -58,14 +61,39 @@ func newFnInitCommand() *cobra.Command {
 			for _, f := range files {
 				fmt.Fprintf(cmd.OutOrStdout(), "+ %s\n", filepath.Join(dir, f))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "next: penstock fn deploy %s (or: penstock fn dev %s), then curl localhost:8080/%s\n", dir, dir, args[0])
-			return nil
+			return printNext(cmd.OutOrStdout(), dir)
 		},
 	}
 	c.Flags().StringVarP(&template, "template", "t", "lambda-python", "one of "+strings.Join(templateNames(), ", "))
 	c.Flags().StringVar(&dir, "dir", "", "folder to write (default NAME)")
 	return c
 }
+
+// printNext says what to type after a template was written: each line can be run.
+func printNext(w io.Writer, dir string) error {
+	d, err := readDeployment(dir, defaultProject, "")
+	if err != nil {
+		return err
+	}
+	word := dir
+	if strings.ContainsFunc(dir, func(r rune) bool { return !strings.ContainsRune(plainWord, r) }) {
+		word = "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
+	}
+	fmt.Fprintln(w, "next:")
+	if isFile(filepath.Join(dir, "Makefile")) {
+		fmt.Fprintf(w, "  make -C %s\n", word)
+	}
+	fmt.Fprintf(w, "  penstock fn deploy %s    # or, again at every save: penstock fn dev %s\n", word, word)
+	for _, o := range d.objects {
+		if r, ok := o.(*pb.Route); ok {
+			fmt.Fprintf(w, "  curl localhost:8080%s\n", r.GetRules()[0].GetMatches()[0].GetPath().GetPrefix())
+		}
+	}
+	return nil
+}
+
+// plainWord are the characters that a shell takes as they are.
+const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./_-"
 
 // writeTemplate writes a template into a folder that is not there, or is empty, and
 // returns the names of its files.

@@ -57,7 +57,7 @@ func newProxiesCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	return c
 }
 
@@ -209,7 +209,7 @@ func newHistoryCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	c.Flags().Int32VarP(&limit, "limit", "n", 20, "how many")
 	return c
 }
@@ -239,7 +239,7 @@ func newRollbackCommand() *cobra.Command {
 			return printWrite(cmd.OutOrStdout(), cf.output, resp, resp.GetResult(), resp.GetChanges(), wf.dryRun)
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	wf.add(c)
 	return c
 }

@@ -235,7 +235,7 @@ func newProxyRevokedCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	return c
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -71,6 +72,27 @@ func (c *configFiles) path() string {
 		}
 	}
 	return "/"
+}
+
+// rootFile, in the data folder, holds the folder of functions of the last start that
+// named one: the functions of the store are looked for there again.
+const rootFile = "functions-root"
+
+// keptRoot is functionsRoot, or that of the start before when nothing says another.
+func keptRoot(f upFlags, resources []*pb.Resource) (string, error) {
+	if f.functionsRoot == "" && len(f.config) == 0 {
+		b, err := os.ReadFile(filepath.Join(f.dataDir, rootFile))
+		root := strings.TrimSpace(string(b))
+		if info, statErr := os.Stat(root); err == nil && statErr == nil && info.IsDir() {
+			return root, nil
+		}
+	}
+	return functionsRoot(f, resources)
+}
+
+// keepRoot notes the folder of functions for the next start.
+func (f *upFlags) keepRoot() error {
+	return replaceFile(filepath.Join(f.dataDir, rootFile), []byte(f.functionsRoot+"\n"), 0o600)
 }
 
 // functionsRoot is the absolute folder that sources of functions are relative to:

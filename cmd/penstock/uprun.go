@@ -81,7 +81,7 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 	if u.config, err = loadConfig(f.config); err != nil {
 		return err
 	}
-	if u.f.functionsRoot, err = functionsRoot(f, u.config.request.GetResources()); err != nil {
+	if u.f.functionsRoot, err = keptRoot(f, u.config.request.GetResources()); err != nil {
 		return err
 	}
 	if f.detach {
@@ -92,6 +92,9 @@ func runUp(ctx context.Context, cmd *cobra.Command, f upFlags) error {
 		return err
 	}
 	defer unlock()
+	if err := u.f.keepRoot(); err != nil {
+		return err
+	}
 	reapLeftovers(f.dataDir)
 	if err := f.checkPorts(ctx); err != nil {
 		return err

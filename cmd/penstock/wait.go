@@ -47,7 +47,7 @@ func newWaitCommand() *cobra.Command {
 			return cf.awaitServing(ctx, cmd.OutOrStdout(), stream, timeout)
 		},
 	}
-	cf.add(c)
+	cf.addShared(c)
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after")
 	return c
 }

@@ -302,6 +302,14 @@ func TestApply(t *testing.T) {
 	wantCode(t, "an old expected revision", err, codes.Aborted, "head is 2")
 	_, err = c.Apply(ctx, &pb.ApplyRequest{Resources: []*pb.Resource{resource(direct("c", "/c", "1")), resource(direct("c", "/c", "2"))}})
 	wantCode(t, "one name twice", err, codes.InvalidArgument, "twice")
+	_, err = c.Apply(ctx, &pb.ApplyRequest{PruneSet: "shop"})
+	wantCode(t, "a prune of nothing read", err, codes.InvalidArgument, "allow_empty")
+	all, err := c.Apply(ctx, &pb.ApplyRequest{PruneSet: "shop", AllowEmpty: true, Options: &pb.WriteOptions{ValidateOnly: true}})
+	if err != nil || len(all.GetChanges()) != 1 {
+		t.Errorf("a prune of nothing read that is meant: %v %v", all, err)
+	}
+	_, err = c.Diff(ctx, &pb.DiffRequest{Apply: &pb.ApplyRequest{PruneSet: "shop"}})
+	wantCode(t, "the diff of a prune of nothing read", err, codes.InvalidArgument, "allow_empty")
 	_, err = c.Apply(ctx, &pb.ApplyRequest{Resources: []*pb.Resource{{}}})
 	wantCode(t, "a resource without a kind", err, codes.InvalidArgument, "resources[0]")
 

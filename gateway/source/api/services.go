@@ -22,6 +22,9 @@ type configService struct {
 
 // writeOf turns an ApplyRequest into a Write. All unset resources are reported.
 func writeOf(ctx context.Context, r *pb.ApplyRequest) (*Write, error) {
+	if r.GetPruneSet() != "" && len(r.GetResources()) == 0 && !r.GetAllowEmpty() {
+		return nil, status.Errorf(codes.InvalidArgument, "prune_set: there are no resources, so the whole set %.128q would be deleted; allow_empty says that this is meant", r.GetPruneSet())
+	}
 	w := &Write{
 		PruneSet: r.GetPruneSet(), ExpectedRevision: r.GetExpectedRevision(),
 		Options: r.GetOptions(), Caller: CallerName(ctx), Source: source(ctx),

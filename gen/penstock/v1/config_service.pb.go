@@ -93,7 +93,10 @@ type ApplyRequest struct {
 	// When not 0 and not the head: ABORTED.
 	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
 	// How to write.
-	Options       *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	Options *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	// With prune_set: no resources means that the whole set is to be deleted. Without it
+	// such a request is INVALID_ARGUMENT, as what sent it may have read nothing.
+	AllowEmpty    bool `protobuf:"varint,6,opt,name=allow_empty,json=allowEmpty,proto3" json:"allow_empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +164,13 @@ func (x *ApplyRequest) GetOptions() *WriteOptions {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetAllowEmpty() bool {
+	if x != nil {
+		return x.AllowEmpty
+	}
+	return false
 }
 
 // ApplyResponse is the outcome.
@@ -1100,14 +1110,16 @@ var File_penstock_v1_config_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_config_service_proto_rawDesc = "" +
 	"\n" +
-	" penstock/v1/config_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/resource.proto\x1a\x19penstock/v1/serving.proto\"\xf2\x01\n" +
+	" penstock/v1/config_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/resource.proto\x1a\x19penstock/v1/serving.proto\"\x93\x02\n" +
 	"\fApplyRequest\x12?\n" +
 	"\tresources\x18\x01 \x03(\v2\x15.penstock.v1.ResourceB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\tresources\x12\x18\n" +
 	"\adeletes\x18\x02 \x03(\tR\adeletes\x12%\n" +
 	"\tprune_set\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bpruneSet\x12+\n" +
 	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x123\n" +
-	"\aoptions\x18\x05 \x01(\v2\x19.penstock.v1.WriteOptionsR\aoptions\"p\n" +
+	"\aoptions\x18\x05 \x01(\v2\x19.penstock.v1.WriteOptionsR\aoptions\x12\x1f\n" +
+	"\vallow_empty\x18\x06 \x01(\bR\n" +
+	"allowEmpty\"p\n" +
 	"\rApplyResponse\x120\n" +
 	"\x06result\x18\x01 \x01(\v2\x18.penstock.v1.WriteResultR\x06result\x12-\n" +
 	"\achanges\x18\x02 \x03(\v2\x13.penstock.v1.ChangeR\achanges\"\x8f\x01\n" +
