@@ -60,5 +60,6 @@ func newRoot() *cobra.Command {
 		newVersionCommand(), newAuditCommand())
 	withEnvironment(root)
 	refuseUnknown(root)
+	completeNames(root)
 	return root
 }
