@@ -37,8 +37,8 @@ var places = map[Places]string{OnGateway: "a gateway", OnRoute: "a route", OnRul
 
 // Policy is one policy as the model knows it: a field of pb.Policies of type P. Each stands
 // in a folder of its own (gateway/policy/<name>, authn/<method>), beside what makes it
-// Envoy's, and gateway/policies lists them all. A function that is nil has nothing to do;
-// but what has no Explain is explained by its fields, so that nothing is in force unsaid.
+// Envoy's, and gateway/policies lists them all. A function that is nil has nothing to do.
+// gateway/explain prints a policy that it has no words for by its fields.
 type Policy[P proto.Message] struct {
 	// Name is the field of pb.Policies.
 	Name protoreflect.Name
@@ -117,6 +117,7 @@ type AnyPolicy interface {
 	warn(c *Check, m proto.Message)
 	warnEntry(e *Entry) []Problem
 	references(m proto.Message) []Reference
+	messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message])
 }
 
 // policyBase is what needs no P.
@@ -165,6 +166,17 @@ func (p *Policy[P]) references(m proto.Message) []Reference {
 		return nil
 	}
 	return p.References(m.(P))
+}
+
+func (p *Policy[P]) messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message]) {
+	v := p.Of(e)
+	if v.Merged.ProtoReflect().IsValid() {
+		merged = v.Merged
+	}
+	for _, l := range v.Levels {
+		levels = append(levels, Sourced[proto.Message]{l.Source, l.Value})
+	}
+	return merged, levels
 }
 
 // merge puts into e what the levels say of the policy, which is the field f of each.
@@ -240,6 +252,12 @@ func (e *Effective) InForce(yield func(AnyPolicy) bool) {
 			return
 		}
 	}
+}
+
+// Messages is what is in force of a policy, for those who do not know its type: merged, when
+// the nearer level wins (nil otherwise), and the levels, outermost first.
+func (e *Effective) Messages(p AnyPolicy) (merged proto.Message, levels []Sourced[proto.Message]) {
+	return p.messages(e)
 }
 
 // Protected reports whether a policy that protects (Union) is in force.

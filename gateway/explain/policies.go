@@ -32,11 +32,11 @@ func (x *explainer) policies(e *gateway.Entry) {
 	for _, h := range headers.Policy.Of(p).Levels {
 		x.policy("headers", headersText(h.Value), h.Source, "headers")
 	}
-	if e.Rule.GetForward() == nil {
-		return
+	if e.Rule.GetForward() != nil {
+		x.timeouts(e)
+		x.retries(e)
 	}
-	x.timeouts(e)
-	x.retries(e)
+	x.rest(e)
 }
 
 // policy adds one row. path is that of the field within the policies.
