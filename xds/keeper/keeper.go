@@ -247,8 +247,14 @@ func (k *Keeper) usable(now time.Time) error {
 	case len(k.state.types[xds.Listener]) == 0:
 		return errors.New("no configuration is kept yet")
 	}
-	// A clock that went back must not make a configuration young again; but it makes none old.
-	if age := now.Sub(k.state.contact); age > k.opt.MaxAge {
+	age := now.Sub(k.state.contact)
+	switch {
+	case age < -k.opt.MaxAge:
+		// A clock that was set back would make any configuration young again, and the
+		// certificate with it.
+		return fmt.Errorf("the clock of this machine is at least %s behind: it says %s, and the control plane was there on %s; set the clock, so that the age of the configuration is known",
+			(-age).Round(time.Second), now.Local().Format(time.DateTime), k.state.contact.Local().Format(time.DateTime))
+	case age > k.opt.MaxAge:
 		return fmt.Errorf("the configuration that is kept is %s old, and a proxy starts from none that is older than %s", age.Round(time.Second), k.opt.MaxAge)
 	}
 	cert, err := pki.ReadCertificate(k.opt.CertFile)
