@@ -46,8 +46,19 @@ func noteChange(ctx context.Context, name, before, after string) {
 	}
 }
 
+// empty reports whether nothing was changed.
+func (n *note) empty() bool {
+	if n == nil {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.objects) == 0
+}
+
 // record writes a record. What a known caller is refused is recorded ten times at
-// once and then once a second, so that nobody pushes the rest out of the log.
+// once and then once a second, so that nobody pushes the rest out of the log; see also
+// changedNothing.
 func (s *Service) record(id *Identity, action, verdict, reason string, n *note) error {
 	r := audit.Record{Identity: id.Name, Via: id.Via, From: id.From, Action: action, Verdict: verdict, Reason: reason}
 	if verdict == verdictRefused && !s.refusals.allowed(id.Name) {
@@ -82,9 +93,30 @@ func (s *Service) began(r rule) error {
 	return nil
 }
 
-// ended records a call that changes something, with its outcome.
+// changedNothing reports whether a call left everything as it was: everybody who is
+// known can make any number of those. After an error that may have come later, such as
+// UNAVAILABLE, it is not known.
+func changedNothing(r rule, n *note, err error) bool {
+	if !n.empty() {
+		return false
+	}
+	switch status.Code(err) {
+	case codes.OK:
+		return r.anybody
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		return true
+	}
+	return false
+}
+
+// ended records a call that changes something, with its outcome. Calls that changed
+// nothing are recorded as refusals are: ten at once and then one a second.
 func (s *Service) ended(id *Identity, r rule, action string, n *note, err error) {
-	switch code := status.Code(err); {
+	code := status.Code(err)
+	if r.writes && code != codes.PermissionDenied && changedNothing(r, n, err) && !s.refusals.allowed("nothing changed by "+id.Name) {
+		return
+	}
+	switch {
 	case code == codes.PermissionDenied:
 		_ = s.record(id, action, verdictRefused, status.Convert(err).Message(), n)
 	case !r.writes:

@@ -356,3 +356,40 @@ func TestMintIsARightOfItsOwn(t *testing.T) {
 		t.Errorf("verdicts %v", verdicts)
 	}
 }
+
+// TestAuditIsNotPushedOut: calls that change nothing, which everybody known may make,
+// push nobody's records out of the log, however many there are.
+func TestAuditIsNotPushedOut(t *testing.T) {
+	p := start(t, t.TempDir())
+	viewer := as(t, p, "looks", "viewer@*")
+	bad := resource(direct("r", "/r", "x"))
+	bad.GetRoute().Name = "not a name"
+	const calls = 100
+	for range calls {
+		if err := apply(t, viewer); err != nil {
+			t.Fatal(err)
+		}
+		if err := apply(t, viewer, bad); err == nil {
+			t.Fatal("it was taken")
+		}
+	}
+	audit := pb.NewAccessServiceClient(p.conn)
+	r, err := audit.ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:looks", Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.GetRecords()); n == 0 || n > calls/2 {
+		t.Errorf("%d records of %d calls that changed nothing", n, 2*calls)
+	}
+	// What changes something is recorded each time, and so is who fails with an outcome
+	// that is not known.
+	editor := as(t, p, "writes", "editor@default")
+	for i := range 20 {
+		if err := apply(t, editor, resource(direct(fmt.Sprint("r", i), "/r", "x"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err = audit.ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:writes", Limit: 1000}); err != nil || len(r.GetRecords()) != 20 {
+		t.Errorf("%d records of 20 changes, %v", len(r.GetRecords()), err)
+	}
+}
