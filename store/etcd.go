@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -136,6 +137,14 @@ func (s *etcdStore) admit(bytes int, state bool) error {
 		return nil
 	}
 	return s.embedded.space.admit(bytes, state)
+}
+
+// Refusing implements Store.
+func (s *etcdStore) Refusing() (since time.Time, err error) {
+	if s.embedded == nil {
+		return time.Time{}, nil
+	}
+	return s.embedded.space.refusing()
 }
 
 // Keys below the prefix.

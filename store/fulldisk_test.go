@@ -106,6 +106,11 @@ func TestFullDisk(t *testing.T) {
 	empty := fill(t, disk)
 	err := <-refused
 	wantNoSpace(t, "a commit while the disk is full", err)
+	since, err := s.Refusing()
+	wantNoSpace(t, "what the store says of itself", err)
+	if again, _ := s.Refusing(); since.IsZero() || !again.Equal(since) {
+		t.Errorf("refusing since %s, then since %s", since, again)
+	}
 	if list, err := s.Load(t.Context(), last); err != nil || len(list) == 0 {
 		t.Errorf("reading while the disk is full: %d, %v", len(list), err)
 	}
@@ -124,6 +129,9 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("a commit after there is space again: %v", err)
 	}
 	last = rev.Number
+	if _, err := s.Refusing(); err != nil {
+		t.Errorf("still refusing: %v", err)
+	}
 
 	empty = fill(t, disk)
 	if err := s.Close(); err != nil { // which writes the rest to the database

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"golang.org/x/sys/unix"
@@ -41,7 +42,8 @@ type space struct {
 	mu       sync.Mutex
 	reserved int64 // bytes of the database file that have space
 	low      bool
-	left     int // of lowState, while low
+	since    time.Time // that low is as it is
+	left     int       // of lowState, while low
 }
 
 func (s *space) database() string { return filepath.Join(s.dir, "etcd", "member", "snap", "db") }
@@ -51,15 +53,7 @@ func (s *space) database() string { return filepath.Join(s.dir, "etcd", "member"
 func (s *space) admit(bytes int, state bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.check()
-	if (err != nil) != s.low {
-		s.low, s.left = err != nil, lowState
-		if err != nil {
-			s.log.Error("store: changes are refused from now on; what is served stays", "error", err)
-		} else {
-			s.log.Info("store: there is space again, changes are taken from now on")
-		}
-	}
+	err := s.look()
 	if err == nil {
 		return nil
 	}
@@ -68,6 +62,30 @@ func (s *space) admit(bytes int, state bool) error {
 		return nil
 	}
 	return fmt.Errorf("store: %w; the change was refused and nothing was lost: free space, then repeat it", err)
+}
+
+// look is check, and notes and tells when that changes. It is called with mu held.
+func (s *space) look() error {
+	err := s.check()
+	if (err != nil) == s.low {
+		return err
+	}
+	s.low, s.left, s.since = err != nil, lowState, time.Now()
+	if err != nil {
+		s.log.Error("store: changes are refused from now on; what is served stays", "error", err)
+	} else {
+		s.log.Info("store: there is space again, changes are taken from now on")
+	}
+	return err
+}
+
+// refusing is why changes are refused now, and since when it is known; nil when they are
+// not.
+func (s *space) refusing() (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.look()
+	return s.since, err
 }
 
 // check is called with mu held.

@@ -126,6 +126,9 @@ type Store interface {
 	// deleted, and one at the beginning; signals that nobody waits for are merged.
 	// The channel is closed when ctx ends.
 	WatchState(ctx context.Context, prefix string) <-chan struct{}
+	// Refusing is why the store takes no changes at present (ErrNoSpace), and since when
+	// that is known; nil when it does. Of an external etcd only a change tells.
+	Refusing() (since time.Time, err error)
 	// Close ends all watches and, when etcd is embedded, stops it.
 	Close() error
 }

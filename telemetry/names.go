@@ -50,6 +50,8 @@ const (
 const (
 	// MetricControlRevision is the revision that this replica has.
 	MetricControlRevision = "penstock_control_revision"
+	// MetricStoreRefusing is 1 while the store takes no changes.
+	MetricStoreRefusing = "penstock_store_refusing_writes"
 	// MetricControlProxies is the number of connected proxies by LabelState.
 	MetricControlProxies = "penstock_control_proxies"
 	// MetricControlProblems is the number of things that are not served as written.

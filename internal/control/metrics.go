@@ -26,6 +26,11 @@ func (m collector) Collect(out chan<- prometheus.Metric) {
 	c := m.core
 	send(prometheus.GaugeValue, telemetry.MetricControlRevision, "Revision that this replica has.", float64(c.Snapshot().Revision()))
 	send(prometheus.GaugeValue, telemetry.MetricControlProblems, "Things that are not served as written.", float64(len(c.problems())))
+	refused := 0.0
+	if _, err := c.store.Refusing(); err != nil {
+		refused = 1
+	}
+	send(prometheus.GaugeValue, telemetry.MetricStoreRefusing, "1 while the store takes no changes, for lack of space.", refused)
 	proxies, instances := map[string]int{}, map[string]int{}
 	for _, p := range c.delivery.Proxies() {
 		proxies[p.State]++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -150,6 +151,9 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	for _, p := range c.problems() {
 		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.Object, Field: p.Field, Message: p.Message})
 	}
+	if since, err := c.store.Refusing(); err != nil {
+		out.Problems = append(out.Problems, refusing(since, err))
+	}
 	for _, f := range c.functions() {
 		if p := c.runners.notReady(f); p != nil && p.GetState() != stateStarting {
 			out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.GetObject(), Message: p.GetDetail()})
@@ -157,6 +161,11 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	}
 	slices.SortStableFunc(out.Problems, func(a, b *pb.ObjectProblem) int { return strings.Compare(a.GetObject(), b.GetObject()) })
 	return out, nil
+}
+
+// refusing says that no changes are taken.
+func refusing(since time.Time, err error) *pb.ObjectProblem {
+	return &pb.ObjectProblem{Object: "store", Message: fmt.Sprintf("refusing writes: %v (since %s); what is served stays", err, since.UTC().Format(time.RFC3339))}
 }
 
 // reportNow is the serving report of a revision without waiting.
