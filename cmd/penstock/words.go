@@ -100,8 +100,8 @@ func shorten(reason string) string {
 	if len(lines) == 0 {
 		return ""
 	}
-	line, whole := strings.CutSuffix(lines[0], "; last output:")
-	if len(lines) > 1 && !whole { // else the first line says it
+	line := strings.TrimSuffix(lines[0], "; last output:")
+	if len(lines) > 1 {
 		last := lines[len(lines)-1]
 		for _, l := range slices.Backward(lines) {
 			if strings.HasPrefix(strings.ToUpper(strings.TrimPrefix(l, "[")), "ERROR") {
@@ -109,7 +109,7 @@ func shorten(reason string) string {
 				break
 			}
 		}
-		if last != line {
+		if !strings.HasSuffix(line, strings.TrimPrefix(last, "[ERROR] ")) { // else the first line says it
 			line = strings.TrimRight(line, ": ") + ": … " + last
 		}
 	}
