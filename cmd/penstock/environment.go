@@ -159,14 +159,18 @@ func warnOfVariables(w io.Writer, root *cobra.Command, environ []string) {
 	}
 }
 
+// credentialVariables are how commands are told a credential.
+var credentialVariables = []string{"PENSTOCK_TOKEN", "PENSTOCK_TOKEN_FILE", "PENSTOCK_CERT_FILE", "PENSTOCK_KEY_FILE"}
+
 // dropVariables removes from the environment of this process what stands for flags: its
 // children, parts of Penstock, get theirs as arguments, and would take what was meant
-// for this process.
+// for this process. A credential for a control plane goes with them: it may be for another
+// one, and neither Envoy nor Jaeger needs it.
 func dropVariables(root *cobra.Command, environ []string) error {
 	all := variables(root)
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if all[name] == nil || name == toolbox.EnvDir {
+		if (all[name] == nil || name == toolbox.EnvDir) && !slices.Contains(credentialVariables, name) {
 			continue
 		}
 		if err := os.Unsetenv(name); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -161,4 +162,26 @@ func TestEnvironmentHelp(t *testing.T) {
 			t.Errorf("`penstock help environment` does not have %s of %s", name, c.CommandPath())
 		}
 	})
+}
+
+// TestDropVariables: what `up` starts gets neither its flags nor a credential.
+func TestDropVariables(t *testing.T) {
+	gone := append([]string{"PENSTOCK_API_LISTEN", "PENSTOCK_SERVER"}, credentialVariables...)
+	stay := []string{"PENSTOCK_TOOLS_DIR", "PENSTOCK_OF_SOMEBODY", "HTTPS_PROXY"}
+	for _, name := range append(gone, stay...) {
+		t.Setenv(name, "x")
+	}
+	if err := dropVariables(newRoot(), os.Environ()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range gone {
+		if v, ok := os.LookupEnv(name); ok {
+			t.Errorf("%s=%s is left", name, v)
+		}
+	}
+	for _, name := range stay {
+		if os.Getenv(name) != "x" {
+			t.Errorf("%s is gone", name)
+		}
+	}
 }
