@@ -15,6 +15,7 @@ type Answer struct {
 var (
 	BadHost        = Answer{"PK-EDGE-HOST", 400, "A request has one host: a name or an IP address, with or without a port from 1 to 65535."}
 	HostTooLong    = Answer{"PK-EDGE-HOST-LENGTH", 400, "The host is longer than 255 characters."}
+	Misdirected    = Answer{"PK-EDGE-MISDIRECTED", 421, "The TLS connection was made for another host, which has another certificate: make one for this host."}
 	BadScheme      = Answer{"PK-EDGE-SCHEME", 400, "The URL in the request has another scheme than the connection."}
 	BadMethod      = Answer{"PK-EDGE-METHOD", 405, "This method is not served: TRACE, CONNECT and methods that are not in capital letters are refused."}
 	BadPath        = Answer{"PK-EDGE-PATH", 400, "The path has a character or an escape that servers read in different ways: a control character, an overlong UTF-8 sequence, a '%' without two hexadecimal digits, or it does not start with a slash."}
@@ -53,7 +54,7 @@ var (
 // Answers lists every answer, for the documentation.
 func Answers() []Answer {
 	return []Answer{
-		BadHost, HostTooLong, BadScheme, BadMethod, BadPath, BadSlash, BadSemicolon, AmbiguousPath, BadHeaderName, TooManyHeaders, HeadersTooBig,
+		BadHost, HostTooLong, Misdirected, BadScheme, BadMethod, BadPath, BadSlash, BadSemicolon, AmbiguousPath, BadHeaderName, TooManyHeaders, HeadersTooBig,
 		BadProtocol, BadEncoding, OldProtocol, SlowHeaders, SlowRequest, BodyTooBig, Overloaded,
 		NoRoute, RoutesLoading, RouteBroken, Unauthenticated, RefusedToken, Forbidden, LimiterDown, NoEndpoint, BackendReset, BackendTimeout, BackendProtocol, Other,
 	}

@@ -27,6 +27,9 @@ type Edge struct {
 	// Scheme is what x-forwarded-proto says in every request: that of the connection.
 	// "" where proxies in front of the gateway may say it, or it is not known.
 	Scheme string
+	// StrictSNI serves the host only that the TLS connection was made for: the listener
+	// has several certificates, and which one a client saw follows from that name.
+	StrictSNI bool
 }
 
 // EdgeOf is the edge profile of a listener.
@@ -41,6 +44,7 @@ func EdgeOf(l *pb.Listener) Edge {
 	}
 	return Edge{
 		Scheme:         scheme,
+		StrictSNI:      len(l.GetTls().GetCertificates()) > 1,
 		KeepSlashes:    e.GetEncodedSlashes() == pb.EncodedSlashes_ENCODED_SLASHES_KEEP,
 		DecodeSlashes:  e.GetEncodedSlashes() == pb.EncodedSlashes_ENCODED_SLASHES_DECODE,
 		KeepSemicolons: e.GetSemicolons() == pb.Semicolons_SEMICOLONS_KEEP,

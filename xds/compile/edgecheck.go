@@ -11,12 +11,15 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// checkScripts are the scripts of the edge-check filters: none, unless the edge
-// profile of a listener keeps paths that can be read in two ways, or refuses header
-// names. They stand before everything that depends on the route. There are two for
+// checkScripts are the scripts of the edge-check filters: none, unless the listener has
+// several certificates, or its edge profile keeps paths that can be read in two ways or
+// refuses header names. They stand before everything that depends on the route. There are two for
 // paths because a script sees the route that was chosen before it ran, never another.
 func checkScripts(e gateway.Edge) []string {
 	var out []string
+	if e.StrictSNI {
+		out = append(out, sniScript)
+	}
 	if e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_REFUSE {
 		out = append(out, underscoreScript)
 	}
@@ -30,9 +33,25 @@ func checkScripts(e gateway.Edge) []string {
 // The statuses by which the local replies tell what the script refused; the client
 // gets another one.
 const (
-	saysAmbiguous  = "460"
-	saysHeaderName = "461"
+	saysAmbiguous   = "460"
+	saysHeaderName  = "461"
+	saysMisdirected = "462"
 )
+
+// sniScript refuses requests for another host than the one that the client named in the
+// TLS handshake, by which the certificate was chosen: what is asked of a client there,
+// and the certificate that it saw, are those of that host (RFC 9110, section 15.5.20).
+// A client that calls an IP address names none (RFC 6066, section 3). It is a script, as
+// the expressions of the edge filter cannot ignore case.
+const sniScript = `function envoy_on_request(handle)
+  local sni = string.lower(handle:streamInfo():requestedServerName())
+  local host = string.lower(handle:headers():get(":authority") or "")
+  local name = host:gsub(":%d+$", "")
+  local right = name == sni
+  if sni == "" then right = name:match("^[%d.]+$") or host:match("^%[") end
+  if not right then handle:respond({[":status"] = "` + saysMisdirected + `"}, "") end
+end
+`
 
 const underscoreScript = `function envoy_on_request(handle)
   for name in pairs(handle:headers()) do

@@ -44,7 +44,7 @@ func TestEnvoy(t *testing.T) {
 		{"Churn", testChurn},
 		{"Retries", testRetries},
 		{"Functions", testFunctions},
-		{"HTTPS", testHTTPS},
+		{"HTTPS", testHTTPS}, {"SNI", testSNI},
 		{"OnDemand", testOnDemand},
 		{"Trees", testTrees},
 	} {

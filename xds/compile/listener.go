@@ -5,6 +5,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -71,6 +72,13 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
 		},
 	}
+	if gateway.EdgeOf(l).StrictSNI {
+		// Nothing else tells the filters which name the client gave.
+		out.ListenerFilters = []*listenerv3.ListenerFilter{{
+			Name:       "envoy.filters.listener.tls_inspector",
+			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: p.Pack(&inspectorv3.TlsInspector{})},
+		}}
+	}
 	p.Check(out)
 	if err := p.Err(); err != nil {
 		return nil, err
@@ -115,7 +123,7 @@ func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay lay
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
 		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.Pack(earlyMutation(lay, name, e, v.settings.tracing())),
 	}}
-	m.LocalReplyConfig = localReplies(p)
+	m.LocalReplyConfig = localReplies(p, e)
 	m.Tracing = v.tracing(p)
 	if lay.kind == LayoutTable {
 		m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: name}}

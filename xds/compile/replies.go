@@ -72,6 +72,7 @@ var edgeReplies = []reply{
 	when(details("path_normalization_failed"), gateway.BadSlash),
 	when(details("lua_response")+" && response.code == "+saysAmbiguous, gateway.AmbiguousPath),
 	when(details("lua_response")+" && response.code == "+saysHeaderName, gateway.BadHeaderName),
+	when(details("lua_response")+" && response.code == "+saysMisdirected, gateway.Misdirected),
 	when(denied(manyHeaders)+" || "+details("http1.too_many_headers"), gateway.TooManyHeaders),
 	when(denied(bigHeaders)+" || "+details("http1.headers_too_large")+" || "+details("request_headers_too_large"), gateway.HeadersTooBig),
 	when(details("http1.https_url_on_plaintext_connection"), gateway.BadScheme),
@@ -112,7 +113,7 @@ var routeReplies = []reply{
 // localReplies gives what Envoy answers by itself a status, a code and a reason, as
 // a problem (RFC 9457); to gRPC clients as the text beside the status. What comes
 // from a backend, a route or the limiter stays as it is.
-func localReplies(p *packer) *hcmv3.LocalReplyConfig {
+func localReplies(p *packer, e gateway.Edge) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{}
 	add := func(condition string, r reply, format *corev3.SubstitutionFormatString, text string) {
 		m := mapper(p, condition, r.answer.Status)
@@ -123,6 +124,9 @@ func localReplies(p *packer) *hcmv3.LocalReplyConfig {
 		c.Mappers = append(c.Mappers, challenges(m, r.challenge))
 	}
 	for _, r := range edgeReplies {
+		if r.answer == gateway.Misdirected && !e.StrictSNI {
+			continue // nothing gives it, and a listener that does not change drains nothing
+		}
 		add("("+r.condition+") && "+isGRPC, r, nil, r.answer.Code+": "+r.answer.Detail)
 		add(r.condition, r, problem(r.answer), r.answer.Detail)
 	}

@@ -287,7 +287,9 @@ func (x *Listener) GetUploadTimeout() *durationpb.Duration {
 // ListenerTls names the certificates of an HTTPS listener.
 type ListenerTls struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Secrets of kind certificate, chosen by SNI.
+	// Secrets of kind certificate, chosen by SNI. With several of them a connection serves
+	// only the host that the client named in the TLS handshake, and answers for another
+	// one with 421 (RFC 9110, section 15.5.20); browsers then connect anew.
 	Certificates  []string `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

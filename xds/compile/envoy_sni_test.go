@@ -1,0 +1,137 @@
+package compile_test
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/xds"
+)
+
+// asked is a request over TLS: with this name in the handshake ("" for none), for this
+// host.
+type asked struct{ sni, host string }
+
+func (a asked) do(t *testing.T, port int, protocol string) (status int, body string) {
+	t.Helper()
+	conf := &tls.Config{ServerName: a.sni, InsecureSkipVerify: true, NextProtos: []string{protocol}}
+	tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: protocol == "h2"}
+	defer tr.CloseIdleConnections()
+	if a.sni == "" {
+		conf.ServerName = "127.0.0.1" // of an address no name is sent
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/x", port), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = a.host
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatalf("%+v: %v", a, err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || (res.ProtoMajor == 2) != (protocol == "h2") {
+		t.Fatalf("%+v: %s, %v", a, res.Proto, err)
+	}
+	return res.StatusCode, string(b)
+}
+
+// certificateSecret is a Secret with a certificate for names.
+func certificateSecret(t *testing.T, ca *pki.CA, name string, names ...string) string {
+	t.Helper()
+	cert, key, err := ca.Issue(pki.Request{SPIFFE: "spiffe://penstock.local/" + name, DNS: names, TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := json.Marshal(string(cert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := json.Marshal(string(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "---\nkind: Secret\nname: " + name + "\ncertificate: {chain: " + string(c) + ", private_key: " + string(k) + "}\n"
+}
+
+// testSNI: where a listener has several certificates, a connection that was made for
+// one host reaches no other; where it has one, every host that it serves.
+func testSNI(t *testing.T, r *rig) {
+	ca, err := pki.OpenCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := envoytest.FreePort(t)
+	defer func() { takesPort(t, port) }()
+	apply := func(certificates string, secrets ...string) {
+		t.Helper()
+		r.apply(t, r.objects(t, `
+kind: Gateway
+name: edge
+listeners: [{name: https, address: 127.0.0.1, port: PORT, protocol: HTTPS, tls: {certificates: [`+certificates+`]}}]
+`+strings.Join(secrets, "")+`
+---
+kind: Route
+name: a
+hostnames: [a.tls.example]
+rules: [{name: all, direct_response: {status: 200, body: a}}]
+---
+kind: Route
+name: b
+hostnames: [b.tls.example]
+rules: [{name: all, direct_response: {status: 200, body: b}}]
+---
+kind: Route
+name: wild
+hostnames: ["*.wild.example"]
+rules: [{name: all, direct_response: {status: 200, body: wild}}]
+---
+kind: Route
+name: rest
+rules: [{name: all, direct_response: {status: 200, body: rest}}]
+`, map[string]int{"PORT": port}))
+		r.open(t, port)
+	}
+	certA, certB := certificateSecret(t, ca, "cert-a", "a.tls.example"), certificateSecret(t, ca, "cert-b", "b.tls.example", "*.wild.example")
+	apply("cert-a, cert-b", certA, certB)
+	for a, want := range map[asked]string{
+		{"a.tls.example", "a.tls.example"}: "a", {"b.tls.example", "b.tls.example"}: "b",
+		{"a.tls.example", fmt.Sprintf("a.tls.example:%d", port)}: "a", {"a.tls.example", "A.TLS.Example"}: "a", {"A.TLS.example", "a.tls.example"}: "a",
+		{"a.tls.example", "a.tls.example."}: "a", {"x.wild.example", "x.wild.example"}: "wild", {"zz.tls.example", "zz.tls.example"}: "rest",
+		{"", "127.0.0.1"}: "rest", {"", fmt.Sprintf("127.0.0.1:%d", port)}: "rest", {"", "[::1]"}: "rest", {"", "[::1]:443"}: "rest",
+
+		{"a.tls.example", "b.tls.example"}: "421", {"b.tls.example", "a.tls.example"}: "421", {"zz.tls.example", "b.tls.example"}: "421",
+		{"a.tls.example", "B.TLS.EXAMPLE"}: "421", {"a.tls.example", "b.tls.example:443"}: "421", {"a.tls.example", "b.tls.example."}: "421",
+		{"tls.example", "tls.example.evil"}: "421", {"a.tls.example", "xa.tls.example"}: "421", {"x.wild.example", "y.wild.example"}: "421",
+		{"a", "a.tls.example"}: "421", {"a.tls.example", "127.0.0.1"}: "421", {"", "b.tls.example"}: "421", {"", "a.tls.example"}: "421", {"", "1.2.3.example"}: "421",
+		{".*", "b.tls.example"}: "421",
+	} {
+		for _, protocol := range []string{"http/1.1", "h2"} {
+			status, body := a.do(t, port, protocol)
+			if want == "421" {
+				if status != http.StatusMisdirectedRequest || !strings.Contains(body, "PK-EDGE-MISDIRECTED") {
+					t.Errorf("%s, handshake for %q, host %q: %d %s, want 421", protocol, a.sni, a.host, status, body)
+				}
+			} else if status != http.StatusOK || body != want {
+				t.Errorf("%s, handshake for %q, host %q: %d %s, want %s", protocol, a.sni, a.host, status, body, want)
+			}
+		}
+	}
+	before := r.last.Get(xds.Listener, "default/edge/https").Version
+	apply("cert-a, cert-b", certificateSecret(t, ca, "cert-a", "a.tls.example", "c.tls.example"), certB)
+	if r.last.Get(xds.Listener, "default/edge/https").Version != before {
+		t.Error("a new certificate changed the listener")
+	}
+	apply("cert-a", certA)
+	for _, a := range []asked{{"a.tls.example", "b.tls.example"}, {"", "b.tls.example"}} {
+		poll(t, "one certificate to serve all hosts", func() bool { status, body := a.do(t, port, "h2"); return status == 200 && body == "b" })
+	}
+}
