@@ -16,12 +16,7 @@ const Cluster = "penstock/limiter"
 // when it does not answer.
 var Proxies = &policy.Policy{
 	Model: Policy, Filters: []policy.Filter{openFilter, closedFilter}, Route: route,
-	GRPC: func(e *gateway.Effective) string {
-		if len(InForce(e)) == 0 {
-			return ""
-		}
-		return "count calls (rate_limit)"
-	},
+	GRPC: func(*gateway.Effective) string { return "count calls (rate_limit)" },
 }
 
 var openFilter, closedFilter = filter("penstock.v1.limit-open", false), filter("penstock.v1.limit-closed", true)
