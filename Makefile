@@ -80,6 +80,7 @@ bench-scaler:
 SEEDS ?= 100000
 soak: tools
 	PENSTOCK_SOAK=1 $(GO) test -count=1 -timeout 120m -v ./internal/soak
+	PENSTOCK_EXPLAIN=$(or $(SEED),1):2000 $(GO) test -count=1 -timeout 60m -run 'TestExplain$$' -v ./xds/compile
 	PENSTOCK_KILL_ROUNDS=500 $(GO) test -count=1 -timeout 60m -run Kill -v ./store
 sim:
 	$(GO) test -count=1 -timeout 60m -run Simulation ./xds/ledger -seeds $(SEEDS)

@@ -233,18 +233,28 @@ func (f *function) tell() {
 		return
 	}
 	var members []activate.Member
-	starting := false
-	var trouble *activate.Trouble
 	for _, g := range f.generations {
 		for _, s := range g.slots {
 			if s.ready() {
 				members = append(members, activate.Member{Instance: s.instance, Started: s.started, Ready: s.readyAt})
 			}
-			starting = starting || s.starting()
 			for _, m := range s.former {
 				if m.state == pb.InstanceState_INSTANCE_STATE_READY {
 					members = append(members, activate.Member{Instance: m.Instance, Started: m.started, Ready: m.readyAt})
 				}
+			}
+		}
+	}
+	f.scaled.activator.Set(members, f.trouble())
+}
+
+// trouble is why a scaled function will have no new instance soon; nil when one is being
+// started, or may be. The caller holds the manager's mu.
+func (f *function) trouble() (trouble *activate.Trouble) {
+	for _, g := range f.generations {
+		for _, s := range g.slots {
+			if s.starting() {
+				return nil
 			}
 			if !g.retired && s.state == pb.InstanceState_INSTANCE_STATE_BACKOFF && g.crash.count >= crashLoop {
 				trouble = g.crashes()
@@ -254,10 +264,7 @@ func (f *function) tell() {
 			trouble = t // a version before it could be started
 		}
 	}
-	if starting {
-		trouble = nil
-	}
-	f.scaled.activator.Set(members, trouble)
+	return trouble
 }
 
 // state is what the control plane is told of the function as a whole; nil: nothing.
@@ -276,12 +283,15 @@ func (f *function) state() *pb.FunctionState {
 			st.Revision = max(st.Revision, g.revision)
 		}
 	}
-	listener := f.apology
+	listener, trouble := f.apology, f.refusal()
+	st.Refusing = trouble != nil && (f.scaled == nil || !prepared)
 	if s := f.scaled; s != nil && s.activator != nil {
-		listener = s.activator
+		listener, trouble = s.activator, f.trouble()
 		st.Central, st.Wanted = s.central, uint32(max(0, s.last.Wanted))
 	}
-	st.Refusing = f.refusal() != nil && (f.scaled == nil || !prepared)
+	if trouble != nil {
+		st.Trouble = trouble.Text
+	}
 	if !prepared && !st.Refusing {
 		return nil
 	}

@@ -13,6 +13,9 @@ import (
 const (
 	DefaultMaxHeaders    = 100
 	DefaultMaxHeadersKiB = 60
+	// HeadersRoomKiB is how many KiB of headers Envoy reads beyond what is served, so that
+	// what is too large gets an answer in HTTP/2, too, and not a reset.
+	HeadersRoomKiB = 64
 )
 
 // Edge is the edge profile of a listener with its defaults filled in. Its zero value
@@ -62,6 +65,7 @@ func (e Edge) Keeps() bool { return e.KeepSlashes || e.KeepSemicolons || e.KeepR
 var (
 	encodedSlash     = regexp.MustCompile(`%2[fF]|%5[cC]`)
 	encodedSemicolon = regexp.MustCompile(`%3[bB]`)
+	semicolons       = regexp.MustCompile(`;|%3[bB]`)
 	parameters       = regexp.MustCompile(`;[^/]*`)
 	repeatedSlashes  = regexp.MustCompile(`//+`)
 	dotSegment       = regexp.MustCompile(`/\.\.?(/|$)`)

@@ -4,45 +4,67 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
+// through follows the request through the filters in front of a rule to what it does: the
+// token is verified, the limits are asked, and the guard has the last word on the token.
+func (x *explainer) through(h *gateway.Host, e *gateway.Entry) *pb.ExplainOutcome {
+	v := x.verdict
+	if !v.Passes && !v.ByGuard {
+		return x.refusedToken(e)
+	}
+	limits := x.limits(e)
+	var out *pb.ExplainOutcome
+	if v.Passes {
+		out = x.action(h, e)
+	} else {
+		out = x.refusedToken(e)
+	}
+	out.MayBe = append(limits, out.GetMayBe()...)
+	out.Certain = out.GetCertain() && len(limits) == 0
+	return out
+}
+
 // action says how the request goes on: to backends, or how it ends without one.
-func (x *explainer) action(e *gateway.Entry) {
+func (x *explainer) action(h *gateway.Host, e *gateway.Entry) *pb.ExplainOutcome {
 	if e.Problem != "" {
-		x.out.Outcome = "503 Service Unavailable: the rule cannot be served as written: " + e.Problem
-		return
+		return answered(byConfig, gateway.RouteBroken, "the rule cannot be served as written: %s", e.Problem)
 	}
 	switch a := e.Rule.GetAction().(type) {
 	case *pb.RouteRule_Redirect:
-		status := int(cmp.Or(a.Redirect.GetStatus(), gateway.DefaultRedirectStatus))
-		x.out.Outcome = fmt.Sprintf("%d %s", status, x.location(e.Match.GetPath(), a.Redirect))
+		status := cmp.Or(a.Redirect.GetStatus(), gateway.DefaultRedirectStatus)
+		to := x.location(h, e.Match.GetPath(), a.Redirect)
+		out := certain(byRedirect, status, "%d %s", status, to)
+		out.Location = to
+		return out
 	case *pb.RouteRule_DirectResponse:
-		status := int(a.DirectResponse.GetStatus())
-		x.out.Outcome = strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+		status := a.DirectResponse.GetStatus()
+		out := certain(byDirect, status, "%s", statusLine(status))
 		if body := a.DirectResponse.GetBody(); body != "" {
-			x.out.Outcome += fmt.Sprintf(": %q", body)
+			out.Text += fmt.Sprintf(": %q", body)
 		}
+		return out
 	case *pb.RouteRule_Forward:
-		x.backends(e)
+		return x.backends(e)
 	}
+	return answered(byConfig, gateway.RouteBroken, "rule %s has no action", e.RuleName)
 }
 
-// location is the target of a redirect. A client names the port in the Host when
-// the scheme has another.
-func (x *explainer) location(match *pb.PathMatch, d *pb.Redirect) string {
-	protocol := pb.ListenerProtocol_LISTENER_PROTOCOL_HTTP
-	if x.scheme == "https" {
-		protocol = pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS
-	}
-	to := gateway.RedirectTo(d, &pb.Listener{Port: x.port, Protocol: protocol}, x.request.Host)
+// location is the target of a redirect. A client names the port in the Host when the
+// scheme has another, and that port stays unless the redirect changes it.
+func (x *explainer) location(h *gateway.Host, match *pb.PathMatch, d *pb.Redirect) string {
+	to := gateway.RedirectTo(d, h.Listener, h.Hostname)
 	host, port := cmp.Or(to.Host, x.request.Host), to.Port
-	if port == 0 && to.Host == "" && x.port != gateway.SchemePort(x.scheme) {
-		port = x.port
+	switch {
+	case to.DropPort:
+		port = 0
+	case port == 0 && to.Host == "":
+		port = x.hostPort
 	}
 	if port != 0 {
 		host = fmt.Sprintf("%s:%d", host, port)
@@ -51,59 +73,141 @@ func (x *explainer) location(match *pb.PathMatch, d *pb.Redirect) string {
 	if to := d.GetPrefixRewrite(); to != "" {
 		path = gateway.RewritePrefix(match, path, to)
 	}
-	if x.request.Query != "" && !strings.Contains(path, "?") {
+	if x.hasQuery && !strings.Contains(path, "?") {
 		path += "?" + x.request.Query
 	}
-	return cmp.Or(d.GetScheme(), x.scheme) + "://" + host + path
+	return cmp.Or(d.GetScheme(), x.forwardedScheme(h.Listener)) + "://" + host + path
 }
 
-// backends lists the targets with their shares, and tells when none can answer.
-func (x *explainer) backends(e *gateway.Entry) {
+// forwardedScheme is the scheme of the request: that of the connection, unless a trusted
+// proxy in front of the gateway says another.
+func (x *explainer) forwardedScheme(l *pb.Listener) string {
+	if said := x.request.Headers["x-forwarded-proto"]; l.GetTrustedHops() > 0 && len(said) == 1 && (said[0] == "http" || said[0] == "https") {
+		return said[0]
+	}
+	return x.scheme
+}
+
+// backends lists the targets with their shares, and says how they answer: that of the
+// greatest share first.
+func (x *explainer) backends(e *gateway.Entry) *pb.ExplainOutcome {
 	var sum float64
 	for _, t := range e.Backends {
 		sum += float64(t.Weight)
 	}
-	var down []string
-	up := false
+	var first *pb.ExplainOutcome
+	var others []*pb.ExplainOutcome
+	greatest := uint32(0)
 	for _, t := range e.Backends {
 		b := &pb.ExplainBackend{Name: t.Name(), Subset: t.Subset, Port: t.Port, Percent: 100 * float64(t.Weight) / sum}
-		if t.Function == nil {
-			b.Endpoints = endpoints(t)
-			up = up || t.Weight > 0
-		} else if x.instances == nil {
-			up = true
-		} else {
-			b.Instances = x.instances(t.Name())
-			if ready(b.Instances) {
-				up = up || t.Weight > 0
-			} else {
-				down = append(down, t.Name())
-			}
-		}
 		x.out.Backends = append(x.out.Backends, b)
+		var o *pb.ExplainOutcome
+		if t.Function != nil {
+			o = x.function(t, b)
+		} else {
+			o = endpoints(t, b)
+		}
+		if t.Weight == 0 {
+			continue
+		}
+		if b.GetPercent() < 100 {
+			o.Text += fmt.Sprintf("; %.4g %% of the requests go there", b.GetPercent())
+		}
+		if t.Weight > greatest {
+			first, greatest = o, t.Weight
+		}
+		others = append(others, o)
 	}
-	if !up {
-		x.out.Outcome = "503 Service Unavailable: no instance is ready of " + strings.Join(down, ", ")
-	}
-}
-
-func ready(instances []*pb.Instance) bool {
-	for _, i := range instances {
-		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
-			return true
+	var may []*pb.ExplainOutcome
+	for _, o := range others {
+		if o != first {
+			o.Certain, may = false, append(may, o)
 		}
 	}
-	return false
+	first.Certain = first.GetCertain() && len(may) == 0
+	first.MayBe = append(may, x.failures(e)...)
+	return first
 }
 
-// endpoints are the addresses of a backend, of a subset if one is named.
-func endpoints(t gateway.Target) []string {
-	if d := t.Backend.GetDns(); d != nil {
-		return []string{fmt.Sprintf("%s:%d (all addresses of the name)", d.GetHostname(), d.GetPort())}
+// failures are what the client gets when backends do not answer as they should, which
+// nobody knows before.
+func (x *explainer) failures(e *gateway.Entry) []*pb.ExplainOutcome {
+	var backends, functions []string
+	for _, o := range x.out.GetBackends() {
+		switch {
+		case o.GetPercent() == 0:
+		case strings.Contains(o.GetName(), "/functions/"):
+			functions = append(functions, o.GetName())
+		case len(o.GetEndpoints()) > 0:
+			backends = append(backends, o.GetName())
+		}
 	}
-	var out []string
-	for _, e := range t.StaticEndpoints() {
-		out = append(out, net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort())))
+	var out []*pb.ExplainOutcome
+	if len(backends) > 0 {
+		names := strings.Join(backends, " or ")
+		out = append(out,
+			may(byBackend, gateway.BackendReset, "no endpoint of %s takes the connection, or it ends too early; proxies see that, the control plane does not", names),
+			may(byBackend, gateway.NoEndpoint, "proxies know no address of %s that takes connections", names),
+			may(byBackend, gateway.BackendProtocol, "%s answers with what is not HTTP", names))
+	}
+	if len(functions) > 0 {
+		out = append(out, possible(byFunction, 503, "503 Service Unavailable: %s has no room or cannot start; the header x-penstock-error says why", strings.Join(functions, " or ")))
+	}
+	if d, _ := gateway.RequestTimeout(timeout.Policy.Of(e.Policies).Merged, e.Backends); d > 0 {
+		out = append(out, may(map[bool]pb.ExplainDecider{true: byBackend, false: byFunction}[len(backends) > 0], gateway.BackendTimeout, "the response has not begun after %s", short(d)))
 	}
 	return out
+}
+
+// endpoints adds the addresses of a backend, of a subset if one is named, and says how it
+// answers.
+func endpoints(t gateway.Target, b *pb.ExplainBackend) *pb.ExplainOutcome {
+	if d := t.Backend.GetDns(); d != nil {
+		b.Endpoints = []string{fmt.Sprintf("%s:%d (all addresses of the name)", d.GetHostname(), d.GetPort())}
+	}
+	for _, e := range t.StaticEndpoints() {
+		b.Endpoints = append(b.Endpoints, net.JoinHostPort(e.GetAddress(), fmt.Sprint(e.GetPort())))
+	}
+	if len(b.GetEndpoints()) == 0 {
+		return answered(byBackend, gateway.NoEndpoint, "%s has no endpoint%s", t.Name(), ofPart(t))
+	}
+	return possible(byBackend, 200, "200 by %s, or the status that it answers with", t.Name())
+}
+
+// ofPart names the part of a backend that a target is.
+func ofPart(t gateway.Target) string {
+	switch {
+	case t.Subset != "":
+		return fmt.Sprintf(" in subset %q", t.Subset)
+	case t.Port != 0:
+		return fmt.Sprintf(" on port %d", t.Port)
+	}
+	return ""
+}
+
+// function adds the instances of a function and says how it answers.
+func (x *explainer) function(t gateway.Target, b *pb.ExplainBackend) *pb.ExplainOutcome {
+	name := t.Name()
+	if x.known.Function == nil {
+		return possible(byFunction, 200, "200 by %s, or the status that it answers with; whether it runs is not known here", name)
+	}
+	f := x.known.Function(name)
+	b.Instances = f.Instances
+	ready := 0
+	for _, i := range f.Instances {
+		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
+			ready++
+		}
+	}
+	switch {
+	case f.Nowhere != "":
+		return may(byFunction, gateway.NoEndpoint, "nothing takes requests of %s: %s", name, f.Nowhere)
+	case f.StandIn != "":
+		return possible(byFunction, 200, "200 by %s, or the status that it answers with: it serves until %s is ready", f.StandIn, name)
+	case ready > 0:
+		return possible(byFunction, 200, "200 by %s, or the status that it answers with", name)
+	case f.Trouble != "":
+		return possible(byFunction, 503, "503 Service Unavailable by the activator of %s: %s", name, f.Trouble)
+	}
+	return possible(byFunction, 200, "200 by the activator of %s: the first request starts an instance, which answers", name)
 }

@@ -1,18 +1,18 @@
-// Package explain says what would happen to a request, and why, from the model
-// alone: which listener takes it, which host and rule serve it, what each policy
-// does and where it was written, where the request may go, and why no other rule
-// serves it. No request is sent.
+// Package explain says what a client gets for a request, and why, from the model alone:
+// which listener takes it, which host and rule serve it, what each policy does and where
+// it is attached, where the request may go, and why no other rule serves it. No request is
+// sent. What it foresees is compared with the answers of a real Envoy, over generated
+// configurations and requests, in xds/compile.
 package explain
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"maps"
-	"net/http"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -21,86 +21,95 @@ import (
 // there are.
 const maxMisses = 1000
 
-// Explain follows one request through a snapshot. instances returns the instances
-// of a function by its full name; nil when they are not known, as without a control
-// plane. A request that cannot be understood is explained by the outcome.
-// ExplainListener.layout is for the caller to fill: the model does not know how
+// Known is what a control plane knows beside the configuration.
+type Known struct {
+	// Function says how requests reach a function, or a version of one, by its full name.
+	// nil: that is not known.
+	Function func(name string) Function
+	// Now is the time at which tokens are judged; zero: the present.
+	Now time.Time
+}
+
+// Function is how requests reach a function.
+type Function struct {
+	// Instances are those that a runner has, ready or not.
+	Instances []*pb.Instance
+	// Activator: what comes while no instance is free is held until one is.
+	Activator bool
+	// Trouble is why callers get 503 with the reason; "" for none.
+	Trouble string
+	// StandIn is the version that serves in the place of this one; "" for none.
+	StandIn string
+	// Nowhere is why nothing takes requests; "" when something does.
+	Nowhere string
+}
+
+// Explain follows one request through a snapshot. Without known it says nothing of
+// functions but their names. A request that cannot be understood is explained by the
+// outcome. ExplainListener.layout is for the caller to fill: the model does not know how
 // hosts are laid out in xDS.
-func Explain(s *gateway.Snapshot, req *pb.ExplainRequest, instances func(function string) []*pb.Instance) *pb.ExplainResponse {
-	x := &explainer{snapshot: s, instances: instances, out: &pb.ExplainResponse{Revision: s.Revision()}}
+func Explain(s *gateway.Snapshot, req *pb.ExplainRequest, known *Known) *pb.ExplainResponse {
+	x := &explainer{snapshot: s, out: &pb.ExplainResponse{Revision: s.Revision()}}
+	if known != nil {
+		x.known = *known
+	}
+	if x.known.Now.IsZero() {
+		x.known.Now = time.Now()
+	}
 	x.project = cmp.Or(req.GetProject(), "default")
 	if err := x.parse(req); err != nil {
-		x.out.Outcome = "not sent: " + err.Error()
+		x.out.Outcome = certain(notSent, 0, "not sent: %v", err)
 		return x.out
 	}
-	x.run()
+	x.out.Outcome = x.run()
+	x.forGRPC(x.out.GetOutcome())
 	return x.out
 }
 
 type explainer struct {
-	snapshot  *gateway.Snapshot
-	instances func(string) []*pb.Instance
-	project   string
-	scheme    string
-	port      uint32
-	request   gateway.Request
-	// badHost is why every listener refuses the host, if they do.
-	badHost error
-	rawPath string
-	out     *pb.ExplainResponse
+	snapshot *gateway.Snapshot
+	known    Known
+	project  string
+	scheme   string
+	// port is that of the connection, hostPort that of the Host; 0: it names none.
+	port, hostPort uint32
+	request        gateway.Request
+	hasQuery       bool
+	// badHost is why every listener refuses the host; nil when they do not.
+	badHost *gateway.EdgeError
+	// noAuthority: Envoy refuses it by itself, before it looks at the path.
+	noAuthority bool
+	rawPath     string
+	// size is that of all headers, hostSize that of the Host as it was sent, in bytes.
+	size, hostSize int
+	out            *pb.ExplainResponse
 	// edgeRows say what the edge does to the headers.
 	edgeRows []string
+	// verdict is on the request's token, providers are what it was judged by.
+	verdict   jwt.Verdict
+	providers []*jwt.Provider
 	// more counts misses beyond maxMisses.
 	more int
 }
 
-// parse turns the request into what the edge would see.
-func (x *explainer) parse(req *pb.ExplainRequest) error {
-	scheme, rest, ok := strings.Cut(req.GetUrl(), "://")
-	x.scheme = strings.ToLower(scheme)
-	if !ok || x.scheme != "http" && x.scheme != "https" {
-		return fmt.Errorf("%q is not an absolute URL: write it as http://host:port/path", req.GetUrl())
-	}
-	// Everything is taken as it would be sent: net/url decodes, and refuses what the
-	// edge has a reason of its own for.
-	rest, _, _ = strings.Cut(rest, "#")
-	rest, x.request.Query, _ = strings.Cut(rest, "?")
-	x.rawPath = "/"
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		rest, x.rawPath = rest[:i], rest[i:]
-	}
-	var port uint32
-	x.request.Host, port, x.badHost = gateway.CanonicalHost(rest[strings.LastIndexByte(rest, '@')+1:])
-	x.port = cmp.Or(port, gateway.SchemePort(x.scheme))
-	x.request.Method = cmp.Or(req.GetMethod(), http.MethodGet)
-	x.request.Headers = map[string][]string{}
-	for k, v := range req.GetHeaders() {
-		k = strings.ToLower(k)
-		x.request.Headers[k] = append(x.request.Headers[k], v)
-	}
-	return nil
-}
-
-func (x *explainer) run() {
-	if x.badHost != nil {
-		x.out.Outcome = x.badHost.Error()
-		return
-	}
+func (x *explainer) run() *pb.ExplainOutcome {
 	g, l, h := x.listener()
 	if l == nil {
-		return
+		return x.noListener()
 	}
 	x.out.Listener = &pb.ExplainListener{
 		Gateway: g.GetName(), Listener: l.GetName(),
 		Address: fmt.Sprintf("%s:%d", bracket(gateway.ListenerAddress(l)), l.GetPort()),
 	}
-	if reason := x.edge(gateway.EdgeOf(l)); reason != "" {
-		x.out.Outcome = reason
-		return
+	if refusal := x.edge(gateway.EdgeOf(l)); refusal != nil {
+		return refusal
+	}
+	profile := gateway.EdgeOf(l)
+	if _, ok := profile.Reading(x.request.Path); !ok {
+		return x.ambiguous()
 	}
 	if h == nil {
-		x.out.Outcome = fmt.Sprintf("404 no host: no route serves %q here; there are %s", x.request.Host, hostList(x.snapshot.Hosts(g.GetName(), l.GetName())))
-		return
+		return answered(byMatch, gateway.NoRoute, "no host: no route serves %q here; there are %s", x.request.Host, hostList(x.snapshot.Hosts(g.GetName(), l.GetName())))
 	}
 	x.out.Host = h.Hostname
 	e := h.Find(&x.request)
@@ -109,13 +118,11 @@ func (x *explainer) run() {
 	if x.more > 0 {
 		x.out.NotMatched = append(x.out.NotMatched, &pb.ExplainMiss{Reason: fmt.Sprintf("and %d more rules", x.more)})
 	}
-	if profile := gateway.EdgeOf(l); profile.Ambiguous(h, &x.request, e) {
-		x.out.Outcome = fmt.Sprintf("400 Bad Request: %q could be read in two ways that lead to different rules, with what the listener keeps in paths and without (%s)", x.request.Path, gateway.AmbiguousPath.Code)
-		return
+	if profile.Ambiguous(h, &x.request, e) {
+		return x.ambiguous()
 	}
 	if e == nil {
-		x.out.Outcome = fmt.Sprintf("404 no route: no rule of host %q matches", h.Hostname)
-		return
+		return x.noRule(h)
 	}
 	x.out.Rule = &pb.ExplainRule{
 		Route: e.Route.GetName(), Rule: e.RuleName, Origin: e.Route.GetMetadata().GetOrigin(),
@@ -124,55 +131,32 @@ func (x *explainer) run() {
 	for _, row := range x.edgeRows {
 		x.policy("edge", row, gateway.Source{}, "")
 	}
+	x.judge(e)
 	x.policies(e)
-	x.action(e)
+	return x.through(h, e)
 }
 
-// edge is the answer of the proxy before any route is looked at; "" when it passes.
-func (x *explainer) edge(e gateway.Edge) string {
-	path, err := e.NormalizePath(x.rawPath)
-	if r, ok := errors.AsType[*gateway.EdgeError](err); ok && (r.Answer == gateway.BadProtocol || r.Answer == gateway.BadSlash) {
-		return err.Error()
-	}
-	if m := x.request.Method; m == http.MethodTrace || m == http.MethodConnect {
-		return fmt.Sprintf("405 Method Not Allowed: the edge refuses %s (%s)", m, gateway.BadMethod.Code)
-	} else if strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
-		return fmt.Sprintf("405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method %q; methods are written in capital letters (%s)", m, gateway.BadMethod.Code)
-	}
-	if err != nil {
-		return err.Error()
-	}
-	x.request.Path = path
-	return x.headers(e)
+func (x *explainer) ambiguous() *pb.ExplainOutcome {
+	return answered(byEdge, gateway.AmbiguousPath, "%q could be read in two ways that lead to different rules, with what the listener keeps in paths and without", x.request.Path)
 }
 
-// headers changes the headers as the edge does, and says why it refuses them.
-func (x *explainer) headers(e gateway.Edge) string {
-	if n := len(x.request.Headers); n > int(e.MaxHeaders) {
-		return fmt.Sprintf("431 Request Header Fields Too Large: %d headers, and the listener takes %d (%s)", n, e.MaxHeaders, gateway.TooManyHeaders.Code)
-	}
-	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
-		switch {
-		case !strings.Contains(name, "_") || e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_ALLOW:
-		case e.Underscores == pb.HeaderUnderscores_HEADER_UNDERSCORES_REFUSE:
-			return fmt.Sprintf("400 Bad Request: the edge refuses header names with _ (%s) (%s)", name, gateway.BadHeaderName.Code)
-		default:
-			x.changed("%s is dropped: the edge removes headers with _ in their name", name)
-			delete(x.request.Headers, name)
+// noRule is the answer when no rule of a host matches: for the method alone, or at all.
+func (x *explainer) noRule(h *gateway.Host) *pb.ExplainOutcome {
+	var methods []string
+	for _, e := range h.Entries {
+		for _, m := range e.Match.GetMethods() {
+			other := x.request
+			other.Method = m
+			if e.Matches(&other) && !slices.Contains(methods, m) {
+				methods = append(methods, m)
+			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(x.request.Headers)) {
-		if why := e.Removed(name); why != "" {
-			x.changed("%s: %s", name, why)
-			delete(x.request.Headers, name)
-		}
+	if len(methods) > 0 {
+		slices.Sort(methods)
+		return answered(byMethod, gateway.NoRoute, "no route: host %q serves this path for %s, not for %s", h.Hostname, strings.Join(methods, " and "), x.request.Method)
 	}
-	return ""
-}
-
-// changed notes what the edge does to the request.
-func (x *explainer) changed(format string, args ...any) {
-	x.edgeRows = append(x.edgeRows, fmt.Sprintf(format, args...))
+	return answered(byMatch, gateway.NoRoute, "no route: no rule of host %q matches", h.Hostname)
 }
 
 // listener chooses the listener of the URL's scheme and port. Of several, in
@@ -182,12 +166,10 @@ func (x *explainer) listener() (*pb.Gateway, *pb.Listener, *gateway.Host) {
 	var g *pb.Gateway
 	var l *pb.Listener
 	var h *gateway.Host
-	var others []string
 	for _, o := range x.snapshot.List(gateway.KindGateways, x.project) {
 		gw := o.(*pb.Gateway)
 		for _, li := range gw.GetListeners() {
 			if scheme(li) != x.scheme || li.GetPort() != x.port {
-				others = append(others, fmt.Sprintf("%s://…:%d (%s of %s)", scheme(li), li.GetPort(), li.GetName(), gw.GetName()))
 				continue
 			}
 			host := x.snapshot.Host(gw.GetName(), li.GetName(), x.request.Host)
@@ -196,14 +178,22 @@ func (x *explainer) listener() (*pb.Gateway, *pb.Listener, *gateway.Host) {
 			}
 		}
 	}
-	if l == nil {
-		there := "project " + x.project + " has no gateway"
-		if len(others) > 0 {
-			there = "there are " + strings.Join(others, ", ")
-		}
-		x.out.Outcome = fmt.Sprintf("no listener: nothing listens for %s on port %d; %s", x.scheme, x.port, there)
-	}
 	return g, l, h
+}
+
+// noListener is the outcome of a request to a port at which nothing listens.
+func (x *explainer) noListener() *pb.ExplainOutcome {
+	var others []string
+	for _, o := range x.snapshot.List(gateway.KindGateways, x.project) {
+		for _, li := range o.(*pb.Gateway).GetListeners() {
+			others = append(others, fmt.Sprintf("%s://…:%d (%s of %s)", scheme(li), li.GetPort(), li.GetName(), o.GetName()))
+		}
+	}
+	there := "project " + x.project + " has no gateway"
+	if len(others) > 0 {
+		there = "there are " + strings.Join(others, ", ")
+	}
+	return certain(byListener, 0, "no listener: nothing listens for %s on port %d; %s", x.scheme, x.port, there)
 }
 
 // specificity orders hosts that serve one request: exact, longest wildcard, "*".
@@ -246,75 +236,4 @@ func hostList(hosts []*gateway.Host) string {
 		names = append(names, h.Hostname)
 	}
 	return strings.Join(names, ", ")
-}
-
-// misses says of every other rule of the host why it does not serve the request.
-func (x *explainer) misses(h *gateway.Host, served *gateway.Entry) {
-	after := false
-	for _, e := range h.Entries {
-		if e == served {
-			after = true
-		}
-		// Another match of the rule that serves would change nothing.
-		if served != nil && e.Rule == served.Rule {
-			continue
-		}
-		reason := gateway.Mismatch(e.Match, &x.request)
-		if reason == "" && after {
-			reason = fmt.Sprintf("stands behind: it matches, but %s, rule %s comes first (%s)",
-				served.Route.GetName(), served.RuleName, precedence(served, e))
-		}
-		x.miss(e, reason)
-	}
-}
-
-func (x *explainer) miss(e *gateway.Entry, reason string) {
-	if len(x.out.NotMatched) >= maxMisses {
-		x.more++
-		return
-	}
-	if len(e.Rule.GetMatches()) > 1 {
-		reason = fmt.Sprintf("matches[%d]: %s", e.MatchIndex, reason)
-	}
-	x.out.NotMatched = append(x.out.NotMatched, &pb.ExplainMiss{
-		Route: e.Route.GetName(), Rule: e.RuleName, Origin: e.Route.GetMetadata().GetOrigin(), Reason: reason,
-	})
-}
-
-// precedence says why one matching entry comes before another.
-func precedence(first, second *gateway.Entry) string {
-	listed := func(e *gateway.Entry) bool { return e.Route.GetRuleOrder() == pb.RuleOrder_RULE_ORDER_AS_LISTED }
-	switch {
-	case listed(first) && !listed(second):
-		return "routes with rule_order AS_LISTED come before the others"
-	case listed(first) && first.Route == second.Route:
-		return "it is listed before"
-	case listed(first):
-		return "by the names of the routes"
-	case gateway.MoreSpecific(first.Match, second.Match):
-		return gateway.DescribeMatch(first.Match) + " is more specific than " + gateway.DescribeMatch(second.Match)
-	case first.Route != second.Route:
-		return "both are equally specific, and the name of its route comes first"
-	}
-	return "both are equally specific, and it is written first"
-}
-
-// lessSpecific names rules that would match, but whose host is less specific.
-func (x *explainer) lessSpecific(served *gateway.Host) {
-	for _, h := range x.snapshot.Hosts(served.Gateway.GetName(), served.Listener.GetName()) {
-		if h == served || !covers(h.Hostname, x.request.Host) {
-			continue
-		}
-		for _, e := range h.Entries {
-			also := slices.ContainsFunc(served.Entries, func(o *gateway.Entry) bool { return o.Rule == e.Rule })
-			if !also && e.Matches(&x.request) {
-				x.miss(e, fmt.Sprintf("it matches, but for host %q; the request is served by %q alone, which is more specific", h.Hostname, served.Hostname))
-			}
-		}
-	}
-}
-
-func covers(pattern, host string) bool {
-	suffix, wild := strings.CutPrefix(pattern, "*")
-	return pattern == host || wild && strings.HasSuffix(host, suffix) && len(host) > len(suffix)
 }

@@ -39,16 +39,16 @@ func golden(t *testing.T, file string) {
 		t.Fatal(err)
 	}
 	var s *gateway.Snapshot
-	var instances func(string) []*pb.Instance
+	var known *Known
 	for i, f := range ar.Files {
 		switch f.Name {
 		case "config":
 			s = snapshot(t, string(f.Data))
 		case "instances":
-			instances = decodeInstances(t, string(f.Data))
+			known = decodeInstances(t, string(f.Data))
 		default:
 			req := requestOf(t, f.Name)
-			got := text(Explain(s, req, instances))
+			got := text(Explain(s, req, known))
 			if *update {
 				ar.Files[i].Data = []byte(got)
 			} else if got != string(f.Data) {
@@ -91,7 +91,9 @@ func snapshot(t *testing.T, text string) *gateway.Snapshot {
 	return policies.Model().Build(nil, 42, c)
 }
 
-func decodeInstances(t *testing.T, text string) func(string) []*pb.Instance {
+// decodeInstances reads what is known of functions: one without an instance has an
+// activator.
+func decodeInstances(t *testing.T, text string) *Known {
 	t.Helper()
 	byFunction := map[string][]*pb.Instance{}
 	for _, p := range paragraphs(text) {
@@ -101,7 +103,7 @@ func decodeInstances(t *testing.T, text string) func(string) []*pb.Instance {
 		}
 		byFunction[i.GetFunction()] = append(byFunction[i.GetFunction()], i)
 	}
-	return func(f string) []*pb.Instance { return byFunction[f] }
+	return &Known{Function: func(name string) Function { return Function{Instances: byFunction[name], Activator: true} }}
 }
 
 func requestOf(t *testing.T, line string) *pb.ExplainRequest {
@@ -143,8 +145,13 @@ func text(r *pb.ExplainResponse) string {
 			fmt.Fprintf(&b, "         %s %s:%d %s\n", i.GetId(), i.GetAddress(), i.GetPort(), i.GetState())
 		}
 	}
-	if r.GetOutcome() != "" {
-		fmt.Fprintf(&b, "outcome  %s\n", r.GetOutcome())
+	o := r.GetOutcome()
+	fmt.Fprintf(&b, "outcome  %s\n", o.GetText())
+	if p := o.GetPolicy(); p != nil {
+		fmt.Fprintf(&b, "         by %s, from %s%s\n", p.GetPolicy(), p.GetFrom(), origin(p.GetOrigin()))
+	}
+	for _, m := range o.GetMayBe() {
+		fmt.Fprintf(&b, "or       %s\n", m.GetText())
 	}
 	for _, m := range r.GetNotMatched() {
 		fmt.Fprintf(&b, "not      %s of %s%s\n         %s\n", m.GetRule(), m.GetRoute(), origin(m.GetOrigin()), m.GetReason())
@@ -192,8 +199,8 @@ func FuzzExplain(f *testing.F) {
 	f.Add("", "http://a.x:0/../..//", "a_b", "")
 	f.Fuzz(func(t *testing.T, method, url, header, value string) {
 		r := Explain(s, &pb.ExplainRequest{Method: method, Url: url, Headers: map[string]string{header: value}}, nil)
-		if r.GetOutcome() == "" && r.GetRule() == nil {
-			t.Errorf("%q %q: neither a rule nor an outcome", method, url)
+		if r.GetOutcome().GetText() == "" || r.GetOutcome().GetDecidedBy() == 0 {
+			t.Errorf("%q %q: no outcome", method, url)
 		}
 	})
 }
@@ -221,13 +228,50 @@ func TestEdgeForms(t *testing.T) {
 		{"GET", "http://x.test:8080/secure", "302 https://x.test/secure"},
 		{"GET", "http://x.test:8080/away", "302 http://other.test/away"},
 		{"GET", "http://x.test:8080/port", "302 http://x.test:81/port"},
-		{"delete", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "delete"; methods are written in capital letters (PK-EDGE-METHOD)`},
-		{"trace", "http://x.test/move", `405 Method Not Allowed (400 Bad Request in HTTP/1.1): the edge refuses the method "trace"; methods are written in capital letters (PK-EDGE-METHOD)`},
+		{"delete", "http://x.test/move", `400 Bad Request: HTTP/1.1 carries no method "delete" here; over HTTP/2 the edge and the routes decide (PK-EDGE-PROTOCOL)`},
+		{"trace", "http://x.test/move", `400 Bad Request: HTTP/1.1 carries no method "trace" here; over HTTP/2 the edge and the routes decide (PK-EDGE-PROTOCOL)`},
 		{"TRACE", "http://x.test/move", "405 Method Not Allowed: the edge refuses TRACE (PK-EDGE-METHOD)"},
-		{"M-SEARCH", "http://x.test/move", "302 http://x.test/z"},
+		{"M-SEARCH", "http://x.test/move", `400 Bad Request: HTTP/1.1 carries no method "M-SEARCH" here; over HTTP/2 the edge and the routes decide (PK-EDGE-PROTOCOL)`},
 	} {
-		if got := Explain(s, &pb.ExplainRequest{Method: c.method, Url: c.url}, nil).GetOutcome(); got != c.want {
+		if got := Explain(s, &pb.ExplainRequest{Method: c.method, Url: c.url}, nil).GetOutcome().GetText(); got != c.want {
 			t.Errorf("%s %s: %s, want %s", c.method, c.url, got, c.want)
+		}
+	}
+}
+
+// TestFunctions: what callers of a function get, whatever it does, and never 503 for one
+// that the first request starts.
+func TestFunctions(t *testing.T) {
+	const name = "projects/default/functions/f"
+	s := policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
+		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "http", Port: 80}}},
+		&pb.Function{Name: name, Source: "f", Contract: &pb.Function_Server{Server: &pb.ServerContract{Command: []string{"./f"}}}},
+		&pb.Route{Name: "projects/default/routes/r", Rules: []*pb.RouteRule{{
+			Action: &pb.RouteRule_Forward{Forward: &pb.Forward{Backends: []*pb.WeightedBackend{{Backend: "functions/f"}}}},
+		}}},
+	}})
+	ready := []*pb.Instance{{Function: name, State: pb.InstanceState_INSTANCE_STATE_READY}}
+	for _, c := range []struct {
+		known  *Known
+		f      Function
+		status uint32
+		text   string
+	}{
+		{nil, Function{}, 200, "200 by " + name + ", or the status that it answers with; whether it runs is not known here"},
+		{&Known{}, Function{Activator: true}, 200, "200 by the activator of " + name + ": the first request starts an instance, which answers"},
+		{&Known{}, Function{Activator: true, Instances: []*pb.Instance{{State: pb.InstanceState_INSTANCE_STATE_STARTING}}}, 200, "200 by the activator of " + name + ": the first request starts an instance, which answers"},
+		{&Known{}, Function{Instances: ready}, 200, "200 by " + name + ", or the status that it answers with"},
+		{&Known{}, Function{Activator: true, Instances: ready, Trouble: "of another instance"}, 200, "200 by " + name + ", or the status that it answers with"},
+		{&Known{}, Function{Activator: true, Trouble: "exit code 7"}, 503, "503 Service Unavailable by the activator of " + name + ": exit code 7"},
+		{&Known{}, Function{StandIn: name + "@3"}, 200, "200 by " + name + "@3, or the status that it answers with: it serves until " + name + " is ready"},
+		{&Known{}, Function{Nowhere: "no runner is connected"}, 503, "503 Service Unavailable: nothing takes requests of " + name + ": no runner is connected (PK-BACKEND-NONE)"},
+	} {
+		if c.known != nil {
+			c.known.Function = func(string) Function { return c.f }
+		}
+		o := Explain(s, &pb.ExplainRequest{Url: "http://a/"}, c.known).GetOutcome()
+		if o.GetText() != c.text || o.GetStatus() != c.status || o.GetDecidedBy() != byFunction || o.GetCertain() {
+			t.Errorf("%+v: %v", c.f, o)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,14 +19,18 @@ import (
 // call, how often, then what the router does.
 func (x *explainer) policies(e *gateway.Entry) {
 	p := e.Policies
-	for _, a := range jwt.InForce(p) {
-		x.policy("authentication.jwt", x.jwt(a), a.Source, "authentication.jwt")
+	for i, a := range jwt.InForce(p) {
+		x.policy("authentication.jwt", x.jwt(a, x.providers[i]), a.Source, "authentication.jwt")
 	}
 	if len(jwt.InForce(p)) == 0 {
 		x.policy("authentication", "none: anybody may call", gateway.Source{}, "")
 	}
 	for _, r := range ratelimit.InForce(p) {
-		x.policy("rate_limit", limitText(r.Value), r.Source, "rate_limit")
+		text := limitText(r.Value)
+		if !limited(e) {
+			text += "; not asked here, since no backend is behind this rule"
+		}
+		x.policy("rate_limit", text, r.Source, "rate_limit")
 	}
 	for _, h := range headers.Policy.Of(p).Levels {
 		x.policy("headers", headersText(h.Value), h.Source, "headers")
@@ -41,12 +44,16 @@ func (x *explainer) policies(e *gateway.Entry) {
 
 // policy adds one row. path is that of the field within the policies.
 func (x *explainer) policy(name, summary string, from gateway.Source, path string) {
+	x.out.Policies = append(x.out.Policies, policyRow(name, summary, from, path))
+}
+
+func policyRow(name, summary string, from gateway.Source, path string) *pb.ExplainPolicy {
 	row := &pb.ExplainPolicy{Policy: name, Summary: summary, From: "default"}
 	if from.Object != nil {
 		row.From = from.Object.GetName() + ": " + from.Path + "." + path
 		row.Origin = from.Object.GetMetadata().GetOrigin()
 	}
-	x.out.Policies = append(x.out.Policies, row)
+	return row
 }
 
 func (x *explainer) timeouts(e *gateway.Entry) {
@@ -139,84 +146,12 @@ func word(enum, prefix string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(enum, prefix), "_", "-"))
 }
 
-// bearerToken is where a route takes a token from (authn/jwt); the token itself, which
-// is not checked here, may be a placeholder.
-var bearerToken = regexp.MustCompile(`^(?i:bearer) +[A-Za-z0-9_.-]+$`)
-
-func (x *explainer) jwt(a gateway.Sourced[*pb.JwtAuthentication]) string {
-	j := a.Value
-	var b strings.Builder
-	fmt.Fprintf(&b, "a token of issuer %q for audience %s", j.GetIssuer(), strings.Join(quoted(j.GetAudiences()), " or "))
-	if k, ok := j.GetKeys().(*pb.JwtAuthentication_JwksSecret); ok {
-		name := k.JwksSecret
-		if a.Source.Object != nil {
-			if project, _, _, err := gateway.KindOf(a.Source.Object.GetName()); err == nil {
-				name = gateway.Resolve(project, gateway.KindSecrets, name)
-			}
-		}
-		b.WriteString(", checked with " + name)
-	} else {
-		b.WriteString(", checked with the keys written there")
-	}
-	lifetime := gateway.DefaultMaxLifetime
-	if d := j.GetMaxLifetime(); d != nil {
-		lifetime = d.AsDuration()
-	}
-	fmt.Fprintf(&b, ", valid for at most %s", short(lifetime))
-	if len(j.GetConsumers()) > 0 {
-		b.WriteString("; only of consumer " + strings.Join(j.GetConsumers(), " or "))
-	}
-	for _, c := range j.GetClaimHeaders() {
-		fmt.Fprintf(&b, "; claim %s becomes header %s", c.GetClaim(), c.GetHeader())
-	}
-	sent := x.request.Headers["authorization"]
-	switch {
-	case len(sent) == 1 && bearerToken.MatchString(sent[0]):
-		b.WriteString("; this request brings a token, which is not checked here")
-	case len(sent) > 0:
-		b.WriteString("; this request's Authorization is not one Bearer token: 401")
-	case j.GetOptional():
-		b.WriteString("; optional: this request brings none and passes as nobody")
-	default:
-		b.WriteString("; this request brings none: 401")
-	}
-	return b.String()
-}
-
 func quoted(list []string) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
 		out[i] = fmt.Sprintf("%q", s)
 	}
 	return out
-}
-
-func limitText(l *pb.RateLimit) string {
-	whose := map[pb.RateLimitKey]string{
-		pb.RateLimitKey_RATE_LIMIT_KEY_ADDRESS: "for each client address",
-		pb.RateLimitKey_RATE_LIMIT_KEY_SHARED:  "for all together",
-	}[l.GetKey()]
-	if whose == "" {
-		whose = "for each consumer, or client address without one"
-	}
-	how := "at an even rate"
-	if l.GetAlgorithm() == pb.RateLimitAlgorithm_RATE_LIMIT_ALGORITHM_FIXED_WINDOW {
-		how = "in each fixed window"
-	} else {
-		burst := l.GetBurst()
-		if burst == 0 {
-			burst = l.GetRequests()
-		}
-		how += fmt.Sprintf(" with a burst of %d", burst)
-	}
-	text := fmt.Sprintf("%q: %d requests in %s %s, %s; then 429", l.GetName(), l.GetRequests(), short(l.GetWindow().AsDuration()), whose, how)
-	if l.GetShadow() {
-		text += "; shadow: counted, but let pass"
-	}
-	if l.GetOnFailure() == pb.RateLimitFailure_RATE_LIMIT_FAILURE_CLOSED {
-		return text + "; 503 when the limiter cannot be reached"
-	}
-	return text + "; passes when the limiter cannot be reached"
 }
 
 func headersText(h *pb.HeadersPolicy) string {

@@ -37,7 +37,7 @@ var rules = []rule{
 	{tree: "gateway/policies", may: []string{"gateway", "gateway/policy", "authn", "xds/policy"}, never: kubernetes,
 		why: "the list of policies knows them and nothing else"},
 	{tree: "gateway/explain", may: []string{"gateway", "gateway/policy", "authn"}, never: kubernetes,
-		why: "explain works from the model"},
+		why: "explain works from the model, and judges tokens by what the proxies get of each method"},
 	{tree: "gateway", may: []string{"internal/cow", "internal/suggest", "functions/scale"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the model knows neither Envoy nor where resources come from; what a scale means is said once, by the scaler"},
 	{tree: "xds/compile/salvage", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),

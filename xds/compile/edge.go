@@ -28,9 +28,6 @@ const (
 	// cookieLines is how many lines of headers a request of HTTP/2 may have for its
 	// cookies, beside the others: Envoy counts both together and resets the stream.
 	cookieLines = 500
-	// sizeRoom is how many KiB of headers Envoy reads beyond what is served, so that
-	// what is too large gets an answer in HTTP/2, too, and not a reset.
-	sizeRoom = 64
 )
 
 // edgeProfile are the settings of Envoy's "edge proxy" best practices, hardened where
@@ -85,7 +82,7 @@ func edgeProfile(l *pb.Listener, e gateway.Edge) *hcmv3.HttpConnectionManager {
 			MaxInboundPriorityFramesPerStream:            u32(100),
 			MaxInboundWindowUpdateFramesPerDataFrameSent: u32(10),
 		},
-		MaxRequestHeadersKb:   u32(e.MaxHeadersKiB + sizeRoom),
+		MaxRequestHeadersKb:   u32(e.MaxHeadersKiB + gateway.HeadersRoomKiB),
 		RequestHeadersTimeout: durationpb.New(10 * time.Second),
 		RequestTimeout:        durationpb.New(300 * time.Second),
 		// Of requests that have no route yet: every route that forwards has its own.

@@ -42,7 +42,7 @@ func testQuery(t *testing.T, r *rig) {
 		a := r.do(t, port, "GET", "a.x.test"+target)
 		x := explain.Explain(r.snapshot, &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.x.test:%d%s", port, target)}, nil)
 		if (a.status == 200) != want || outcome(t, x) != a.status {
-			t.Errorf("%q as %s: %d, want a match: %t; explain says %q", values[i], raw, a.status, want, x.GetOutcome())
+			t.Errorf("%q as %s: %d, want a match: %t; explain says %q", values[i], raw, a.status, want, x.GetOutcome().GetText())
 		}
 	}
 	for i, v := range values {

@@ -41,7 +41,7 @@ rules:
 				t.Errorf("%s: %s: %d %s, want %s", layout, path, a.status, a.header.Get("location"), want)
 			}
 			x := explain.Explain(r.snapshot, &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.x.test:%d%s", port, path)}, nil)
-			_, foreseen, _ := strings.Cut(x.GetOutcome(), " ")
+			foreseen := x.GetOutcome().GetLocation()
 			if strings.Replace(foreseen, fmt.Sprintf("a.x.test:%d", port), "a.x.test", 1) != want {
 				t.Errorf("%s: %s: explain says %q, want %s", layout, path, x.GetOutcome(), want)
 			}

@@ -12,6 +12,7 @@ import (
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
@@ -279,7 +280,7 @@ func (c *hostCompiler) noRoute() *routev3.Route {
 
 func unavailable(e *gateway.Entry, why string) *routev3.Route_DirectResponse {
 	d := directResponse(gateway.RouteBroken.Status, fmt.Sprintf("%s (%s): %s", e.Route.GetName(), e.RuleName, why))
-	d.DirectResponse.BodyFormat = problem(gateway.RouteBroken)
+	d.DirectResponse.BodyFormat = problemOf(gateway.RouteBroken, structpb.NewNumberValue(float64(gateway.RouteBroken.Status)))
 	return d
 }
 

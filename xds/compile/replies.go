@@ -174,13 +174,19 @@ func inline(text string) *corev3.DataSource {
 
 // problem is the body of an answer, with the text of the reply as its detail.
 func problem(a gateway.Answer) *corev3.SubstitutionFormatString {
+	return problemOf(a, structpb.NewStringValue("%RESPONSE_CODE%"))
+}
+
+// problemOf is problem with a status of its own: a route that answers by itself has no
+// RESPONSE_CODE yet when its body is made.
+func problemOf(a gateway.Answer, status *structpb.Value) *corev3.SubstitutionFormatString {
 	text := structpb.NewStringValue
 	return &corev3.SubstitutionFormatString{
 		ContentType: "application/problem+json",
 		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"type":   text("about:blank"),
 			"title":  text(cmp.Or(http.StatusText(int(a.Status)), "Error")),
-			"status": text("%RESPONSE_CODE%"),
+			"status": status,
 			"code":   text(a.Code),
 			"detail": text("%LOCAL_REPLY_BODY%"),
 		}}},

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	ratelimitcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -38,6 +39,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/socket"
+	"github.com/penstock-gateway/penstock/ratelimit"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -434,10 +436,18 @@ func (l *limiter) ShouldRateLimit(_ context.Context, req *ratelimitv3.RateLimitR
 	}
 	l.calls = append(l.calls, req)
 	code := ratelimitv3.RateLimitResponse_OK
-	if l.over {
+	if l.over && !onlyShadows(req) {
 		code = ratelimitv3.RateLimitResponse_OVER_LIMIT
 	}
 	return &ratelimitv3.RateLimitResponse{OverallCode: code}, nil
+}
+
+// onlyShadows reports whether all limits of a call only count, as the real limiter has it.
+func onlyShadows(req *ratelimitv3.RateLimitRequest) bool {
+	return !slices.ContainsFunc(req.GetDescriptors(), func(d *ratelimitcommonv3.RateLimitDescriptor) bool {
+		spec, err := ratelimit.ParseSpec(d.GetEntries()[0].GetValue())
+		return err != nil || !spec.Shadow
+	})
 }
 
 // take returns the calls since the last take, each as "domain" and for each

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/explain"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -97,8 +98,8 @@ type Core interface {
 	Status(ctx context.Context) (*pb.GetStatusResponse, error)
 	// Layout tells how a host of a listener is laid out in xDS, for Explain.
 	Layout(gateway, listener, hostname string) string
-	// Instances returns the instances of a function, or of all when it is "".
-	Instances(function string) []*pb.Instance
+	// Known is what Explain takes from the control plane beside the configuration.
+	Known() *explain.Known
 }
 
 // Register adds all configuration services to a gRPC server.

@@ -142,7 +142,7 @@ type explainService struct {
 }
 
 func (s *explainService) Explain(_ context.Context, r *pb.ExplainRequest) (*pb.ExplainResponse, error) {
-	e := explain.Explain(s.core.Snapshot(), r, s.core.Instances)
+	e := explain.Explain(s.core.Snapshot(), r, s.core.Known())
 	if l := e.GetListener(); l != nil {
 		l.Layout = s.core.Layout(l.GetGateway(), l.GetListener(), e.GetHost())
 	}

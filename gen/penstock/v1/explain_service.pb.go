@@ -23,6 +23,99 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ExplainDecider is the part of the way at which the outcome of a request is decided.
+type ExplainDecider int32
+
+const (
+	// Not set.
+	ExplainDecider_EXPLAIN_DECIDER_UNSPECIFIED ExplainDecider = 0
+	// The request cannot be sent: the URL is not absolute.
+	ExplainDecider_EXPLAIN_DECIDER_NOT_SENT ExplainDecider = 1
+	// Nothing listens there.
+	ExplainDecider_EXPLAIN_DECIDER_LISTENER ExplainDecider = 2
+	// The edge profile of the listener.
+	ExplainDecider_EXPLAIN_DECIDER_EDGE ExplainDecider = 3
+	// No route matches.
+	ExplainDecider_EXPLAIN_DECIDER_ROUTE_MATCH ExplainDecider = 4
+	// A route would match, but not with this method.
+	ExplainDecider_EXPLAIN_DECIDER_METHOD ExplainDecider = 5
+	// Authentication.
+	ExplainDecider_EXPLAIN_DECIDER_AUTHENTICATION ExplainDecider = 6
+	// A limit.
+	ExplainDecider_EXPLAIN_DECIDER_LIMIT ExplainDecider = 7
+	// The rule cannot be served as it is written.
+	ExplainDecider_EXPLAIN_DECIDER_CONFIGURATION ExplainDecider = 8
+	// The rule is a redirect.
+	ExplainDecider_EXPLAIN_DECIDER_REDIRECT ExplainDecider = 9
+	// The rule answers directly.
+	ExplainDecider_EXPLAIN_DECIDER_DIRECT_RESPONSE ExplainDecider = 10
+	// A backend answers, or cannot.
+	ExplainDecider_EXPLAIN_DECIDER_BACKEND ExplainDecider = 11
+	// A function answers, or cannot.
+	ExplainDecider_EXPLAIN_DECIDER_FUNCTION ExplainDecider = 12
+)
+
+// Enum value maps for ExplainDecider.
+var (
+	ExplainDecider_name = map[int32]string{
+		0:  "EXPLAIN_DECIDER_UNSPECIFIED",
+		1:  "EXPLAIN_DECIDER_NOT_SENT",
+		2:  "EXPLAIN_DECIDER_LISTENER",
+		3:  "EXPLAIN_DECIDER_EDGE",
+		4:  "EXPLAIN_DECIDER_ROUTE_MATCH",
+		5:  "EXPLAIN_DECIDER_METHOD",
+		6:  "EXPLAIN_DECIDER_AUTHENTICATION",
+		7:  "EXPLAIN_DECIDER_LIMIT",
+		8:  "EXPLAIN_DECIDER_CONFIGURATION",
+		9:  "EXPLAIN_DECIDER_REDIRECT",
+		10: "EXPLAIN_DECIDER_DIRECT_RESPONSE",
+		11: "EXPLAIN_DECIDER_BACKEND",
+		12: "EXPLAIN_DECIDER_FUNCTION",
+	}
+	ExplainDecider_value = map[string]int32{
+		"EXPLAIN_DECIDER_UNSPECIFIED":     0,
+		"EXPLAIN_DECIDER_NOT_SENT":        1,
+		"EXPLAIN_DECIDER_LISTENER":        2,
+		"EXPLAIN_DECIDER_EDGE":            3,
+		"EXPLAIN_DECIDER_ROUTE_MATCH":     4,
+		"EXPLAIN_DECIDER_METHOD":          5,
+		"EXPLAIN_DECIDER_AUTHENTICATION":  6,
+		"EXPLAIN_DECIDER_LIMIT":           7,
+		"EXPLAIN_DECIDER_CONFIGURATION":   8,
+		"EXPLAIN_DECIDER_REDIRECT":        9,
+		"EXPLAIN_DECIDER_DIRECT_RESPONSE": 10,
+		"EXPLAIN_DECIDER_BACKEND":         11,
+		"EXPLAIN_DECIDER_FUNCTION":        12,
+	}
+)
+
+func (x ExplainDecider) Enum() *ExplainDecider {
+	p := new(ExplainDecider)
+	*p = x
+	return p
+}
+
+func (x ExplainDecider) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExplainDecider) Descriptor() protoreflect.EnumDescriptor {
+	return file_penstock_v1_explain_service_proto_enumTypes[0].Descriptor()
+}
+
+func (ExplainDecider) Type() protoreflect.EnumType {
+	return &file_penstock_v1_explain_service_proto_enumTypes[0]
+}
+
+func (x ExplainDecider) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExplainDecider.Descriptor instead.
+func (ExplainDecider) EnumDescriptor() ([]byte, []int) {
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{0}
+}
+
 // ExplainRequest is the request to follow.
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -30,10 +123,12 @@ type ExplainRequest struct {
 	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
 	// Absolute URL.
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	// Request headers, lower case.
+	// Request headers. "host" is that of the request, in the place of the one in the URL.
 	Headers map[string]string `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Project. Default "default".
-	Project       string `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	Project string `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	// Further header lines, each as "name: value". A name may come several times.
+	HeaderLines   []string `protobuf:"bytes,5,rep,name=header_lines,json=headerLines,proto3" json:"header_lines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +191,13 @@ func (x *ExplainRequest) GetProject() string {
 	return ""
 }
 
+func (x *ExplainRequest) GetHeaderLines() []string {
+	if x != nil {
+		return x.HeaderLines
+	}
+	return nil
+}
+
 // ExplainResponse is the way of the request.
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -111,10 +213,10 @@ type ExplainResponse struct {
 	Backends []*ExplainBackend `protobuf:"bytes,5,rep,name=backends,proto3" json:"backends,omitempty"`
 	// Rules of the same host that stand before or did not match, with the reason.
 	NotMatched []*ExplainMiss `protobuf:"bytes,6,rep,name=not_matched,json=notMatched,proto3" json:"not_matched,omitempty"`
-	// How it ends without a backend: "404 no route", "302 https://…".
-	Outcome string `protobuf:"bytes,7,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// The revision that was looked at.
-	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the client gets.
+	Outcome       *ExplainOutcome `protobuf:"bytes,9,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,16 +293,137 @@ func (x *ExplainResponse) GetNotMatched() []*ExplainMiss {
 	return nil
 }
 
-func (x *ExplainResponse) GetOutcome() string {
+func (x *ExplainResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetOutcome() *ExplainOutcome {
 	if x != nil {
 		return x.Outcome
+	}
+	return nil
+}
+
+// ExplainOutcome is what the client gets, and who decides so.
+type ExplainOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One line: the status, and why.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// The HTTP status. 0 when there is no answer: the request cannot be sent, or nothing
+	// listens. Of a backend or function that answers by itself it is 200, and may_be
+	// says what else it depends on.
+	Status uint32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Who decides.
+	DecidedBy ExplainDecider `protobuf:"varint,3,opt,name=decided_by,json=decidedBy,proto3,enum=penstock.v1.ExplainDecider" json:"decided_by,omitempty"`
+	// Whether the status is certain: it follows from the request and the configuration
+	// alone. An outcome that is not is what happens unless one of may_be does.
+	Certain bool `protobuf:"varint,4,opt,name=certain,proto3" json:"certain,omitempty"`
+	// The code of an answer of the gateway's own, such as "PK-AUTH-TOKEN"; see docs/answers.md.
+	Code string `protobuf:"bytes,5,opt,name=code,proto3" json:"code,omitempty"`
+	// The policy that decides, with where it is attached; unset when none does.
+	Policy *ExplainPolicy `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Where a redirect leads.
+	Location string `protobuf:"bytes,7,opt,name=location,proto3" json:"location,omitempty"`
+	// What else may happen, in order of the way of the request, each with what it depends on.
+	MayBe []*ExplainOutcome `protobuf:"bytes,8,rep,name=may_be,json=mayBe,proto3" json:"may_be,omitempty"`
+	// The gRPC status that a gRPC client gets, with HTTP status 200, in the place of status.
+	GrpcStatus    uint32 `protobuf:"varint,9,opt,name=grpc_status,json=grpcStatus,proto3" json:"grpc_status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainOutcome) Reset() {
+	*x = ExplainOutcome{}
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainOutcome) ProtoMessage() {}
+
+func (x *ExplainOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainOutcome.ProtoReflect.Descriptor instead.
+func (*ExplainOutcome) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ExplainOutcome) GetText() string {
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
 
-func (x *ExplainResponse) GetRevision() int64 {
+func (x *ExplainOutcome) GetStatus() uint32 {
 	if x != nil {
-		return x.Revision
+		return x.Status
+	}
+	return 0
+}
+
+func (x *ExplainOutcome) GetDecidedBy() ExplainDecider {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ExplainDecider_EXPLAIN_DECIDER_UNSPECIFIED
+}
+
+func (x *ExplainOutcome) GetCertain() bool {
+	if x != nil {
+		return x.Certain
+	}
+	return false
+}
+
+func (x *ExplainOutcome) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ExplainOutcome) GetPolicy() *ExplainPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ExplainOutcome) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *ExplainOutcome) GetMayBe() []*ExplainOutcome {
+	if x != nil {
+		return x.MayBe
+	}
+	return nil
+}
+
+func (x *ExplainOutcome) GetGrpcStatus() uint32 {
+	if x != nil {
+		return x.GrpcStatus
 	}
 	return 0
 }
@@ -223,7 +446,7 @@ type ExplainListener struct {
 
 func (x *ExplainListener) Reset() {
 	*x = ExplainListener{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +458,7 @@ func (x *ExplainListener) String() string {
 func (*ExplainListener) ProtoMessage() {}
 
 func (x *ExplainListener) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +471,7 @@ func (x *ExplainListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainListener.ProtoReflect.Descriptor instead.
 func (*ExplainListener) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExplainListener) GetGateway() string {
@@ -296,7 +519,7 @@ type ExplainRule struct {
 
 func (x *ExplainRule) Reset() {
 	*x = ExplainRule{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +531,7 @@ func (x *ExplainRule) String() string {
 func (*ExplainRule) ProtoMessage() {}
 
 func (x *ExplainRule) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +544,7 @@ func (x *ExplainRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRule.ProtoReflect.Descriptor instead.
 func (*ExplainRule) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainRule) GetRoute() string {
@@ -369,7 +592,7 @@ type ExplainPolicy struct {
 
 func (x *ExplainPolicy) Reset() {
 	*x = ExplainPolicy{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +604,7 @@ func (x *ExplainPolicy) String() string {
 func (*ExplainPolicy) ProtoMessage() {}
 
 func (x *ExplainPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +617,7 @@ func (x *ExplainPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicy.ProtoReflect.Descriptor instead.
 func (*ExplainPolicy) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{4}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainPolicy) GetPolicy() string {
@@ -446,7 +669,7 @@ type ExplainBackend struct {
 
 func (x *ExplainBackend) Reset() {
 	*x = ExplainBackend{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +681,7 @@ func (x *ExplainBackend) String() string {
 func (*ExplainBackend) ProtoMessage() {}
 
 func (x *ExplainBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +694,7 @@ func (x *ExplainBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainBackend.ProtoReflect.Descriptor instead.
 func (*ExplainBackend) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{5}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExplainBackend) GetName() string {
@@ -533,7 +756,7 @@ type ExplainMiss struct {
 
 func (x *ExplainMiss) Reset() {
 	*x = ExplainMiss{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +768,7 @@ func (x *ExplainMiss) String() string {
 func (*ExplainMiss) ProtoMessage() {}
 
 func (x *ExplainMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +781,7 @@ func (x *ExplainMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMiss.ProtoReflect.Descriptor instead.
 func (*ExplainMiss) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{6}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExplainMiss) GetRoute() string {
@@ -593,16 +816,17 @@ var File_penstock_v1_explain_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\n" +
-	"!penstock/v1/explain_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1apenstock/v1/function.proto\x1a\x1apenstock/v1/metadata.proto\"\xf6\x01\n" +
+	"!penstock/v1/explain_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1apenstock/v1/function.proto\x1a\x1apenstock/v1/metadata.proto\"\xa4\x02\n" +
 	"\x0eExplainRequest\x12,\n" +
 	"\x06method\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f2\r^[A-Z]{0,32}$R\x06method\x12\x1c\n" +
 	"\x03url\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80@R\x03url\x12B\n" +
 	"\aheaders\x18\x03 \x03(\v2(.penstock.v1.ExplainRequest.HeadersEntryR\aheaders\x12\x18\n" +
-	"\aproject\x18\x04 \x01(\tR\aproject\x1a:\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\x12,\n" +
+	"\fheader_lines\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\vheaderLines\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x03\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\blistener\x18\x01 \x01(\v2\x1c.penstock.v1.ExplainListenerR\blistener\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12,\n" +
@@ -610,9 +834,21 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\bpolicies\x18\x04 \x03(\v2\x1a.penstock.v1.ExplainPolicyR\bpolicies\x127\n" +
 	"\bbackends\x18\x05 \x03(\v2\x1b.penstock.v1.ExplainBackendR\bbackends\x129\n" +
 	"\vnot_matched\x18\x06 \x03(\v2\x18.penstock.v1.ExplainMissR\n" +
-	"notMatched\x12\x18\n" +
-	"\aoutcome\x18\a \x01(\tR\aoutcome\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision\"y\n" +
+	"notMatched\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x125\n" +
+	"\aoutcome\x18\t \x01(\v2\x1b.penstock.v1.ExplainOutcomeR\aoutcomeJ\x04\b\a\x10\b\"\xcb\x02\n" +
+	"\x0eExplainOutcome\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\rR\x06status\x12:\n" +
+	"\n" +
+	"decided_by\x18\x03 \x01(\x0e2\x1b.penstock.v1.ExplainDeciderR\tdecidedBy\x12\x18\n" +
+	"\acertain\x18\x04 \x01(\bR\acertain\x12\x12\n" +
+	"\x04code\x18\x05 \x01(\tR\x04code\x122\n" +
+	"\x06policy\x18\x06 \x01(\v2\x1a.penstock.v1.ExplainPolicyR\x06policy\x12\x1a\n" +
+	"\blocation\x18\a \x01(\tR\blocation\x122\n" +
+	"\x06may_be\x18\b \x03(\v2\x1b.penstock.v1.ExplainOutcomeR\x05mayBe\x12\x1f\n" +
+	"\vgrpc_status\x18\t \x01(\rR\n" +
+	"grpcStatus\"y\n" +
 	"\x0fExplainListener\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
 	"\blistener\x18\x02 \x01(\tR\blistener\x12\x18\n" +
@@ -639,7 +875,22 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\x05route\x18\x01 \x01(\tR\x05route\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12+\n" +
 	"\x06origin\x18\x03 \x01(\v2\x13.penstock.v1.OriginR\x06origin\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason2n\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*\xa4\x03\n" +
+	"\x0eExplainDecider\x12\x1f\n" +
+	"\x1bEXPLAIN_DECIDER_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18EXPLAIN_DECIDER_NOT_SENT\x10\x01\x12\x1c\n" +
+	"\x18EXPLAIN_DECIDER_LISTENER\x10\x02\x12\x18\n" +
+	"\x14EXPLAIN_DECIDER_EDGE\x10\x03\x12\x1f\n" +
+	"\x1bEXPLAIN_DECIDER_ROUTE_MATCH\x10\x04\x12\x1a\n" +
+	"\x16EXPLAIN_DECIDER_METHOD\x10\x05\x12\"\n" +
+	"\x1eEXPLAIN_DECIDER_AUTHENTICATION\x10\x06\x12\x19\n" +
+	"\x15EXPLAIN_DECIDER_LIMIT\x10\a\x12!\n" +
+	"\x1dEXPLAIN_DECIDER_CONFIGURATION\x10\b\x12\x1c\n" +
+	"\x18EXPLAIN_DECIDER_REDIRECT\x10\t\x12#\n" +
+	"\x1fEXPLAIN_DECIDER_DIRECT_RESPONSE\x10\n" +
+	"\x12\x1b\n" +
+	"\x17EXPLAIN_DECIDER_BACKEND\x10\v\x12\x1c\n" +
+	"\x18EXPLAIN_DECIDER_FUNCTION\x10\f2n\n" +
 	"\x0eExplainService\x12\\\n" +
 	"\aExplain\x12\x1b.penstock.v1.ExplainRequest\x1a\x1c.penstock.v1.ExplainResponse\"\x16\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/v1/explainBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
@@ -655,37 +906,44 @@ func file_penstock_v1_explain_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_explain_service_proto_rawDescData
 }
 
-var file_penstock_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_penstock_v1_explain_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_penstock_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_penstock_v1_explain_service_proto_goTypes = []any{
-	(*ExplainRequest)(nil),  // 0: penstock.v1.ExplainRequest
-	(*ExplainResponse)(nil), // 1: penstock.v1.ExplainResponse
-	(*ExplainListener)(nil), // 2: penstock.v1.ExplainListener
-	(*ExplainRule)(nil),     // 3: penstock.v1.ExplainRule
-	(*ExplainPolicy)(nil),   // 4: penstock.v1.ExplainPolicy
-	(*ExplainBackend)(nil),  // 5: penstock.v1.ExplainBackend
-	(*ExplainMiss)(nil),     // 6: penstock.v1.ExplainMiss
-	nil,                     // 7: penstock.v1.ExplainRequest.HeadersEntry
-	(*Origin)(nil),          // 8: penstock.v1.Origin
-	(*Instance)(nil),        // 9: penstock.v1.Instance
+	(ExplainDecider)(0),     // 0: penstock.v1.ExplainDecider
+	(*ExplainRequest)(nil),  // 1: penstock.v1.ExplainRequest
+	(*ExplainResponse)(nil), // 2: penstock.v1.ExplainResponse
+	(*ExplainOutcome)(nil),  // 3: penstock.v1.ExplainOutcome
+	(*ExplainListener)(nil), // 4: penstock.v1.ExplainListener
+	(*ExplainRule)(nil),     // 5: penstock.v1.ExplainRule
+	(*ExplainPolicy)(nil),   // 6: penstock.v1.ExplainPolicy
+	(*ExplainBackend)(nil),  // 7: penstock.v1.ExplainBackend
+	(*ExplainMiss)(nil),     // 8: penstock.v1.ExplainMiss
+	nil,                     // 9: penstock.v1.ExplainRequest.HeadersEntry
+	(*Origin)(nil),          // 10: penstock.v1.Origin
+	(*Instance)(nil),        // 11: penstock.v1.Instance
 }
 var file_penstock_v1_explain_service_proto_depIdxs = []int32{
-	7,  // 0: penstock.v1.ExplainRequest.headers:type_name -> penstock.v1.ExplainRequest.HeadersEntry
-	2,  // 1: penstock.v1.ExplainResponse.listener:type_name -> penstock.v1.ExplainListener
-	3,  // 2: penstock.v1.ExplainResponse.rule:type_name -> penstock.v1.ExplainRule
-	4,  // 3: penstock.v1.ExplainResponse.policies:type_name -> penstock.v1.ExplainPolicy
-	5,  // 4: penstock.v1.ExplainResponse.backends:type_name -> penstock.v1.ExplainBackend
-	6,  // 5: penstock.v1.ExplainResponse.not_matched:type_name -> penstock.v1.ExplainMiss
-	8,  // 6: penstock.v1.ExplainRule.origin:type_name -> penstock.v1.Origin
-	8,  // 7: penstock.v1.ExplainPolicy.origin:type_name -> penstock.v1.Origin
-	9,  // 8: penstock.v1.ExplainBackend.instances:type_name -> penstock.v1.Instance
-	8,  // 9: penstock.v1.ExplainMiss.origin:type_name -> penstock.v1.Origin
-	0,  // 10: penstock.v1.ExplainService.Explain:input_type -> penstock.v1.ExplainRequest
-	1,  // 11: penstock.v1.ExplainService.Explain:output_type -> penstock.v1.ExplainResponse
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 0: penstock.v1.ExplainRequest.headers:type_name -> penstock.v1.ExplainRequest.HeadersEntry
+	4,  // 1: penstock.v1.ExplainResponse.listener:type_name -> penstock.v1.ExplainListener
+	5,  // 2: penstock.v1.ExplainResponse.rule:type_name -> penstock.v1.ExplainRule
+	6,  // 3: penstock.v1.ExplainResponse.policies:type_name -> penstock.v1.ExplainPolicy
+	7,  // 4: penstock.v1.ExplainResponse.backends:type_name -> penstock.v1.ExplainBackend
+	8,  // 5: penstock.v1.ExplainResponse.not_matched:type_name -> penstock.v1.ExplainMiss
+	3,  // 6: penstock.v1.ExplainResponse.outcome:type_name -> penstock.v1.ExplainOutcome
+	0,  // 7: penstock.v1.ExplainOutcome.decided_by:type_name -> penstock.v1.ExplainDecider
+	6,  // 8: penstock.v1.ExplainOutcome.policy:type_name -> penstock.v1.ExplainPolicy
+	3,  // 9: penstock.v1.ExplainOutcome.may_be:type_name -> penstock.v1.ExplainOutcome
+	10, // 10: penstock.v1.ExplainRule.origin:type_name -> penstock.v1.Origin
+	10, // 11: penstock.v1.ExplainPolicy.origin:type_name -> penstock.v1.Origin
+	11, // 12: penstock.v1.ExplainBackend.instances:type_name -> penstock.v1.Instance
+	10, // 13: penstock.v1.ExplainMiss.origin:type_name -> penstock.v1.Origin
+	1,  // 14: penstock.v1.ExplainService.Explain:input_type -> penstock.v1.ExplainRequest
+	2,  // 15: penstock.v1.ExplainService.Explain:output_type -> penstock.v1.ExplainResponse
+	15, // [15:16] is the sub-list for method output_type
+	14, // [14:15] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_explain_service_proto_init() }
@@ -700,13 +958,14 @@ func file_penstock_v1_explain_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_explain_service_proto_rawDesc), len(file_penstock_v1_explain_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_penstock_v1_explain_service_proto_goTypes,
 		DependencyIndexes: file_penstock_v1_explain_service_proto_depIdxs,
+		EnumInfos:         file_penstock_v1_explain_service_proto_enumTypes,
 		MessageInfos:      file_penstock_v1_explain_service_proto_msgTypes,
 	}.Build()
 	File_penstock_v1_explain_service_proto = out.File

@@ -1835,7 +1835,10 @@ type FunctionState struct {
 	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// It cannot be run: the activator answers every request with the reason, and serves
 	// none.
-	Refusing      bool `protobuf:"varint,9,opt,name=refusing,proto3" json:"refusing,omitempty"`
+	Refusing bool `protobuf:"varint,9,opt,name=refusing,proto3" json:"refusing,omitempty"`
+	// Why requests are answered with 503 at present, as callers are told; empty: they are
+	// not, or wait for a start that is tried.
+	Trouble       string `protobuf:"bytes,10,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1931,6 +1934,13 @@ func (x *FunctionState) GetRefusing() bool {
 		return x.Refusing
 	}
 	return false
+}
+
+func (x *FunctionState) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 // FunctionStats is what a function did since the runner started it. Times are in
@@ -2348,7 +2358,7 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1c\n" +
 	"\tisolation\x18\n" +
-	" \x03(\tR\tisolation\"\xb4\x02\n" +
+	" \x03(\tR\tisolation\"\xce\x02\n" +
 	"\rFunctionState\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12+\n" +
 	"\x11activator_address\x18\x02 \x01(\tR\x10activatorAddress\x12%\n" +
@@ -2358,7 +2368,9 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\tisolation\x18\x06 \x03(\tR\tisolation\x12+\n" +
 	"\x11isolation_missing\x18\a \x03(\tR\x10isolationMissing\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12\x1a\n" +
-	"\brefusing\x18\t \x01(\bR\brefusing\"\xd4\x03\n" +
+	"\brefusing\x18\t \x01(\bR\brefusing\x12\x18\n" +
+	"\atrouble\x18\n" +
+	" \x01(\tR\atrouble\"\xd4\x03\n" +
 	"\rFunctionStats\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +

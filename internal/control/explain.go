@@ -1,0 +1,52 @@
+package control
+
+import (
+	"slices"
+
+	"github.com/penstock-gateway/penstock/gateway/explain"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// Known implements api.Core.
+func (c *Core) Known() *explain.Known {
+	return &explain.Known{Function: c.runners.way, Now: c.now()}
+}
+
+// way is how requests reach a deployment: by the endpoints that proxies have of it, see
+// endpoints, with what runners say of those.
+func (r *runners) way(name string) explain.Function {
+	connected := len(r.connected()) > 0
+	f := explain.Function{Instances: r.instances(name)}
+	problem := r.problems()[name]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refusing := false
+	for _, k := range r.known {
+		for _, s := range k.state.GetFunctions() {
+			if s.GetFunction() == name && reachable(s.GetActivatorAddress(), s.GetActivatorPort()) {
+				refusing = refusing || s.GetRefusing()
+				f.Activator = f.Activator || !s.GetRefusing()
+				if s.GetTrouble() != "" {
+					f.Trouble = s.GetTrouble()
+				}
+			}
+		}
+	}
+	ready := slices.ContainsFunc(f.Instances, func(i *pb.Instance) bool { return i.GetState() == pb.InstanceState_INSTANCE_STATE_READY })
+	switch {
+	case r.serves(name):
+	case r.standIn(name) != "":
+		f.StandIn = r.standIn(name)
+	case refusing:
+	case len(f.Instances) > 0 && !ready:
+		f.Nowhere = "its instances are not ready yet"
+	case connected:
+		f.Nowhere = "no instance runs yet"
+	default:
+		f.Nowhere = "no runner is connected"
+	}
+	if f.Nowhere != "" && problem != "" {
+		f.Nowhere = problem
+	}
+	return f
+}
