@@ -33,26 +33,26 @@ func (e Edge) normal(path string) string {
 	if e.DecodeSlashes {
 		path = strings.NewReplacer("%2F", "/", "%2f", "/", "%5C", "/", "%5c", "/").Replace(path)
 	}
-	var b strings.Builder
+	var b []byte
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		switch {
 		case c == '%' && escape(path[i:]):
-			if v := unhex(path[i+1])<<4 | unhex(path[i+2]); unreserved(v) {
-				b.WriteByte(v)
+			if v := unescape(path[i:]); unreserved(v) {
+				b = nested(append(b, v), path[i+3:])
 			} else {
-				b.WriteString(path[i : i+3])
+				b = append(b, path[i:i+3]...)
 			}
 			i += 2
 		case c == '\\':
-			b.WriteByte('/')
+			b = append(b, '/')
 		case strings.IndexByte("\"<>^`{|}", c) >= 0:
-			fmt.Fprintf(&b, "%%%02X", c)
+			b = fmt.Appendf(b, "%%%02X", c)
 		default:
-			b.WriteByte(c)
+			b = append(b, c)
 		}
 	}
-	normal := removeDots(b.String())
+	normal := removeDots(string(b))
 	if !e.KeepRepeated {
 		normal = mergeSlashes(normal)
 	}
@@ -94,7 +94,7 @@ func (e Edge) refusedThen(path string) error {
 		case wholeRegex(overlong + ".*").MatchString(strings.ToUpper(text[1:])):
 			return edgeError(BadPath, "the edge refuses the overlong UTF-8 sequence at %s", text[:3])
 		}
-		if v := unhex(text[1])<<4 | unhex(text[2]); v < ' ' || v == 0x7f {
+		if v := unescape(text); v < ' ' || v == 0x7f {
 			return edgeError(BadPath, "the edge refuses %s in a path, because servers read it differently", text[:3])
 		}
 	}
@@ -104,8 +104,32 @@ func (e Edge) refusedThen(path string) error {
 	return nil
 }
 
+// nested keeps a byte that was just decoded from making a new escape of a stray % before it:
+// that is encoded. rest is what follows in the path.
+func nested(b []byte, rest string) []byte {
+	n := len(b)
+	switch {
+	case n >= 2 && b[n-2] == '%' && isHex(b[n-1]) && rest != "":
+		next := rest[0]
+		if escape(rest) {
+			next = unescape(rest)
+		}
+		if isHex(next) {
+			return append(b[:n-1], '2', '5', b[n-1])
+		}
+	case n >= 3 && b[n-3] == '%' && isHex(b[n-2]) && isHex(b[n-1]):
+		return append(b[:n-2], '2', '5', b[n-2], b[n-1])
+	}
+	return b
+}
+
+// unescape is the byte that an escape at the start of a text stands for.
+func unescape(text string) byte { return unhex(text[1])<<4 | unhex(text[2]) }
+
 // escape reports whether a text begins with a percent-encoded byte.
-func escape(text string) bool { return len(text) >= 3 && isHex(text[1]) && isHex(text[2]) }
+func escape(text string) bool {
+	return len(text) >= 3 && text[0] == '%' && isHex(text[1]) && isHex(text[2])
+}
 
 // overlong is the start of a UTF-8 sequence that is longer than it has to be (RFC
 // 3629, section 10), percent-encoded in capitals, without its first %: to some

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/explain"
@@ -55,7 +56,7 @@ func TestExplain(t *testing.T) {
 	t.Logf("seed %d: %d configurations, %d requests, 0 differences; decided by %v", seed, configurations, c.requests, c.deciders)
 }
 
-const requestsEach = 100
+const requestsEach = 80
 
 // comparison is a rig with backends of several kinds.
 type comparison struct {
@@ -65,6 +66,7 @@ type comparison struct {
 	other    *upstream
 	refusing uint32 // a port that refuses connections
 	requests int
+	timeouts uint64 // of calls to the limiter
 	deciders map[string]int
 }
 
@@ -216,6 +218,11 @@ func (f *foreseen) judge(t *testing.T, c *comparison) {
 	calls := c.limiter.take()
 	want := f.expected()
 	i := slices.IndexFunc(want, func(o *pb.ExplainOutcome) bool { return f.same(t, o) })
+	if i < 0 && c.limiterTimedOut(t) {
+		f.mode = "broken" // an outage, on a busy machine
+		want = f.expected()
+		i = slices.IndexFunc(want, func(o *pb.ExplainOutcome) bool { return f.same(t, o) })
+	}
 	if i < 0 {
 		f.errorf(t, "want one of %q", outcomeTexts(want))
 		return
@@ -232,6 +239,14 @@ func (f *foreseen) judge(t *testing.T, c *comparison) {
 		}
 	}
 	f.limits(t, calls)
+}
+
+// limiterTimedOut reports whether a call to the limiter has taken too long for Envoy since
+// it was last asked for.
+func (c *comparison) limiterTimedOut(t *testing.T) bool {
+	before := c.timeouts
+	c.timeouts = c.envoy.Stat(t, "cluster.penstock.limiter.upstream_rq_timeout")
+	return c.timeouts > before
 }
 
 // expected is what of the outcome can be, given how limiter and backends do here.
@@ -323,15 +338,7 @@ func (f *foreseen) limits(t *testing.T, calls [][]string) {
 // routes compares the routes that the spans of requests name.
 func (c *comparison) routes(t *testing.T, traces map[string]*foreseen) {
 	for id, f := range traces {
-		spans := c.spans.trace(t, id, 1)
-		var name string
-		for _, s := range spans {
-			for _, a := range s.GetAttributes() {
-				if a.GetKey() == "penstock.route" {
-					name = a.GetValue().GetStringValue()
-				}
-			}
-		}
+		name := c.routeOf(t, id)
 		r := f.out.GetRule()
 		switch f.out.GetOutcome().GetDecidedBy() {
 		case pb.ExplainDecider_EXPLAIN_DECIDER_EDGE:
@@ -346,6 +353,25 @@ func (c *comparison) routes(t *testing.T, traces map[string]*foreseen) {
 			f.errorf(t, "the route was %q", name)
 		}
 	}
+}
+
+// routeOf waits for the span of a request, and returns the route that it names.
+func (c *comparison) routeOf(t *testing.T, id string) (name string) {
+	poll(t, "the span of trace "+id, func() bool {
+		for _, s := range c.spans.trace(t, id, 1) {
+			if s.GetKind() != tracev1.Span_SPAN_KIND_SERVER {
+				continue
+			}
+			for _, a := range s.GetAttributes() {
+				if a.GetKey() == "penstock.route" {
+					name = a.GetValue().GetStringValue()
+				}
+			}
+			return true
+		}
+		return false
+	})
+	return name
 }
 
 // exchange sends a request as it is. A connection that is closed without an answer has
