@@ -43,9 +43,9 @@ func TestCheck(t *testing.T) {
 		}
 		return []string{"Bearer " + text}
 	}
-	known := policy(nil)
-	optional := policy(func(p *pb.JwtAuthentication) { p.Optional = true })
-	listed := policy(func(p *pb.JwtAuthentication) { p.Consumers = []string{"bob"} })
+	known := tokenPolicy(nil)
+	optional := tokenPolicy(func(p *pb.JwtAuthentication) { p.Optional = true })
+	listed := tokenPolicy(func(p *pb.JwtAuthentication) { p.Consumers = []string{"bob"} })
 	facts := Facts{
 		Keys: func(string) string { return string(set) }, Now: now,
 		Consumer: func(string) *pb.Consumer {
@@ -96,7 +96,7 @@ func FuzzCheck(f *testing.F) {
 	for _, s := range []string{"", "Bearer", "Bearer a.b.c", "Bearer e30.e30.", "Bearer eyJhbGciOiJFUzI1NiJ9.e30.AA==", "Basic YTpi, x"} {
 		f.Add(s)
 	}
-	p := providers(policy(nil))
+	p := providers(tokenPolicy(nil))
 	f.Fuzz(func(t *testing.T, line string) {
 		if v := Check(p, []string{line}, Facts{Keys: func(string) string { return nobodysKey }, Now: time.Unix(1, 0)}); v.Passes {
 			t.Errorf("%q passes", line)
