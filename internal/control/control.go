@@ -137,7 +137,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	})
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
-	c.packages = &packages{core: c, dir: o.PackagesDir}
+	c.packages = &packages{core: c, dir: o.PackagesDir, limit: packagesBytes}
 	c.acks = newAcks(c)
 	c.guard = newGuard(o.Logger)
 	c.salvage = newSalvager(c)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +29,8 @@ const (
 	packageChunk = 256 << 10
 	// Packages that no function and no version names are removed, the oldest first,
 	// when all together have more than so many bytes; none before packageAge.
+	// While those that are younger have more, no others are taken, since the disk is that
+	// of the store.
 	packagesBytes = 4 << 30
 	packageAge    = 24 * time.Hour
 )
@@ -36,8 +39,12 @@ const (
 type packages struct {
 	core *Core
 	dir  string
-	// tidying: one at a time.
-	tidying sync.Mutex
+	// limit is packagesBytes, but in tests.
+	limit int64
+	// underWay are the bytes of uploads that have not ended.
+	underWay atomic.Int64
+	// keeping and tidying: one at a time.
+	keeping, tidying sync.Mutex
 }
 
 func (p *packages) file(digest string) string {
@@ -70,26 +77,52 @@ func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequ
 		return status.Errorf(codes.Internal, "packages: %v", err)
 	}
 	defer func() { tmp.Close(); os.Remove(tmp.Name()) }()
-	size, err := receive(stream, m, tmp, digest)
+	size, err := p.receive(stream, m, tmp, digest)
 	if err != nil {
 		return err
 	}
 	if err := archive.Check(tmp, size, archive.Default); err != nil {
 		return status.Errorf(codes.InvalidArgument, "the package is refused: %v", err)
 	}
-	if err := errors.Join(tmp.Sync(), tmp.Close(), os.Rename(tmp.Name(), p.file(digest))); err != nil {
+	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return status.Errorf(codes.Internal, "packages: %v", err)
 	}
-	p.tidy()
+	if err := p.keep(tmp.Name(), digest, size); err != nil {
+		return err
+	}
 	return stream.SendAndClose(&pb.UploadPackageResponse{Digest: digest, Size: size})
+}
+
+// keep puts a package in its place, when there is room: others may have come since it
+// began to come.
+func (p *packages) keep(from, digest string, size int64) error {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	if p.tidy()+size > p.limit {
+		return p.full()
+	}
+	if err := os.Rename(from, p.file(digest)); err != nil {
+		return status.Errorf(codes.Internal, "packages: %v", err)
+	}
+	return nil
+}
+
+func (p *packages) full() error {
+	return status.Errorf(codes.ResourceExhausted, "packages that no function uses would have more than %d MiB: deploy them first, or wait until they are %s old, when they are removed", p.limit>>20, packageAge)
 }
 
 // receive writes the bytes of an upload, of which m is the first message, and
 // compares their digest.
-func receive(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse], m *pb.UploadPackageRequest, to io.Writer, digest string) (int64, error) {
+func (p *packages) receive(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse], m *pb.UploadPackageRequest, to io.Writer, digest string) (int64, error) {
 	size, hash := int64(0), sha256.New()
+	defer func() { p.underWay.Add(-size) }()
+	idle := p.tidy()
 	for {
-		if size += int64(len(m.GetChunk())); size > archive.MaxPackage {
+		n := int64(len(m.GetChunk()))
+		if size += n; p.underWay.Add(n)+idle > p.limit {
+			return 0, p.full()
+		}
+		if size > archive.MaxPackage {
 			return 0, status.Errorf(codes.InvalidArgument, "the package has more than %d MiB", archive.MaxPackage>>20)
 		}
 		hash.Write(m.GetChunk())
@@ -115,8 +148,9 @@ func (p *packages) known(digest string) bool {
 	return err == nil
 }
 
-// tidy removes what is too much.
-func (p *packages) tidy() {
+// tidy removes what is too much, and returns the bytes of the packages that no function
+// uses.
+func (p *packages) tidy() (idleBytes int64) {
 	p.tidying.Lock()
 	defer p.tidying.Unlock()
 	used := map[string]bool{}
@@ -140,19 +174,30 @@ func (p *packages) tidy() {
 			continue
 		}
 		total += info.Size()
-		if !used[archive.DigestPrefix+strings.TrimSuffix(e.Name(), ".zip")] && time.Since(info.ModTime()) > packageAge {
+		digest, kept := strings.CutSuffix(e.Name(), ".zip")
+		if used[archive.DigestPrefix+digest] {
+			continue
+		}
+		if kept { // else it is under way
+			idleBytes += info.Size()
+		}
+		if time.Since(info.ModTime()) > packageAge {
 			idle = append(idle, file{filepath.Join(p.dir, e.Name()), info})
 		}
 	}
 	slices.SortFunc(idle, func(a, b file) int { return a.info.ModTime().Compare(b.info.ModTime()) })
 	for _, f := range idle {
-		if total <= packagesBytes {
-			return
+		if total <= p.limit {
+			break
 		}
 		if os.Remove(f.path) == nil {
 			total -= f.info.Size()
+			if filepath.Ext(f.path) == ".zip" {
+				idleBytes -= f.info.Size()
+			}
 		}
 	}
+	return idleBytes
 }
 
 // FetchPackage implements pb.RunnerServiceServer.

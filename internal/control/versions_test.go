@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/functions/archive"
@@ -205,6 +206,43 @@ func (p *plane) upload(t *testing.T, digest string, parts ...[]byte) (*pb.Upload
 		digest = ""
 	}
 	return stream.CloseAndRecv()
+}
+
+// TestPackagesFillNoDisk: packages that no function uses have a bound together, also while
+// they are young; what is deployed makes room.
+func TestPackagesFillNoDisk(t *testing.T) {
+	p := start(t, t.TempDir())
+	first, second := zipOf(t, "app.py"), zipOf(t, "other.py")
+	p.core.packages.limit = int64(len(first) + len(second)/2)
+	digest := map[string]string{}
+	for name, b := range map[string][]byte{"first": first, "second": second} {
+		d, err := archive.Digest(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest[name] = d
+	}
+	if _, err := p.upload(t, digest["first"], first); err != nil {
+		t.Fatal(err)
+	}
+	for _, parts := range [][][]byte{{second}, {second[:10], second[10:]}} {
+		_, err := p.upload(t, digest["second"], parts...)
+		wantCode(t, "a second", err, codes.ResourceExhausted, "deploy them first")
+	}
+	if err := p.core.packages.keep("nothing", digest["second"], int64(len(second))); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one that began to come before the first was there: %v", err)
+	}
+	named := function("1")
+	named.Source = digest["first"]
+	if _, err := p.put(t, named); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.upload(t, digest["second"], second); err != nil {
+		t.Errorf("after the first was deployed: %v", err)
+	}
+	if n := p.core.packages.underWay.Load(); n != 0 {
+		t.Errorf("%d bytes are under way", n)
+	}
 }
 
 // TestPackages: what is uploaded is checked and kept by its digest, and only runners
