@@ -297,10 +297,17 @@ func (t *Target) Client() (*http.Client, string, error) {
 	if t.HTTP == "" {
 		return nil, "", fmt.Errorf("the HTTP address of %s is not known: say it with --http", t.Name)
 	}
+	address, secure, err := parseServer(t.HTTP)
+	if err != nil {
+		return nil, "", err
+	}
+	if secure && t.TLS == nil {
+		return nil, "", fmt.Errorf("the HTTP address %q asks for TLS, as every one that is not on this machine does, and %s is called without: say https:// before the address of the server, too", t.HTTP, t.Name)
+	}
 	tr := &http.Transport{}
-	base := "http://" + t.HTTP
+	base := "http://" + address
 	if t.TLS != nil {
-		tr.TLSClientConfig, base = t.TLS.Clone(), "https://"+t.HTTP
+		tr.TLSClientConfig, base = t.TLS.Clone(), "https://"+address
 	}
 	return &http.Client{Transport: bearerTransport{t.Token, tr}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, base, nil
 }
