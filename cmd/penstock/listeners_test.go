@@ -153,7 +153,7 @@ func (in *installation) expected(l listener) func(tried) error {
 	// private: another user does not even connect.
 	private := func(got tried) error {
 		if os.Geteuid() == 0 && got.Errno != syscall.EACCES {
-			return fmt.Errorf("error %v, served %v; want %v", got.Errno, got.Served, syscall.EACCES)
+			return fmt.Errorf("error %w, served %v; want %w", got.Errno, got.Served, syscall.EACCES)
 		}
 		return nil
 	}
@@ -161,7 +161,7 @@ func (in *installation) expected(l listener) func(tried) error {
 		return func(got tried) error {
 			slices.Sort(calls)
 			if got.Errno != 0 || !slices.Equal(got.Served, calls) {
-				return fmt.Errorf("error %v, served %v; want %v", got.Errno, got.Served, calls)
+				return fmt.Errorf("error %w, served %v; want %v", got.Errno, got.Served, calls)
 			}
 			return nil
 		}

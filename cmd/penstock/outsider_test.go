@@ -133,7 +133,7 @@ func servedCall(conn *grpc.ClientConn, method string) bool {
 	defer cancel()
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 	if err == nil {
-		if err = stream.SendMsg(&emptypb.Empty{}); err == nil || err == io.EOF {
+		if err = stream.SendMsg(&emptypb.Empty{}); err == nil || errors.Is(err, io.EOF) {
 			_ = stream.CloseSend()
 			err = stream.RecvMsg(&emptypb.Empty{})
 		}

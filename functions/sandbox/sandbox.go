@@ -208,16 +208,16 @@ func (p *Plan) program(c *Command) (string, error) {
 		shown = append(shown, s.Path)
 	}
 	shown = append(shown, systemPaths()...)
-	real, err := filepath.EvalSymlinks(name)
+	target, err := filepath.EvalSymlinks(name)
 	if err != nil && below(name, shown) {
 		return name, err // it can look for itself
 	}
 	if err == nil {
-		if info, statErr := os.Stat(real); statErr != nil || !info.Mode().IsRegular() {
+		if info, statErr := os.Stat(target); statErr != nil || !info.Mode().IsRegular() {
 			err = fs.ErrInvalid // a folder would be shown with all that is in it
 		}
 	}
-	if err != nil || !below(real, shown) && !forAll(real) {
+	if err != nil || !below(target, shown) && !forAll(target) {
 		return "", fmt.Errorf("%q is not among what the function may run: put it into its source, or name a program that is on the runner's PATH or that every user of the machine may run", c.Args[0])
 	}
 	return name, nil
@@ -231,8 +231,8 @@ func below(path string, folders []string) bool {
 		return path == dir || dir == "/" || strings.HasPrefix(path, dir+string(filepath.Separator))
 	}
 	return slices.ContainsFunc(folders, in) || slices.ContainsFunc(folders, func(dir string) bool {
-		real, err := filepath.EvalSymlinks(dir)
-		return err == nil && in(real)
+		target, err := filepath.EvalSymlinks(dir)
+		return err == nil && in(target)
 	})
 }
 

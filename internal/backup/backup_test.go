@@ -250,10 +250,18 @@ func TestForgedFiles(t *testing.T) {
 			}
 			return n, d
 		}, "it is missing"},
-		"a revision": {func(n string, d []byte) (string, []byte) { return n, bytes.Replace(d, []byte(`"author":"ann"`), []byte(`"author":"bob"`), 1) }, "checksum"},
-		"a token":    {func(n string, d []byte) (string, []byte) { return strings.Replace(n, "access/role/r", "access/token/r", 1), d }, "does not belong"},
-		"a way out":  {func(n string, d []byte) (string, []byte) { return strings.Replace(n, "keys/seal.key", "keys/../../evil", 1), d }, "does not belong"},
-		"a package":  {func(n string, d []byte) (string, []byte) { return n, bytes.Replace(d, []byte("PK code"), []byte("PK evil"), 1) }, "is damaged"},
+		"a revision": {func(n string, d []byte) (string, []byte) {
+			return n, bytes.Replace(d, []byte(`"author":"ann"`), []byte(`"author":"bob"`), 1)
+		}, "checksum"},
+		"a token": {func(n string, d []byte) (string, []byte) {
+			return strings.Replace(n, "access/role/r", "access/token/r", 1), d
+		}, "does not belong"},
+		"a way out": {func(n string, d []byte) (string, []byte) {
+			return strings.Replace(n, "keys/seal.key", "keys/../../evil", 1), d
+		}, "does not belong"},
+		"a package": {func(n string, d []byte) (string, []byte) {
+			return n, bytes.Replace(d, []byte("PK code"), []byte("PK evil"), 1)
+		}, "is damaged"},
 		"a later format": {func(n string, d []byte) (string, []byte) {
 			return n, bytes.Replace(d, []byte(`"format": 1`), []byte(`"format": 2`), 1)
 		}, "format 2"},

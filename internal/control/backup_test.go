@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -52,7 +53,7 @@ func restoreInto(t *testing.T, p *plane, file string, change func(name string, d
 		}
 		return SendEntry(name, int64(len(b)), strings.NewReader(string(b)), func(e *pb.BackupEntry) error { return stream.Send(&pb.RestoreRequest{Entry: e}) })
 	})
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	return stream.CloseAndRecv()
@@ -72,7 +73,9 @@ func TestBackupServes(t *testing.T) {
 		for url, answer := range want {
 			var status int
 			code, body, _ := strings.Cut(answer, " ")
-			fmt.Sscan(code, &status)
+			if _, err := fmt.Sscan(code, &status); err != nil {
+				t.Fatal(err)
+			}
 			answersAs(t, port, url, status, body)
 		}
 	}

@@ -135,7 +135,9 @@ func TestDamagedObjects(t *testing.T) {
 				}
 				var status int
 				code, body, _ := strings.Cut(answer, " ")
-				fmt.Sscan(code, &status)
+				if _, err := fmt.Sscan(code, &status); err != nil {
+					t.Fatal(err)
+				}
 				answersAs(t, port, url, status, body)
 			}
 			checkDamageIsTold(t, p, name)
@@ -143,7 +145,9 @@ func TestDamagedObjects(t *testing.T) {
 			for url, answer := range good {
 				var status int
 				code, body, _ := strings.Cut(answer, " ")
-				fmt.Sscan(code, &status)
+				if _, err := fmt.Sscan(code, &status); err != nil {
+					t.Fatal(err)
+				}
 				answersAs(t, port, url, status, body)
 			}
 			st2, err := p.core.Status(t.Context())

@@ -59,14 +59,14 @@ func (r *Route) Identify(i Identity) {
 
 // Memo is what a policy keeps of the entry between its functions, made once. The key is
 // something of its own.
-func Memo[T any](r *Route, key any, make func() T) T {
+func Memo[T any](r *Route, key any, create func() T) T {
 	if v, ok := r.memo[key]; ok {
 		return v.(T)
 	}
 	if r.memo == nil {
 		r.memo = map[any]any{}
 	}
-	v := make()
+	v := create()
 	r.memo[key] = v
 	return v
 }
