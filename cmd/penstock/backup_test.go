@@ -102,7 +102,6 @@ func TestBackupPage(t *testing.T) {
 	must("penstock up -d --config examples/support-desk --functions-root examples/support-desk/functions")
 	must(`printf 'kind: Route\nname: kept\nrules: [{matches: [{path: {exact: /kept}}], direct_response: {status: 200, body: safe}}]\n' | penstock apply -f -`)
 	serves()
-	t.Cleanup(func() { _, _ = run("penstock down --data-dir ./restored") })
 	commands := pageCommands(t, "backup.md")
 	if len(commands) < 6 {
 		t.Fatal(commands)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -131,14 +132,25 @@ func exampleEnv(t *testing.T) (in *installation, run func(command string) (strin
 	if err := os.Symlink(filepath.Join(root, "examples"), filepath.Join(dir, "examples")); err != nil {
 		t.Fatal(err)
 	}
-	return in, func(command string) (string, error) {
+	run = func(command string) (string, error) {
 		command = strings.ReplaceAll(command, "127.0.0.1:8080", in.flags.gateway)
-		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		// Also when the test has ended, to stop what was started.
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "sh", "-c", command)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "PENSTOCK_SERVER="+in.flags.api, "PENSTOCK_TEST_MAIN=1")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+	t.Cleanup(func() {
+		running, _ := filepath.Glob(stateFile(filepath.Join(dir, "*")))
+		hidden, _ := filepath.Glob(stateFile(filepath.Join(dir, ".*")))
+		for _, file := range append(running, hidden...) {
+			if out, err := run("penstock down --data-dir " + filepath.Dir(filepath.Dir(file))); err != nil {
+				t.Errorf("%s: %v\n%s", file, err, out)
+			}
+		}
+	})
+	return in, run
 }
 
 // TestExamples runs every example that --help of the commands around `up` prints.
