@@ -33,6 +33,12 @@ func resemblesCredential(name, value string) bool {
 	return credentialValue.MatchString(value) || credentialName.MatchString(name) && !placeholder.MatchString(value)
 }
 
+// HideCredentials replaces in a text what is made to be a credential, by its form, with
+// HiddenValue.
+func HideCredentials(text string) string {
+	return credentialValue.ReplaceAllString(text, HiddenValue)
+}
+
 // credentialWarnings are what looks like a credential in the open.
 func (c *checker) credentialWarnings(o Object) {
 	if f, ok := o.(*pb.Function); ok {

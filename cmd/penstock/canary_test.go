@@ -151,6 +151,11 @@ data: {url: ` + value + `}
 	} {
 		run(strings.Fields(command)...)
 	}
+	bundle := filepath.Join(t.TempDir(), "support.tar.gz")
+	run("support", bundle)
+	for name, text := range bundleText(t, bundle) {
+		said["support: "+name] = text
+	}
 	if out := said["fn describe db"]; !strings.Contains(out, "DB_URL from secret db, key url") {
 		t.Errorf("fn describe does not say where the variable comes from:\n%s", out)
 	}

@@ -57,7 +57,7 @@ func newRoot() *cobra.Command {
 		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newBackupCommand(), newRestoreCommand(), newStoreCommand(), newTokenCommand(),
 		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),
-		newVersionCommand(), newAuditCommand())
+		newVersionCommand(), newAuditCommand(), newSupportCommand())
 	withEnvironment(root)
 	refuseUnknown(root)
 	completeNames(root)
