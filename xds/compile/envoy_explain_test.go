@@ -427,9 +427,7 @@ func (c *comparison) authorization(g *generator) string {
 	case 8:
 		header["alg"] = pick[any](g, "none", "RS256", "HS256", "es256", nil)
 	case 9:
-		// Of such a token explain does not verify the signature: it is refused in any case.
 		header["crit"] = []string{"exp"}
-		return "Authorization: Bearer " + signed(header, claims, key)
 	case 10:
 		key = c.keys[issuers[(slices.Index(issuers, issuer)+1)%2]]
 	}
@@ -442,9 +440,38 @@ func (c *comparison) authorization(g *generator) string {
 	case 2:
 		return "Authorization: Bearer " + token + pick(g, " ", ",", " x", ".x", "=")
 	case 3:
-		return "Authorization: Bearer " + token[:len(token)-20] + strings.Repeat("A", 20)
+		return "Authorization: Bearer " + c.altered(g, token)
 	}
 	return "Authorization: Bearer " + token
+}
+
+// altered is a token with another signature, which may be as good as the first.
+func (c *comparison) altered(g *generator, token string) string {
+	at := strings.LastIndexByte(token, '.') + 1
+	b, err := base64.RawURLEncoding.DecodeString(token[at:])
+	if err != nil {
+		panic(err)
+	}
+	half := len(b) / 2
+	switch g.IntN(8) {
+	case 0:
+		b = append(b, 0)
+	case 1:
+		b = append(b, 0, 0)
+	case 2:
+		b = append(b, b...)
+	case 3: // zeros before both numbers
+		b = slices.Concat([]byte{0}, b[:half], []byte{0}, b[half:])
+	case 4:
+		b = b[:len(b)-pick(g, 1, 2, half, len(b))]
+	case 5:
+		b = b[1:]
+	case 6:
+		b[len(b)-1] ^= 1
+	default:
+		return token[:len(token)-20] + strings.Repeat("A", 20)
+	}
+	return token[:at] + base64.RawURLEncoding.EncodeToString(b)
 }
 
 // signed is a token with whatever header and claims; a nil leaves one out.
