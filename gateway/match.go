@@ -102,7 +102,11 @@ func headerMismatch(h *pb.HeaderMatch, r *Request) string {
 		if len(look) == 0 && h.GetInvert() {
 			look = []string{""}
 		}
-		ok = slices.ContainsFunc(look, func(v string) bool { return matchString(h.GetValue(), v) })
+		value := h.GetValue()
+		if h.GetName() == "host" {
+			value = inAnyCase(value)
+		}
+		ok = slices.ContainsFunc(look, func(v string) bool { return matchString(value, v) })
 	}
 	if ok != h.GetInvert() {
 		return ""
@@ -110,10 +114,26 @@ func headerMismatch(h *pb.HeaderMatch, r *Request) string {
 	return describeMiss("header "+h.GetName(), values, h.GetValue(), h.GetInvert())
 }
 
+// inAnyCase is a match of a host, which has no case (RFC 9110, section 4.2.3), as a match of
+// one in lower case.
+func inAnyCase(m *pb.StringMatch) *pb.StringMatch {
+	switch k := m.GetMatch().(type) {
+	case *pb.StringMatch_Exact:
+		return &pb.StringMatch{Match: &pb.StringMatch_Exact{Exact: strings.ToLower(k.Exact)}}
+	case *pb.StringMatch_Prefix:
+		return &pb.StringMatch{Match: &pb.StringMatch_Prefix{Prefix: strings.ToLower(k.Prefix)}}
+	case *pb.StringMatch_Suffix:
+		return &pb.StringMatch{Match: &pb.StringMatch_Suffix{Suffix: strings.ToLower(k.Suffix)}}
+	case *pb.StringMatch_Regex:
+		return &pb.StringMatch{Match: &pb.StringMatch_Regex{Regex: "(?i:" + k.Regex + ")"}}
+	}
+	return m
+}
+
 // HostRegex is the expression that a match of the end of the header "host" becomes
-// in Envoy, where the header may end with a port: matches are written without one.
-// It is "" for every other match, and for a text too long for an expression, which
-// then matches requests without a port only.
+// in Envoy, where the header may have capital letters and end with a port: matches are
+// written without one. It is "" for every other match, and for a text too long for an
+// expression, which then matches requests without a port only.
 func HostRegex(h *pb.HeaderMatch) string {
 	if h.GetName() != "host" {
 		return ""
@@ -125,11 +145,11 @@ func HostRegex(h *pb.HeaderMatch) string {
 	case *pb.StringMatch_Suffix:
 		pattern = ".*" + regexp.QuoteMeta(k.Suffix)
 	case *pb.StringMatch_Regex:
-		pattern = "(?:" + k.Regex + ")"
+		pattern = k.Regex
 	default:
 		return ""
 	}
-	if pattern += "(?::[0-9]+)?"; checkRegex(pattern) != nil {
+	if pattern = "(?i:" + pattern + ")(?::[0-9]+)?"; checkRegex(pattern) != nil {
 		return ""
 	}
 	return pattern

@@ -113,6 +113,8 @@ func headerMatcher(h *pb.HeaderMatch) *routev3.HeaderMatcher {
 	s := stringMatcher(h.GetValue())
 	if pattern := gateway.HostRegex(h); pattern != "" {
 		s = regex(pattern)
+	} else if h.GetName() == "host" && s != nil && s.GetSafeRegex() == nil {
+		s.IgnoreCase = true
 	}
 	if s != nil {
 		out.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: s}
