@@ -251,6 +251,9 @@ func validateOffline(w io.Writer, set *file.Set) error {
 		warnings = append(warnings, policies.Model().Warnings(o)...)
 	}
 	warnings = append(warnings, state.Neighbours(names)...)
+	if len(state.List(gateway.KindGateways, "")) > 0 { // else they are elsewhere
+		warnings = append(warnings, state.UnattachedRoutes(names)...)
+	}
 	for _, x := range append(warnings, state.PolicyWarnings(names)...) {
 		printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
 	}

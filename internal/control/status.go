@@ -60,6 +60,11 @@ func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies 
 			out = append(out, back)
 		}
 	}
+	if r, ok := o.(*pb.Route); ok {
+		if why := c.Snapshot().Unattached(r); why != "" {
+			return append(out, &pb.Condition{Type: "Serving", Reason: "NotAttached", Message: why})
+		}
+	}
 	return append(out, serving(o.GetName(), proxies))
 }
 
@@ -148,7 +153,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 			out.Resources[k] = int32(n)
 		}
 	}
-	for _, p := range c.problems() {
+	for _, p := range append(c.problems(), s.UnattachedRoutes(nil)...) {
 		out.Problems = append(out.Problems, &pb.ObjectProblem{Object: p.Object, Field: p.Field, Message: p.Message})
 	}
 	if since, err := c.store.Refusing(); err != nil {
