@@ -240,7 +240,7 @@ func (i *Issuer) sign(said jwt.Claims, extra map[string]json.RawMessage) (string
 func note(ctx context.Context, said jwt.Claims, token string) {
 	if changed := api.CallerOf(ctx).Changed; changed != nil {
 		sum := sha256.Sum256([]byte(token))
-		changed(fmt.Sprintf("dev-token iss=%s sub=%q aud=%q exp=%s", said.Issuer, said.Subject, []string(said.Audience), said.Expiry.Time().UTC().Format(time.RFC3339)),
+		changed(fmt.Sprintf("dev-token iss=%q sub=%q aud=%q exp=%s", said.Issuer, said.Subject, []string(said.Audience), said.Expiry.Time().UTC().Format(time.RFC3339)),
 			"", hex.EncodeToString(sum[:10]))
 	}
 }
