@@ -246,17 +246,7 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	if problems = append(problems, state.UnservedByDefault(names)...); len(problems) > 0 {
 		return set.Locate(problems)
 	}
-	var warnings []gateway.Problem
-	for _, o := range objects {
-		warnings = append(warnings, policies.Model().Warnings(o)...)
-	}
-	warnings = append(warnings, state.Neighbours(names)...)
-	if len(state.List(gateway.KindGateways, "")) > 0 { // else they are elsewhere
-		warnings = append(warnings, state.UnattachedRoutes(names)...)
-	}
-	for _, x := range append(warnings, state.PolicyWarnings(names)...) {
-		printWarnings(w, []*pb.Warning{{Object: x.Object, Field: x.Field, Message: x.Message}})
-	}
+	printWarnings(w, findingsOf(objects))
 	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
 	return nil
 }

@@ -159,7 +159,11 @@ func printWrite(w io.Writer, output string, m proto.Message, r *pb.WriteResult, 
 // printWarnings lists what is valid but may not be meant.
 func printWarnings(w io.Writer, warnings []*pb.Warning) {
 	for _, x := range warnings {
-		fmt.Fprintf(w, "warning: %s: %s: %s\n", x.GetObject(), x.GetField(), x.GetMessage())
+		where := x.GetObject()
+		if x.GetField() != "" {
+			where += ": " + x.GetField()
+		}
+		fmt.Fprintf(w, "warning: %s: %s\n", where, x.GetMessage())
 	}
 }
 

@@ -21,8 +21,8 @@ func main() {
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		// Differences and "no" are answers, not errors; only the exit code tells.
-		if !errors.Is(err, errDiffers) && !errors.Is(err, errNotAllowed) {
+		// Differences, findings and "no" are answers, not errors; only the exit code tells.
+		if !errors.Is(err, errDiffers) && !errors.Is(err, errFindings) && !errors.Is(err, errNotAllowed) {
 			fmt.Fprintln(console.Output(os.Stderr), "error: "+describeError(err))
 		}
 		os.Exit(exitCode(err))
@@ -53,7 +53,7 @@ func newRoot() *cobra.Command {
 	}
 	group("run", newUpCommand(), newDownCommand(), newControlCommand(), newLimiterCommand(), newRunnerCommand(), newRelayCommand(),
 		newProxyCommand())
-	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newGetCommand(), newListCommand(),
+	group("config", newApplyCommand(), newDiffCommand(), newValidateCommand(), newAnalyzeCommand(), newGetCommand(), newListCommand(),
 		newDeleteCommand(), newRouteCommand(), newFnCommand(), newHistoryCommand(), newRollbackCommand(), newBackupCommand(), newRestoreCommand(), newStoreCommand(), newTokenCommand(),
 		newLoginCommand(), newContextCommand(), newAccessCommand())
 	group("look", newStatusCommand(), newProxiesCommand(), newExplainCommand(), newTraceCommand(), newWaitCommand(), newDebugCommand(), newQuarantineCommand(),

@@ -14,7 +14,7 @@ import (
 // TestProjectFlag: only verbs that are about a project take --project; the others
 // refuse it, as who gave it would believe that it did something.
 func TestProjectFlag(t *testing.T) {
-	want := strings.Fields(`access-can-i access-grant access-ungrant access-token-create apply delete diff explain
+	want := strings.Fields(`analyze access-can-i access-grant access-ungrant access-token-create apply delete diff explain
 		fn-delete fn-deploy fn-describe fn-dev fn-explain-scale fn-invoke fn-logs fn-ls fn-promote fn-rollback fn-scale
 		get list login proxy-allow proxy-revoke proxy-token route-create route-delete status validate`)
 	var got []string

@@ -110,6 +110,9 @@ func TestReflexes(t *testing.T) {
 	}
 	// That project has no Gateway.
 	has(run(3, "status", "--project", "shop"), "resources: 1 routes\n", "projects/shop/routes/cart: attached to no listener")
+	has(run(2, "analyze"), "warning: projects/shop/routes/cart: attached to no listener", " 1 findings\n")
+	has(run(2, "analyze", "--project", "shop", "-o", "json"), `"object": "projects/shop/routes/cart"`)
+	has(run(0, "analyze", "--project", "default"), " 0 findings\n")
 	has(run(0, "list", "routes,functions"), "routes/hello")
 	has(run(0, "get", "routes"), "routes/hello")
 	has(run(0, "describe", "route", "hello"), "serving on 1 of 1 proxies")

@@ -79,7 +79,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.Is(err, errNotServing), errors.Is(err, errDamaged):
 		return 3
-	case errors.Is(err, errDiffers), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
+	case errors.Is(err, errDiffers), errors.Is(err, errFindings), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
 		return 2
 	}
 	return 1

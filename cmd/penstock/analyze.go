@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// errFindings is returned by analyze when it finds something, so that CI can tell.
+var errFindings = errors.New("there are findings")
+
+func newAnalyzeCommand() *cobra.Command {
+	var cf clientFlags
+	var ff fileFlags
+	c := &cobra.Command{
+		Use:   "analyze [-f FILE]",
+		Short: "Find what is valid and may not be meant",
+		Long: "Looks at the configuration that is in force, or with -f at files alone, for routes that no\n" +
+			"listener serves, rules that no request reaches, matches that another spelling walks around,\n" +
+			"timeouts below those of a function, and the like. Writes and validate tell the same of what\n" +
+			"they are given. Ends with exit code 2 when there are findings.",
+		Example: "  penstock analyze\n  penstock analyze -f examples/support-desk",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ff.paths = append(ff.paths, args...)
+			all, err := analyzed(cmd, &cf, &ff)
+			if err != nil {
+				return err
+			}
+			findings := findingsOf(all)
+			if cf.oneProject(cmd) {
+				findings = slices.DeleteFunc(findings, func(w *pb.Warning) bool { return !cf.inProject(w.GetObject()) })
+			}
+			if cf.output != "text" {
+				err = printMessage(cmd.OutOrStdout(), cf.output, &pb.WriteResult{Warnings: findings})
+			} else {
+				printWarnings(cmd.OutOrStdout(), findings)
+				fmt.Fprintf(cmd.OutOrStdout(), "%d resources, %d findings\n", len(all), len(findings))
+			}
+			if err == nil && len(findings) > 0 {
+				return errFindings
+			}
+			return err
+		},
+	}
+	cf.add(c)
+	ff.add(c)
+	return c
+}
+
+// analyzed returns the objects of the files, or those of the control plane.
+func analyzed(cmd *cobra.Command, cf *clientFlags, ff *fileFlags) ([]gateway.Object, error) {
+	if len(ff.paths) > 0 {
+		_, set, err := ff.request(cf.project)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range set.Objects() {
+			policies.Model().Normalize(o)
+		}
+		return set.Objects(), nil
+	}
+	ctx, conn, err := cf.dial(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	want, err := collections(nil)
+	if err != nil {
+		return nil, err
+	}
+	return objects(ctx, conn, want...)
+}
+
+// findingsOf is what may not be meant in a configuration, by object.
+func findingsOf(all []gateway.Object) []*pb.Warning {
+	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
+	var names []string
+	var found []gateway.Problem
+	for _, o := range all {
+		names = append(names, o.GetName())
+		found = append(found, policies.Model().Warnings(o)...)
+	}
+	found = append(found, slices.Concat(state.Neighbours(names), state.Shadowed(names), state.PolicyWarnings(names))...)
+	if len(state.List(gateway.KindGateways, "")) > 0 { // else they are elsewhere
+		found = append(found, state.UnattachedRoutes(names)...)
+	}
+	slices.SortStableFunc(found, func(a, b gateway.Problem) int { return strings.Compare(a.Object, b.Object) })
+	var out []*pb.Warning
+	for _, p := range found {
+		out = append(out, &pb.Warning{Object: p.Object, Field: p.Field, Message: p.Message})
+	}
+	return out
+}
