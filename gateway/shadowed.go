@@ -10,16 +10,20 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// Shadowed returns the matches of some routes, and those beside them, that no request
-// reaches on a host, because one before them takes all of theirs: a duplicate, or a wider
-// one of rules that stand as they are listed. Only what can be told from the matches alone
-// is found. A match is named once, with the first host.
+// Shadowed returns the matches that no request reaches on the hosts of some routes, because
+// one before them takes all of theirs: a duplicate, or a wider one of rules that stand as
+// they are listed. Only what can be told from the matches alone is found. A match is named
+// once, with the first host.
 func (s *Snapshot) Shadowed(routes []string) []Problem {
 	var out []Problem
-	seen := map[string]bool{}
+	seen, visited := map[string]bool{}, map[*Host]bool{}
 	for _, name := range routes {
-		s.eachHost(name, func(h *Host, r *pb.Route) {
-			for _, p := range shadowedIn(h, r) {
+		s.eachHost(name, func(h *Host, _ *pb.Route) {
+			if visited[h] {
+				return
+			}
+			visited[h] = true
+			for _, p := range shadowedIn(h) {
 				if key := p.Object + p.Field; !seen[key] {
 					seen[key] = true
 					out = append(out, p)
@@ -30,27 +34,35 @@ func (s *Snapshot) Shadowed(routes []string) []Problem {
 	return out
 }
 
-func shadowedIn(h *Host, r *pb.Route) []Problem {
-	if len(h.Entries) > maxNeighbours {
-		return nil
-	}
+// shadowedIn compares each entry with those before it that are the same, and with those
+// that are listed: of others the more specific come first, and take not all of what the
+// later ones match.
+func shadowedIn(h *Host) []Problem {
 	var out []Problem
-	for i, e := range h.Entries {
-		j := slices.IndexFunc(h.Entries[:i], func(before *Entry) bool {
-			return (e.Route == r || before.Route == r) && !before.First && covers(before.Match, e.Match)
-		})
-		if j < 0 {
+	var listed []*Entry
+	first := map[string]*Entry{}
+	for _, e := range h.Entries {
+		if e.First {
 			continue
 		}
-		by := h.Entries[j]
-		what := "takes all of its requests"
-		if covers(e.Match, by.Match) {
-			what = "has the same match and comes first, by name and position"
+		b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(e.Match)
+		by, what := first[string(b)], "has the same match and comes first, by name and position"
+		if by == nil {
+			first[string(b)] = e
+			if i := slices.IndexFunc(listed, func(before *Entry) bool { return covers(before.Match, e.Match) }); i >= 0 {
+				by, what = listed[i], "takes all of its requests"
+			}
+		}
+		if asListed(e.Route) {
+			listed = append(listed, e)
+		}
+		if by == nil {
+			continue
 		}
 		out = append(out, Problem{
 			Object: e.Route.GetName(), Origin: e.Route.GetMetadata().GetOrigin(),
 			Field: fmt.Sprintf("rules[%d].matches[%d]", e.RuleIndex, e.MatchIndex),
-			Message: fmt.Sprintf("no request reaches it on host %s: rule %s of %s%s %s",
+			Message: fmt.Sprintf("no request reaches it on host %s: rule %s of %s%s %s; remove it, or narrow the other",
 				h.Hostname, by.RuleName, by.Route.GetName(), at(by.Route), what),
 		})
 	}
@@ -88,7 +100,7 @@ func coversPath(a, b *pb.PathMatch) bool {
 	}
 	same := func(s string) string {
 		if a.GetIgnoreCase() {
-			return strings.ToLower(s)
+			return lower(s)
 		}
 		return s
 	}

@@ -41,6 +41,9 @@ func TestShadowed(t *testing.T) {
 				t.Errorf("%s: %v, want %q", name, got, c.want)
 			}
 		}
+		if got := s.Shadowed([]string{c.a.GetName(), c.b.GetName()}); (len(got) == 1) != (c.want != "") {
+			t.Errorf("%s, both: %v", name, got)
+		}
 	}
 }
 

@@ -24,8 +24,8 @@ func newAnalyzeCommand() *cobra.Command {
 		Short: "Find what is valid and may not be meant",
 		Long: "Looks at the configuration that is in force, or with -f at files alone, for routes that no\n" +
 			"listener serves, rules that no request reaches, matches that another spelling walks around,\n" +
-			"timeouts below those of a function, and the like. Writes and validate tell the same of what\n" +
-			"they are given. Ends with exit code 2 when there are findings.",
+			"timeouts below those of a function, and the like. validate --offline tells the same; writes\n" +
+			"tell it of what they are given, but for rules that no request reaches. Ends with exit code 2 when there are findings.",
 		Example: "  penstock analyze\n  penstock analyze -f examples/support-desk",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ff.paths = append(ff.paths, args...)
@@ -33,7 +33,7 @@ func newAnalyzeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			findings := findingsOf(all)
+			findings := findingsOf(all, len(ff.paths) == 0)
 			if cf.oneProject(cmd) {
 				findings = slices.DeleteFunc(findings, func(w *pb.Warning) bool { return !cf.inProject(w.GetObject()) })
 			}
@@ -78,8 +78,9 @@ func analyzed(cmd *cobra.Command, cf *clientFlags, ff *fileFlags) ([]gateway.Obj
 	return objects(ctx, conn, want...)
 }
 
-// findingsOf is what may not be meant in a configuration, by object.
-func findingsOf(all []gateway.Object) []*pb.Warning {
+// findingsOf is what may not be meant in a configuration, by object. Files that are not
+// whole may leave their Gateways to others.
+func findingsOf(all []gateway.Object, whole bool) []*pb.Warning {
 	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
 	var names []string
 	var found []gateway.Problem
@@ -88,7 +89,7 @@ func findingsOf(all []gateway.Object) []*pb.Warning {
 		found = append(found, policies.Model().Warnings(o)...)
 	}
 	found = append(found, slices.Concat(state.Neighbours(names), state.Shadowed(names), state.PolicyWarnings(names))...)
-	if len(state.List(gateway.KindGateways, "")) > 0 { // else they are elsewhere
+	if whole || len(state.List(gateway.KindGateways, "")) > 0 {
 		found = append(found, state.UnattachedRoutes(names)...)
 	}
 	slices.SortStableFunc(found, func(a, b gateway.Problem) int { return strings.Compare(a.Object, b.Object) })

@@ -72,7 +72,7 @@ func transportText(text string) string {
 	return text
 }
 
-// exitCode is 2 for what the user can mend in the input, 3 for a revision that is
+// exitCode is 2 for what the user can mend in the input, differences and findings, 3 for a revision that is
 // stored but not served everywhere or a store that is damaged, 1 for the rest.
 func exitCode(err error) int {
 	var bad file.Errors

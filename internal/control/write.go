@@ -299,7 +299,7 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 	for _, o := range ch.Updates {
 		written = append(written, o.GetName())
 	}
-	for _, w := range slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written), p.next.Shadowed(written)) {
+	for _, w := range slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written)) {
 		p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
 	}
 	return p, c.checkNext(head, p.next, ch)
