@@ -203,6 +203,10 @@ func TestBadFiles(t *testing.T) {
 	refuse("another tar", packed(t, map[string]string{"a": "b"}))
 	refuse("twice", append(bytes.Clone(good), good...))
 	refuse("with a tail", append(bytes.Clone(good), "tail"...))
+	content, err := unpacked(good)
+	if err != nil {
+		t.Fatal(err)
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range 60 {
 		cut := rnd.IntN(len(good))
@@ -210,8 +214,20 @@ func TestBadFiles(t *testing.T) {
 		at, bit := 10+rnd.IntN(len(good)-10), rnd.IntN(8) // the head of a gzip has a time
 		flipped := bytes.Clone(good)
 		flipped[at] ^= 1 << bit
+		if data, err := unpacked(flipped); err == nil && bytes.Equal(data, content) {
+			continue // one of the bits that fill the last byte of the compressed data
+		}
 		refuse(fmt.Sprintf("bit %d of byte %d", bit, at), flipped)
 	}
+}
+
+// unpacked is what a gzip file holds, and whether it is whole.
+func unpacked(b []byte) (data []byte, err error) {
+	r, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 // TestForgedFiles: whoever repairs the checksums cannot put something else into a backup.
