@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -150,10 +151,10 @@ func extract(value string) string {
 	return value
 }
 
-// decode reads base64url (RFC 4648, section 5) as Envoy does: blanks count for nothing, and
-// there may be padding.
+// decode reads base64url (RFC 4648, section 5) as Envoy does: blanks and tabs count for
+// nothing, and there may be padding.
 func decode(text string) ([]byte, error) {
-	text = strings.ReplaceAll(text, " ", "")
+	text = strings.NewReplacer(" ", "", "\t", "").Replace(text)
 	if strings.HasSuffix(text, "=") {
 		return base64.URLEncoding.DecodeString(text)
 	}
@@ -168,8 +169,9 @@ var algorithms = []jose.SignatureAlgorithm{
 
 // parse reads header and payload, and refuses members that Envoy refuses for their type.
 func parse(compact string) (*token, error) {
-	parts := strings.Split(compact, ".")
-	if len(parts) != 3 || parts[2] == "" {
+	// Envoy skips empty parts; the guard refuses a token that has them.
+	parts := strings.FieldsFunc(compact, func(r rune) bool { return r == '.' })
+	if len(parts) != 3 {
 		return nil, errors.New("it does not have three parts")
 	}
 	t := &token{header: &structpb.Struct{}, payload: &structpb.Struct{}, signed: parts[0] + "." + parts[1]}
@@ -189,13 +191,16 @@ func parse(compact string) (*token, error) {
 	if alg := text(t.header, "alg"); !slices.Contains(algorithms, jose.SignatureAlgorithm(alg)) {
 		return nil, fmt.Errorf("its algorithm %q is not supported", alg)
 	}
+	if kid := t.header.GetFields()["kid"]; kid != nil && !isString(kid) {
+		return nil, errors.New("its kid is not a text")
+	}
 	for _, claim := range []string{"iss", "sub", "jti"} {
 		if v := t.payload.GetFields()[claim]; v != nil && !isString(v) {
 			return nil, fmt.Errorf("its claim %s is not a text", claim)
 		}
 	}
 	for _, claim := range []string{"iat", "nbf", "exp"} {
-		if v := t.payload.GetFields()[claim]; v != nil && (!isNumber(v) || v.GetNumberValue() < 0) {
+		if v := t.payload.GetFields()[claim]; v != nil && (!isNumber(v) || v.GetNumberValue() < 0 || v.GetNumberValue() >= 1<<64) {
 			return nil, fmt.Errorf("its claim %s is not a time in seconds", claim)
 		}
 	}
@@ -228,6 +233,8 @@ func (p *Provider) untimely(payload *structpb.Struct, now time.Time) string {
 // audience.
 func (p *Provider) lasting(payload *structpb.Struct, now time.Time) string {
 	switch exp := seconds(payload, "exp"); {
+	case payload.GetFields()["exp"].GetNumberValue() >= 1<<63:
+		return "" // Envoy's time overflows, and the guard refuses it
 	case exp == 0:
 		return "does not expire"
 	case exp-now.Unix() > int64(p.maxLifetime()/time.Second)+int64(p.clockSkew()):
@@ -260,8 +267,8 @@ func (p *Provider) addressed(payload *structpb.Struct) bool {
 	})
 }
 
-// unsigned says why no key of the provider verifies the signature. A key of another kid,
-// algorithm or type is not tried.
+// unsigned says why no key of the provider verifies the signature. A key that names another
+// kid or algorithm is not tried.
 func (p *Provider) unsigned(t *token, keys func(secret string) string) string {
 	set := gateway.VerificationKeys(p.Policy.GetJwks())
 	if p.Secret != "" {
@@ -280,6 +287,9 @@ func (p *Provider) unsigned(t *token, keys func(secret string) string) string {
 		tried = true
 		if verifies(k.Key, alg, t.signed, t.signature) {
 			return ""
+		}
+		if _, is := k.Key.(ed25519.PublicKey); is && len(t.signature) != ed25519.SignatureSize {
+			break // Envoy tries no further key
 		}
 	}
 	if !tried {

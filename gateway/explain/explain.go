@@ -73,8 +73,11 @@ type explainer struct {
 	scheme   string
 	// port is that of the connection, hostPort that of the Host; 0: it names none.
 	port, hostPort uint32
-	request        gateway.Request
-	hasQuery       bool
+	// serverName is the host that the client names in the TLS handshake: that of the URL;
+	// "" when it is an address.
+	serverName string
+	request    gateway.Request
+	hasQuery   bool
 	// badHost is why every listener refuses the host; nil when they do not.
 	badHost *gateway.EdgeError
 	// noAuthority: Envoy refuses it by itself, before it looks at the path.

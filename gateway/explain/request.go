@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,6 +60,9 @@ func (x *explainer) authority(url string) {
 		}
 	}
 	x.port = cmp.Or(port, gateway.SchemePort(x.scheme))
+	if x.serverName = host; isAddress(host) {
+		x.serverName = ""
+	}
 	// A client leaves out the port that the scheme has anyway.
 	if x.hostPort = port; port == gateway.SchemePort(x.scheme) {
 		x.hostPort = 0
@@ -137,6 +141,9 @@ func (x *explainer) edge(e gateway.Edge) *pb.ExplainOutcome {
 	case many != nil:
 		return many
 	}
+	if refusal := x.misdirected(e); refusal != nil {
+		return refusal
+	}
 	if refusal := x.headers(e); refusal != nil {
 		return refusal
 	}
@@ -145,6 +152,27 @@ func (x *explainer) edge(e gateway.Edge) *pb.ExplainOutcome {
 		x.request.Headers["x-forwarded-proto"] = []string{x.scheme}
 	}
 	return nil
+}
+
+// misdirected is the answer of a listener with several certificates to a request for another
+// host than the one that its connection was made for; nil for all else.
+func (x *explainer) misdirected(e gateway.Edge) *pb.ExplainOutcome {
+	host := x.request.Host
+	if !e.StrictSNI || host == x.serverName || x.serverName == "" && isAddress(host) {
+		return nil
+	}
+	made := fmt.Sprintf("for %q", x.serverName)
+	if x.serverName == "" {
+		made = "without the name of a host, because the URL has an address"
+	}
+	return answered(byEdge, gateway.Misdirected, "the TLS connection is made %s, and the request is for host %q: the listener has several certificates, and serves the host only that the connection is for", made, host)
+}
+
+// isAddress reports whether a canonical host is an IP address, of which TLS sends no name
+// (RFC 6066, section 3).
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil
 }
 
 func goodMethod(m string) bool {

@@ -376,7 +376,7 @@ func (c *comparison) routeOf(t *testing.T, id string) (name string) {
 
 // exchange sends a request as it is. A connection that is closed without an answer has
 // status 0.
-func (c *comparison) exchange(t *testing.T, q *sent) answer {
+func (r *rig) exchange(t *testing.T, q *sent) answer {
 	t.Helper()
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", q.port))
 	if err != nil {
@@ -409,7 +409,7 @@ func (c *comparison) authorization(g *generator) string {
 	case 0:
 		claims["aud"] = pick[any](g, "foreign", []string{"x", "app"}, []string{"api"}, "https://app.test/x", "app.test/x", "app/", []any{"app", 1}, nil, "")
 	case 1:
-		claims["exp"] = pick[any](g, now-3600, 0, nil, "soon", now+3*3600, now+30*3600, 5e9, -1)
+		claims["exp"] = pick[any](g, now-3600, 0, nil, "soon", now+3*3600, now+30*3600, 5e9, 1e17, 1e19, 2e19, -1)
 	case 2:
 		claims["iss"] = pick[any](g, "https://three.test", nil, 1, issuer+"/")
 	case 3:
@@ -423,7 +423,7 @@ func (c *comparison) authorization(g *generator) string {
 		claims["n"] = pick[any](g, 1.5, -1, 1e17, "7")
 		claims["https://claims.test/x"] = pick[any](g, "yes", " no", 3)
 	case 7:
-		header["kid"] = pick[any](g, "two", nil, "")
+		header["kid"] = pick[any](g, "two", nil, "", 1)
 	case 8:
 		header["alg"] = pick[any](g, "none", "RS256", "HS256", "es256", nil)
 	case 9:
@@ -438,7 +438,7 @@ func (c *comparison) authorization(g *generator) string {
 	case 1:
 		return "Authorization: " + pick(g, "bearer ", "BEARER  ", "Basic ", "Bearer x ", "xBearer ", "Bearer \"") + token
 	case 2:
-		return "Authorization: Bearer " + token + pick(g, " ", ",", " x", ".x", "=")
+		return "Authorization: Bearer " + token + pick(g, " ", ",", " x", ".x", "=", ".", "\tAAAA")
 	case 3:
 		return "Authorization: Bearer " + c.altered(g, token)
 	}
@@ -476,6 +476,12 @@ func (c *comparison) altered(g *generator, token string) string {
 
 // signed is a token with whatever header and claims; a nil leaves one out.
 func signed(header, claims map[string]any, key *ecdsa.PrivateKey) string {
+	text := unsigned(header, claims)
+	return text + "." + base64.RawURLEncoding.EncodeToString(es256(key, text))
+}
+
+// unsigned is what of a token is signed.
+func unsigned(header, claims map[string]any) string {
 	var parts []string
 	for _, m := range []map[string]any{header, claims} {
 		for k, v := range m {
@@ -489,8 +495,7 @@ func signed(header, claims map[string]any, key *ecdsa.PrivateKey) string {
 		}
 		parts = append(parts, base64.RawURLEncoding.EncodeToString(b))
 	}
-	text := strings.Join(parts, ".")
-	return text + "." + base64.RawURLEncoding.EncodeToString(es256(key, text))
+	return strings.Join(parts, ".")
 }
 
 // es256 signs as RFC 7518, section 3.4, says.

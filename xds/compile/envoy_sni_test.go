@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock-gateway/penstock/gateway/explain"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/xds"
@@ -42,6 +45,24 @@ func (a asked) do(t *testing.T, port int, protocol string) (status int, body str
 		t.Fatalf("%+v: %s, %v", a, res.Proto, err)
 	}
 	return res.StatusCode, string(b)
+}
+
+// explained compares an answer with what explain says: of the URL that has the name of the
+// handshake, and the host in a header.
+func (a asked) explained(t *testing.T, r *rig, port, status int, body string) {
+	t.Helper()
+	url := fmt.Sprintf("https://%s:%d/x", cmp.Or(a.sni, "127.0.0.1"), port)
+	o := explain.Explain(r.snapshot, &pb.ExplainRequest{Url: url, HeaderLines: []string{"host: " + a.host}}, nil).GetOutcome()
+	if status != int(o.GetStatus()) || !strings.Contains(body, o.GetCode()) {
+		t.Errorf("handshake for %q, host %q: %d %s, explain says %s", a.sni, a.host, status, body, o.GetText())
+	}
+	if a.sni == a.host {
+		// As users ask: with the URL alone.
+		o = explain.Explain(r.snapshot, &pb.ExplainRequest{Url: url}, nil).GetOutcome()
+		if status != int(o.GetStatus()) {
+			t.Errorf("%s: %d, explain says %s", url, status, o.GetText())
+		}
+	}
 }
 
 // certificateSecret is a Secret with a certificate for names.
@@ -112,10 +133,11 @@ rules: [{name: all, direct_response: {status: 200, body: rest}}]
 		{"a.tls.example", "B.TLS.EXAMPLE"}: "421", {"a.tls.example", "b.tls.example:443"}: "421", {"a.tls.example", "b.tls.example."}: "421",
 		{"tls.example", "tls.example.evil"}: "421", {"a.tls.example", "xa.tls.example"}: "421", {"x.wild.example", "y.wild.example"}: "421",
 		{"a", "a.tls.example"}: "421", {"a.tls.example", "127.0.0.1"}: "421", {"", "b.tls.example"}: "421", {"", "a.tls.example"}: "421", {"", "1.2.3.example"}: "421",
-		{".*", "b.tls.example"}: "421",
+		{".*", "b.tls.example"}: "421", {"[::1]", "a.tls.example"}: "421", {"a.tls.example", "[::1]"}: "421", {"a.tls.example", "1.2.3.4:80"}: "421",
 	} {
 		for _, protocol := range []string{"http/1.1", "h2"} {
 			status, body := a.do(t, port, protocol)
+			a.explained(t, r, port, status, body)
 			if want == "421" {
 				if status != http.StatusMisdirectedRequest || !strings.Contains(body, "PK-EDGE-MISDIRECTED") {
 					t.Errorf("%s, handshake for %q, host %q: %d %s, want 421", protocol, a.sni, a.host, status, body)
@@ -133,5 +155,6 @@ rules: [{name: all, direct_response: {status: 200, body: rest}}]
 	apply("cert-a", certA)
 	for _, a := range []asked{{"a.tls.example", "b.tls.example"}, {"", "b.tls.example"}} {
 		poll(t, "one certificate to serve all hosts", func() bool { status, body := a.do(t, port, "h2"); return status == 200 && body == "b" })
+		a.explained(t, r, port, 200, "b")
 	}
 }

@@ -39,6 +39,7 @@ func TestEnvoy(t *testing.T) {
 		{"Claims", testClaims},
 		{"Tokens", testTokens},
 		{"KeySets", testKeySets},
+		{"Signatures", testSignatures}, {"Times", testTimes},
 		{"Reach", testReach},
 		{"Scopes", testScopes},
 		{"Churn", testChurn},
