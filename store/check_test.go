@@ -78,7 +78,11 @@ func TestCheckContent(t *testing.T) {
 		}, 2},
 		"a record": {func(key string, v []byte) []byte {
 			if strings.HasSuffix(key, "/r/0000000000000000001") {
-				return append(v[:len(v)-3:len(v)-3], "0\"}"...)
+				digit := byte('0')
+				if v[len(v)-3] == digit {
+					digit = '1'
+				}
+				return append(v[:len(v)-3:len(v)-3], digit, '"', '}')
 			}
 			return nil
 		}, 1},
