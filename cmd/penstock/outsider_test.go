@@ -23,6 +23,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/penstock-gateway/penstock/internal/socket/sockettest"
 )
 
 // outsiderEnv makes the test binary another process of the machine, which tries the
@@ -153,26 +155,13 @@ func servedCall(conn *grpc.ClientConn, method string) bool {
 // a process of one (as root), and else as a process of this user.
 func asOutsider(t *testing.T, targets []string) map[string]tried {
 	t.Helper()
-	// The test binary is in a folder that the other user may not enter.
-	dir, err := os.MkdirTemp("", "outsider-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "outsider")
-	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
 	b, err := json.Marshal(targets)
 	if err != nil {
 		t.Fatal(err)
 	}
+	program := sockettest.Program(t)
 	cmd := exec.CommandContext(t.Context(), program)
-	cmd.Dir = dir
+	cmd.Dir = filepath.Dir(program)
 	cmd.Env = append(os.Environ(), outsiderEnv+"="+string(b))
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

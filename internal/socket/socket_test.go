@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/penstock-gateway/penstock/internal/socket"
+	"github.com/penstock-gateway/penstock/internal/socket/sockettest"
 )
 
 // connectEnv makes this test binary a process that connects to a socket and tells the
@@ -37,21 +38,7 @@ func TestMain(m *testing.M) {
 // one (as root).
 func connect(t *testing.T, path string, credential *syscall.Credential) syscall.Errno {
 	t.Helper()
-	// The test binary is in a folder that the other user may not enter.
-	dir, err := os.MkdirTemp("", "socket-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "connect")
-	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program)
+	cmd := exec.Command(sockettest.Program(t))
 	cmd.Env = append(os.Environ(), connectEnv+"="+path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
 	var exit *exec.ExitError
