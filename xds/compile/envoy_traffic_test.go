@@ -3,7 +3,6 @@ package compile_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -354,27 +352,11 @@ func testHTTPS(t *testing.T, r *rig) {
 	port := envoytest.FreePort(t)
 	defer func() { takesPort(t, port) }()
 	apply := func() {
-		cert, key, err := ca.Issue(pki.Request{SPIFFE: "spiffe://penstock.local/web", DNS: []string{"a.test"}, TTL: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := json.Marshal(string(cert))
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := json.Marshal(string(key))
-		if err != nil {
-			t.Fatal(err)
-		}
 		r.apply(t, r.objects(t, `
 kind: Gateway
 name: edge
 listeners: [{name: https, address: 127.0.0.1, port: PORT, protocol: HTTPS, tls: {certificates: [web]}}]
-`+backendUp+`
----
-kind: Secret
-name: web
-certificate: {chain: `+string(c)+`, private_key: `+string(k)+`}
+`+backendUp+certificateSecret(t, ca, "web", "a.test")+`
 ---
 kind: Route
 name: all
