@@ -8,30 +8,9 @@ import (
 	"testing"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
-	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/store/storetest"
 )
-
-// pageCommands are the commands that a page of docs shows at a prompt.
-func pageCommands(t *testing.T, page string) []string {
-	t.Helper()
-	root, err := toolbox.RepoRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "docs", page))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for line := range strings.Lines(string(text)) {
-		if command, ok := strings.CutPrefix(line, "$ "); ok {
-			out = append(out, strings.TrimSpace(command))
-		}
-	}
-	return out
-}
 
 // TestStoreRepair: what check and repair advise about a lost resource works.
 func TestStoreRepair(t *testing.T) {

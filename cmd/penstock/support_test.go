@@ -1,42 +1,28 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/penstock-gateway/penstock/internal/backup"
 )
 
 // bundleText is all that a support bundle holds, by name.
 func bundleText(t *testing.T, name string) map[string]string {
 	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zip, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	parts := map[string]string{}
-	for in := tar.NewReader(zip); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			return parts
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		parts[strings.TrimPrefix(h.Name, "penstock-support/")] = string(b)
+	err := backup.EachEntry(name, func(name string, _ int64, r io.Reader) error {
+		b, err := io.ReadAll(r)
+		parts[strings.TrimPrefix(name, "penstock-support/")] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return parts
 }
 
 // TestSupport: a bundle of a product that runs, with a function that prints its

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -10,29 +9,9 @@ import (
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
-// trialStep is a command of a trial, with what it prints: "…" stands for anything in a
-// line, and alone for any lines.
-type trialStep struct{ command, output string }
-
-func trialSteps(text string) (out []trialStep) {
-	inside := false
-	for line := range strings.Lines(text) {
-		command, isCommand := strings.CutPrefix(line, "$ ")
-		switch {
-		case strings.HasPrefix(line, "```"):
-			inside = strings.HasPrefix(line, "```console")
-		case !inside:
-		case isCommand:
-			out = append(out, trialStep{command: strings.TrimSpace(command)})
-		case len(out) > 0:
-			out[len(out)-1].output += line
-		}
-	}
-	return out
-}
-
-// matches reports whether a command printed what the trial says.
-func (s trialStep) matches(printed string) bool {
+// matches reports whether a command printed what the trial says: "…" stands for anything
+// in a line, and alone for any lines.
+func (s pageStep) matches(printed string) bool {
 	var pattern strings.Builder
 	for line := range strings.Lines(s.output) {
 		if line == "…\n" {
@@ -56,12 +35,8 @@ func TestTrials(t *testing.T) {
 	}
 	for _, page := range pages {
 		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) {
-			text, err := os.ReadFile(page)
-			if err != nil {
-				t.Fatal(err)
-			}
 			in, run := exampleEnv(t)
-			for _, step := range trialSteps(string(text)) {
+			for _, step := range pageSteps(t, filepath.Join("trials", filepath.Base(page))) {
 				printed, err := run(step.command)
 				printed = strings.ReplaceAll(printed, in.flags.gateway, "127.0.0.1:8080")
 				if err != nil || !step.matches(printed) {

@@ -2,43 +2,9 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
-
-// pageSession is what a page of docs shows in its console blocks: commands at a prompt,
-// and lines that each prints, in which "…" stands for anything.
-func pageSession(t *testing.T, page string) (commands []string, prints map[string][]string) {
-	t.Helper()
-	root, err := toolbox.RepoRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "docs", page))
-	if err != nil {
-		t.Fatal(err)
-	}
-	prints = map[string][]string{}
-	inside := false
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		command, prompt := strings.CutPrefix(line, "$ ")
-		switch {
-		case strings.HasPrefix(line, "```"):
-			inside = line == "```console"
-		case inside && prompt:
-			commands = append(commands, command)
-		case inside && line != "":
-			last := commands[len(commands)-1]
-			prints[last] = append(prints[last], line)
-		}
-	}
-	return commands, prints
-}
 
 // printed reports an error unless all parts of a line of a page are in an output, in order.
 func printed(out, line string) error {
@@ -59,18 +25,19 @@ func printed(out, line string) error {
 func TestTroubleshootingPage(t *testing.T) {
 	in, run := exampleEnv(t)
 	t.Setenv("PENSTOCK_JAEGER", "http://"+in.flags.jaeger)
-	commands, prints := pageSession(t, "troubleshooting.md")
-	if len(commands) < 20 {
-		t.Fatal(commands)
+	steps := pageSteps(t, "troubleshooting.md")
+	if len(steps) < 20 {
+		t.Fatal(steps)
 	}
-	for _, command := range commands {
-		if len(prints[command]) == 0 {
+	for _, s := range steps {
+		command := s.command
+		if strings.TrimSpace(s.output) == "" {
 			t.Errorf("the page does not say what %s prints", command)
 		}
 		once := strings.HasPrefix(command, "penstock up ") || strings.HasPrefix(command, "penstock support ")
 		try := func() error {
 			out, _ := run(command)
-			for _, line := range prints[command] {
+			for line := range strings.Lines(s.output) {
 				// Addresses of the gateway are other ones here, and none is in what is looked for.
 				if err := printed(out, line); err != nil {
 					return fmt.Errorf("%s: %w", command, err)

@@ -1,9 +1,7 @@
 package support
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"io"
 	"os"
@@ -15,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/backup"
 )
 
 // fill gives each text of a message its full name as the value, and names them. Of a
@@ -173,28 +172,17 @@ func TestBundle(t *testing.T) {
 	if err := b.Write(name); err == nil || !strings.Contains(err.Error(), "exists") {
 		t.Errorf("over a file: %v", err)
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zip, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := map[string]string{}
-	for in := tar.NewReader(zip); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
+	err := backup.EachEntry(name, func(name string, _ int64, r io.Reader) error {
+		text, err := io.ReadAll(r)
+		if strings.Contains(string(text), "canary-value") {
+			t.Errorf("%s: %s", name, text)
 		}
-		text, err := io.ReadAll(in)
-		if err != nil || strings.Contains(string(text), "canary-value") {
-			t.Errorf("%s: %s %v", h.Name, text, err)
-		}
-		found[h.Name] = string(text)
+		found[name] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 	if !strings.Contains(found["penstock-support/contents.txt"], "log: lines: left out: refused with (hidden)") || found["penstock-support/log"] != "" {
 		t.Errorf("%q", found)
