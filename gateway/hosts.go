@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -113,6 +114,24 @@ func (s *Snapshot) gatewaysOf(prev *Snapshot, route string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// listenersOf are the listeners that serve a route, each with the hosts that it serves
+// the route for, in the order of the gateways' names and of their listeners.
+func (s *Snapshot) listenersOf(route string) iter.Seq2[*listenerState, []string] {
+	return func(yield func(*listenerState, []string) bool) {
+		for _, g := range s.gatewaysOf(nil, route) {
+			state := s.states.Get(g)
+			if state == nil || state.attached.Get(route) == nil {
+				continue
+			}
+			for i, hosts := range state.attached.Get(route).hosts {
+				if len(hosts) > 0 && !yield(state.listeners[i], hosts) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // attaches tells whether a route attaches to a gateway: it names it, or names none.

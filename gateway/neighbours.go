@@ -36,16 +36,10 @@ func (s *Snapshot) eachHost(name string, visit func(*Host, *pb.Route)) {
 	if !ok {
 		return
 	}
-	for _, g := range s.gatewaysOf(s, name) {
-		state := s.states.Get(g)
-		if state == nil || state.attached.Get(name) == nil {
-			continue
-		}
-		for i, l := range state.listeners {
-			for _, host := range state.attached.Get(name).hosts[i] {
-				if h := l.hosts.Get(host); h != nil {
-					visit(h, r)
-				}
+	for l, hosts := range s.listenersOf(name) {
+		for _, host := range hosts {
+			if h := l.hosts.Get(host); h != nil {
+				visit(h, r)
 			}
 		}
 	}

@@ -33,6 +33,14 @@ type Problem struct {
 	target string
 }
 
+// AsWarnings is what a write answers about problems that do not keep it from being done.
+func AsWarnings(problems []Problem) (out []*pb.Warning) {
+	for _, p := range problems {
+		out = append(out, &pb.Warning{Object: p.Object, Field: p.Field, Message: p.Message})
+	}
+	return out
+}
+
 // Host is one host name that a listener serves, with everything that may answer
 // for it in match order. It is immutable. A Host whose inputs did not change is the same pointer
 // in the next Snapshot, so compilers may cache by pointer.

@@ -12,6 +12,9 @@ import (
 // Gateway, those that it names are not there, or their listeners have other hosts. Such a
 // route is valid and answers nobody.
 func (s *Snapshot) Unattached(r *pb.Route) string {
+	for range s.listenersOf(r.GetName()) {
+		return ""
+	}
 	var there, theirs []string
 	for _, name := range s.gatewaysOf(nil, r.GetName()) {
 		g, ok := s.Get(name).(*pb.Gateway)
@@ -20,9 +23,6 @@ func (s *Snapshot) Unattached(r *pb.Route) string {
 		}
 		there = append(there, name[strings.LastIndexByte(name, '/')+1:])
 		for _, l := range g.GetListeners() {
-			if len(intersect(r.GetHostnames(), l.GetHostnames())) > 0 {
-				return ""
-			}
 			theirs = append(theirs, l.GetHostnames()...)
 		}
 	}

@@ -36,7 +36,8 @@ func (e Edge) matchProblems(r *pb.Route) []Problem {
 	return c.problems
 }
 
-// edgesOf returns the different edge profiles of the listeners that serve a route.
+// edgesOf returns the different edge profiles of the listeners that serve a route. It is
+// asked while a Snapshot is built, before there is what listenersOf walks over.
 func (s *Snapshot) edgesOf(r *pb.Route) []Edge {
 	var out []Edge
 	for _, name := range s.gatewaysOf(nil, r.GetName()) {

@@ -33,7 +33,7 @@ func newAnalyzeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			findings := findingsOf(all, len(ff.paths) == 0)
+			findings := gateway.AsWarnings(findingsOf(all, len(ff.paths) == 0))
 			if cf.oneProject(cmd) {
 				findings = slices.DeleteFunc(findings, func(w *pb.Warning) bool { return !cf.inProject(w.GetObject()) })
 			}
@@ -80,10 +80,10 @@ func analyzed(cmd *cobra.Command, cf *clientFlags, ff *fileFlags) ([]gateway.Obj
 
 // findingsOf is what may not be meant in a configuration, by object. Files that are not
 // whole may leave their Gateways to others.
-func findingsOf(all []gateway.Object, whole bool) []*pb.Warning {
+func findingsOf(all []gateway.Object, whole bool) []gateway.Problem {
 	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
 	var names []string
-	var found []gateway.Problem
+	found := []gateway.Problem{}
 	for _, o := range all {
 		names = append(names, o.GetName())
 		found = append(found, policies.Model().Warnings(o)...)
@@ -93,9 +93,5 @@ func findingsOf(all []gateway.Object, whole bool) []*pb.Warning {
 		found = append(found, state.UnattachedRoutes(names)...)
 	}
 	slices.SortStableFunc(found, func(a, b gateway.Problem) int { return strings.Compare(a.Object, b.Object) })
-	var out []*pb.Warning
-	for _, p := range found {
-		out = append(out, &pb.Warning{Object: p.Object, Field: p.Field, Message: p.Message})
-	}
-	return out
+	return found
 }

@@ -246,7 +246,7 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	if problems = append(problems, state.UnservedByDefault(names)...); len(problems) > 0 {
 		return set.Locate(problems)
 	}
-	printWarnings(w, findingsOf(objects, false))
+	printWarnings(w, gateway.AsWarnings(findingsOf(objects, false)))
 	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
 	return nil
 }

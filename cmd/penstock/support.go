@@ -20,7 +20,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/support"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
@@ -138,20 +137,7 @@ func (r *supportRun) configuration(ctx context.Context) {
 		}
 		r.bundle.AddMessages("configuration/"+kind+".yaml", fmt.Sprintf("%d %s", len(found), kind), messages, err)
 	}
-	r.bundle.Add("warnings.json", "what is valid and may not be meant", warningsOf(all), r.down)
-}
-
-// warningsOf are those that a write of all objects would get.
-func warningsOf(all []gateway.Object) []gateway.Problem {
-	var names []string
-	warnings := []gateway.Problem{}
-	for _, o := range all {
-		names = append(names, o.GetName())
-		warnings = append(warnings, policies.Model().Warnings(o)...)
-	}
-	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
-	warnings = append(warnings, state.Neighbours(names)...)
-	return append(warnings, state.PolicyWarnings(names)...)
+	r.bundle.Add("warnings.json", "what is valid and may not be meant", findingsOf(all, true), r.down)
 }
 
 // state adds what the control plane says of itself, its proxies and functions.

@@ -272,9 +272,7 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 		p.warnings = append(p.warnings, rolledBackWarning(m.Object, old)...)
 		if _, version := m.Object.(*pb.FunctionVersion); !version { // its spec was one part of a function that was checked
 			problems = append(problems, policies.Model().Validate(m.Object)...)
-			for _, w := range policies.Model().Warnings(m.Object) {
-				p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
-			}
+			p.warnings = append(p.warnings, gateway.AsWarnings(policies.Model().Warnings(m.Object))...)
 		}
 		if old != nil && old.GetMetadata().GetEtag() == m.Object.GetMetadata().GetEtag() {
 			continue
@@ -299,9 +297,7 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 	for _, o := range ch.Updates {
 		written = append(written, o.GetName())
 	}
-	for _, w := range slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written)) {
-		p.warnings = append(p.warnings, &pb.Warning{Object: w.Object, Field: w.Field, Message: w.Message})
-	}
+	p.warnings = append(p.warnings, gateway.AsWarnings(slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written)))...)
 	return p, c.checkNext(head, p.next, ch)
 }
 
