@@ -37,6 +37,8 @@ import (
 const (
 	fileName = "configuration.kept"
 	keyName  = "configuration.key"
+	// unfinishedName matches the names of files that are being written.
+	unfinishedName = ".kept-*"
 
 	magic    = "penstock kept configuration 1"
 	saltSize = 32
@@ -215,7 +217,7 @@ func createLog(path, identity string, key []byte, records iter.Seq2[record, erro
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".kept-*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), unfinishedName) // mode 0600
 	if err != nil {
 		return nil, err
 	}

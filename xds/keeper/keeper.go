@@ -126,6 +126,7 @@ type Keeper struct {
 
 	mu       sync.Mutex
 	state    *state
+	epoch    int      // how often what is kept was removed because the control plane refuses the proxy
 	refused  error    // why the file that was there is not used
 	log      *logFile // nil: a change writes the whole file
 	writeErr error
@@ -332,14 +333,18 @@ func (k *Keeper) contact() {
 	k.write(record{kind: recordContact, time: time.Now()})
 }
 
-// keep takes in what the proxy has acknowledged, or does not have any more.
-func (k *Keeper) keep(d *discoveryv3.DeltaDiscoveryResponse) {
+// keep takes in what the proxy has acknowledged, or does not have any more. epoch is that
+// of the beginning of the stream: what comes of an earlier one is late, and dropped.
+func (k *Keeper) keep(epoch int, d *discoveryv3.DeltaDiscoveryResponse) {
 	if len(d.GetResources()) == 0 && len(d.GetRemovedResources()) == 0 {
 		return
 	}
 	body, err := marshalRecord(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if epoch != k.epoch {
+		return
+	}
 	k.state.apply(d)
 	k.refused = nil
 	if err != nil {
@@ -386,26 +391,39 @@ func (k *Keeper) lost(err error) {
 	k.remove()
 }
 
-// remove removes the file. The caller holds mu.
-func (k *Keeper) remove() {
+// remove removes the file, and reports whether there was one. The caller holds mu.
+func (k *Keeper) remove() bool {
 	if k.log != nil {
 		k.log.f.Close()
 		k.log = nil
 	}
-	if err := os.Remove(k.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := os.Remove(k.path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		k.opt.Logger.Error("cannot remove the configuration that is kept", "file", k.path, "error", err)
 	}
+	return err == nil
 }
 
-// forget removes what is kept, since the control plane refuses this proxy.
+// forget removes what is kept, since the control plane refuses this proxy: also a file
+// that was not read, because another version or a restored key may read it. What is still
+// to come of streams that began before is not kept any more (keep).
 func (k *Keeper) forget(why error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.state.types) == 0 && k.log == nil {
+	k.epoch++
+	k.state, k.refused = newState(), nil
+	removed := k.remove()
+	// A process that ended while it wrote leaves what it had written under another name.
+	unfinished, _ := filepath.Glob(filepath.Join(k.opt.Dir, unfinishedName))
+	for _, f := range unfinished {
+		removed = os.Remove(f) == nil || removed
+	}
+	if !removed {
 		return
 	}
-	k.state = newState()
-	k.remove()
+	if err := syncDir(k.opt.Dir); err != nil {
+		k.opt.Logger.Error("the configuration that was kept may come back after a loss of power", "error", err)
+	}
 	k.opt.Logger.Error("the control plane refuses this proxy: what was kept for a start without it is removed", "error", why)
 }
 

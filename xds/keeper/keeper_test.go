@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -300,7 +301,7 @@ func TestDiskFull(t *testing.T) {
 	k := filled(t, options(t, "127.0.0.1:9"))
 	defer shut(t, k)
 	k.log.f.Close()
-	k.keep(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: string(xds.Listener), Resources: []*discoveryv3.Resource{resource("l", "2")}})
+	k.keep(k.epoch, &discoveryv3.DeltaDiscoveryResponse{TypeUrl: string(xds.Listener), Resources: []*discoveryv3.Resource{resource("l", "2")}})
 	if _, err := os.Stat(k.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file with the earlier version is there: %v", err)
 	}
@@ -386,5 +387,89 @@ func TestRevoked(t *testing.T) {
 	}
 	if _, err := os.Stat(k.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file is there: %v", err)
+	}
+}
+
+// gone checks that nothing is kept, in memory and on disk.
+func gone(t *testing.T, k *Keeper) {
+	t.Helper()
+	if err := k.Usable(); err == nil {
+		t.Error("a revoked proxy could start from disk")
+	}
+	left, err := os.ReadDir(k.opt.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		if f.Name() != keyName {
+			t.Errorf("%s is there", f.Name())
+		}
+	}
+}
+
+// TestForgetsForGood has the proxy acknowledge after it was revoked, and before its stream
+// has ended: nothing of that comes back to the disk. A stream that begins later is one that
+// the control plane lets in again.
+func TestForgetsForGood(t *testing.T) {
+	k := filled(t, options(t, "127.0.0.1:9"))
+	defer shut(t, k)
+	r := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: string(xds.Listener), Nonce: "2", Resources: []*discoveryv3.Resource{resource("l", "2")}}
+	n := newNotes(k)
+	defer n.stop()
+	n.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(xds.Listener), InitialResourceVersions: map[string]string{"l": "1"}})
+	n.response(r)
+	k.forget(errors.New("revoked"))
+	gone(t, k)
+	n.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(xds.Listener), ResponseNonce: "2"})
+	n.settle()
+	k.contact()
+	gone(t, k)
+
+	next := newNotes(k)
+	defer next.stop()
+	next.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(xds.Listener)})
+	exchange(next, r, false)
+	if err := k.Usable(); err != nil {
+		t.Errorf("after it was allowed again: %v", err)
+	}
+}
+
+// TestForgetsAtTheEnd has the proxy's own stream end at the moment in which it is refused.
+func TestForgetsAtTheEnd(t *testing.T) {
+	k := filled(t, options(t, "127.0.0.1:9"))
+	defer shut(t, k)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.ended(ctx, grpcstatus.Error(codes.PermissionDenied, "revoked")); err == nil {
+		t.Error("the stream ended without an error")
+	}
+	gone(t, k)
+}
+
+// TestForgetsWhatItCannotRead: a file that this process refused goes, too, since a later
+// one might read it, and so does what was half written.
+func TestForgetsWhatItCannotRead(t *testing.T) {
+	o := options(t, "127.0.0.1:9")
+	k := filled(t, o)
+	shut(t, k)
+	b, err := os.ReadFile(k.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, content := range map[string][]byte{
+		"altered": append(slices.Clone(b[:len(b)-1]), b[len(b)-1]^1), "of another version": append([]byte("penstock kept configuration 2"), b[len(magic):]...),
+	} {
+		for _, name := range []string{fileName, ".kept-1"} {
+			if err := os.WriteFile(filepath.Join(o.Dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k := open(t, o)
+		if k.refused == nil {
+			t.Errorf("%s: it is used", what)
+		}
+		k.forget(errors.New("revoked"))
+		gone(t, k)
+		shut(t, k)
 	}
 }

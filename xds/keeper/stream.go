@@ -264,21 +264,23 @@ func (k *Keeper) contactEnds(turn int) {
 
 // ended is what the proxy is told of the end of the stream to the control plane.
 func (k *Keeper) ended(ctx context.Context, err error) error {
+	// First, since the proxy may have ended its stream at the same moment.
+	if status.Code(err) == codes.PermissionDenied {
+		k.forget(err)
+	}
 	if ctx.Err() != nil {
 		return cause(ctx)
 	}
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	if status.Code(err) == codes.PermissionDenied {
-		k.forget(err)
-	}
 	return err
 }
 
 // notes are what is known of one stream to the control plane.
 type notes struct {
-	k *Keeper
+	k     *Keeper
+	epoch int // of the keeper when the stream began
 
 	mu       sync.Mutex
 	begun    map[string]bool
@@ -289,6 +291,9 @@ type notes struct {
 
 func newNotes(k *Keeper) *notes {
 	n := &notes{k: k, begun: map[string]bool{}, flight: map[string]*discoveryv3.DeltaDiscoveryResponse{}}
+	k.mu.Lock()
+	n.epoch = k.epoch
+	k.mu.Unlock()
 	n.settled = time.AfterFunc(settleAfter, n.settle)
 	return n
 }
@@ -337,7 +342,7 @@ func (n *notes) request(q *discoveryv3.DeltaDiscoveryRequest) {
 			change.RemovedResources = append(change.RemovedResources, name)
 		}
 	}
-	n.k.keep(change)
+	n.k.keep(n.epoch, change)
 	n.settled.Reset(settleAfter)
 }
 
@@ -353,6 +358,6 @@ func (n *notes) settle() {
 		n.k.mu.Lock()
 		unseen := n.k.state.unseen(xds.Type(t))
 		n.k.mu.Unlock()
-		n.k.keep(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: t, RemovedResources: unseen})
+		n.k.keep(n.epoch, &discoveryv3.DeltaDiscoveryResponse{TypeUrl: t, RemovedResources: unseen})
 	}
 }
