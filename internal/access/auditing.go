@@ -93,8 +93,8 @@ func (s *Service) began(r rule) error {
 	return nil
 }
 
-// changedNothing reports whether a call left everything as it was: everybody who is
-// known can make any number of those. After an error that may have come later, such as
+// changedNothing reports whether a call left everything as it was: whoever may make it
+// can make any number of those. After an error that may have come later, such as
 // UNAVAILABLE, it is not known.
 func changedNothing(r rule, n *note, err error) bool {
 	if !n.empty() {
@@ -102,7 +102,7 @@ func changedNothing(r rule, n *note, err error) bool {
 	}
 	switch status.Code(err) {
 	case codes.OK:
-		return r.anybody
+		return r.noted
 	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
 		return true
 	}

@@ -27,29 +27,32 @@ type rule struct {
 	anybody bool
 	// writes: the call is audited although it is allowed.
 	writes bool
+	// noted: each change that the call makes is noted for its audit record (api.Caller.Changed),
+	// so one without a note changed nothing. Without it every allowed call is recorded.
+	noted bool
 }
 
 // rules are those of the methods that do not follow from a kind of resource.
 var rules = map[string]rule{
 	// Each object is checked on its own (api.Caller.MayChange).
-	pb.ConfigService_Apply_FullMethodName:         {anybody: true, writes: true},
+	pb.ConfigService_Apply_FullMethodName:         {anybody: true, writes: true, noted: true},
 	pb.ConfigService_Diff_FullMethodName:          {anybody: true},
 	pb.ConfigService_Watch_FullMethodName:         {watches: true, scope: everywhere},
-	pb.ConfigService_Rollback_FullMethodName:      {verb: verbRollback, kind: "configuration", somewhere: true, writes: true},
+	pb.ConfigService_Rollback_FullMethodName:      {verb: verbRollback, kind: "configuration", somewhere: true, writes: true, noted: true},
 	pb.ConfigService_ListRevisions_FullMethodName: {verb: "read", kind: "history"},
 	pb.ConfigService_WaitServing_FullMethodName:   {verb: "read", kind: "status", somewhere: true},
 	pb.ProxyService_GetStatus_FullMethodName:      {verb: "read", kind: "status", somewhere: true},
 	pb.ProxyService_ListProxies_FullMethodName:    {verb: "read", kind: "proxies", somewhere: true},
 	pb.ExplainService_Explain_FullMethodName:      {verb: "read", kind: "routes", scope: explained},
 
-	pb.FunctionOperationsService_UploadPackage_FullMethodName:    {verb: "create", kind: "packages", somewhere: true, writes: true},
+	pb.FunctionOperationsService_UploadPackage_FullMethodName:    {verb: "create", kind: "packages", somewhere: true, writes: true, noted: true},
 	pb.FunctionOperationsService_DescribeFunction_FullMethodName: {verb: "read", kind: "functions", scope: named},
 	pb.FunctionOperationsService_StreamLogs_FullMethodName:       {verb: "read", kind: "logs", scope: named},
 	pb.FunctionOperationsService_InvokeFunction_FullMethodName:   {verb: verbInvoke, kind: "functions", scope: named, writes: true},
 
 	pb.ProxyAdmissionService_CreateJoinToken_FullMethodName: {verb: "create", kind: "join-tokens", scope: ofProject, writes: true},
-	pb.ProxyAdmissionService_RevokeProxy_FullMethodName:     {verb: "update", kind: "proxies", writes: true},
-	pb.ProxyAdmissionService_AllowProxy_FullMethodName:      {verb: "update", kind: "proxies", writes: true},
+	pb.ProxyAdmissionService_RevokeProxy_FullMethodName:     {verb: "update", kind: "proxies", writes: true, noted: true},
+	pb.ProxyAdmissionService_AllowProxy_FullMethodName:      {verb: "update", kind: "proxies", writes: true, noted: true},
 	pb.ProxyAdmissionService_ListRevocations_FullMethodName: {verb: "read", kind: "proxies"},
 
 	pb.DevTokenService_GetDevIssuer_FullMethodName: {anybody: true}, // public keys
@@ -61,14 +64,14 @@ var rules = map[string]rule{
 	pb.AccessService_WhoAmI_FullMethodName:        {anybody: true},
 	pb.AccessService_CheckAccess_FullMethodName:   {anybody: true},
 	pb.AccessService_ListRoles_FullMethodName:     {anybody: true},
-	pb.AccessService_SetRole_FullMethodName:       {verb: "update", kind: "access", writes: true},
-	pb.AccessService_DeleteRole_FullMethodName:    {verb: "delete", kind: "access", writes: true},
+	pb.AccessService_SetRole_FullMethodName:       {verb: "update", kind: "access", writes: true, noted: true},
+	pb.AccessService_DeleteRole_FullMethodName:    {verb: "delete", kind: "access", writes: true, noted: true},
 	pb.AccessService_ListBindings_FullMethodName:  {verb: "read", kind: "access", somewhere: true},
-	pb.AccessService_CreateBinding_FullMethodName: {verb: "create", kind: "access", somewhere: true, writes: true},
-	pb.AccessService_DeleteBinding_FullMethodName: {verb: "delete", kind: "access", somewhere: true, writes: true},
+	pb.AccessService_CreateBinding_FullMethodName: {verb: "create", kind: "access", somewhere: true, writes: true, noted: true},
+	pb.AccessService_DeleteBinding_FullMethodName: {verb: "delete", kind: "access", somewhere: true, writes: true, noted: true},
 	pb.AccessService_ListTokens_FullMethodName:    {verb: "read", kind: "access", somewhere: true},
-	pb.AccessService_CreateToken_FullMethodName:   {verb: "create", kind: "access", somewhere: true, writes: true},
-	pb.AccessService_RevokeToken_FullMethodName:   {verb: "delete", kind: "access", somewhere: true, writes: true},
+	pb.AccessService_CreateToken_FullMethodName:   {verb: "create", kind: "access", somewhere: true, writes: true, noted: true},
+	pb.AccessService_RevokeToken_FullMethodName:   {verb: "delete", kind: "access", somewhere: true, writes: true, noted: true},
 	pb.AccessService_ListAudit_FullMethodName:     {verb: "read", kind: "audit"},
 	pb.AccessService_VerifyAudit_FullMethodName:   {verb: "read", kind: "audit"},
 
@@ -115,11 +118,11 @@ func standard(method, kind string) (rule, bool) {
 	case strings.HasPrefix(method, "List"):
 		return rule{verb: "read", kind: kind, scope: parent}, true
 	case strings.HasPrefix(method, "Create"):
-		return rule{verb: "create", kind: kind, scope: parent, writes: true}, true
+		return rule{verb: "create", kind: kind, scope: parent, writes: true, noted: true}, true
 	case strings.HasPrefix(method, "Update"):
-		return rule{verb: "update", kind: kind, scope: updated, writes: true}, true
+		return rule{verb: "update", kind: kind, scope: updated, writes: true, noted: true}, true
 	case strings.HasPrefix(method, "Delete"):
-		return rule{verb: "delete", kind: kind, scope: named, writes: true}, true
+		return rule{verb: "delete", kind: kind, scope: named, writes: true, noted: true}, true
 	}
 	return rule{}, false
 }

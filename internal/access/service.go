@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -160,7 +161,9 @@ func (v *Server) putBytes(ctx context.Context, key string, b []byte) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	noteChange(ctx, key, shortHash(old[key]), shortHash(b))
+	if !bytes.Equal(old[key], b) {
+		noteChange(ctx, key, shortHash(old[key]), shortHash(b))
+	}
 	if err := v.s.state.PutState(ctx, key, b); err != nil {
 		return unavailable(err)
 	}

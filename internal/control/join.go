@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -344,6 +345,7 @@ func (a admission) CreateJoinToken(ctx context.Context, r *pb.CreateJoinTokenReq
 	if err := a.core.store.PutState(ctx, joinPrefix+"token/"+hashHex(token.Secret[:]), value); err != nil {
 		return nil, storeError(err)
 	}
+	noteChange(ctx, "join-token "+id, "", shortHash(value))
 	a.audit("made a join token", "identity", id, "by", who, "until", t.Expires)
 	return &pb.CreateJoinTokenResponse{Token: token.String(), Identity: id, ExpireTime: timestamppb.New(t.Expires)}, nil
 }
@@ -386,6 +388,7 @@ func (a admission) RevokeProxy(ctx context.Context, r *pb.RevokeProxyRequest) (*
 	if err := a.core.store.PutState(ctx, revokedPrefix+subject, value); err != nil {
 		return nil, storeError(err)
 	}
+	noteChange(ctx, revokedPrefix+subject, "", shortHash(value))
 	a.audit("revoked", "subject", subject, "by", who, "reason", r.GetReason())
 	// In force here when this returns; other replicas hear of it.
 	if err := a.load(ctx); err != nil {
@@ -407,11 +410,12 @@ func (a admission) AllowProxy(ctx context.Context, r *pb.AllowProxyRequest) (*pb
 	if err != nil {
 		return nil, storeError(err)
 	}
-	_, was := values[revokedPrefix+subject]
+	value, was := values[revokedPrefix+subject]
 	if err := errors.Join(a.core.store.DeleteState(ctx, revokedPrefix+subject), a.load(ctx)); err != nil {
 		return nil, storeError(err)
 	}
 	if was {
+		noteChange(ctx, revokedPrefix+subject, cmp.Or(shortHash(value), "damaged"), "")
 		a.audit("allowed again", "subject", subject, "by", api.CallerName(ctx))
 	}
 	return &pb.AllowProxyResponse{WasRevoked: was}, nil

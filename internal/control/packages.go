@@ -90,6 +90,7 @@ func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequ
 	if err := p.keep(tmp.Name(), digest, size); err != nil {
 		return err
 	}
+	noteChange(stream.Context(), "packages/"+digest, "", strings.TrimPrefix(digest, archive.DigestPrefix)[:20])
 	return stream.SendAndClose(&pb.UploadPackageResponse{Digest: digest, Size: size})
 }
 

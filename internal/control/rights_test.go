@@ -1,8 +1,10 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/penstock-gateway/penstock/functions/archive"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
@@ -391,5 +394,106 @@ func TestAuditIsNotPushedOut(t *testing.T) {
 	}
 	if r, err = audit.ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:writes", Limit: 1000}); err != nil || len(r.GetRecords()) != 20 {
 		t.Errorf("%d records of 20 changes, %v", len(r.GetRecords()), err)
+	}
+}
+
+// TestAuditNotesWhatIsDone: what succeeds and changes nothing is recorded as rarely as what
+// is refused, whichever call it is, and what changes something each time, with its name.
+func TestAuditNotesWhatIsDone(t *testing.T) {
+	p := start(t, t.TempDir())
+	conn := as(t, p, "ops", "admin@*")
+	const id = "spiffe://penstock.local/proxy/default/-/edge"
+	code := zipOf(t, "app.py")
+	digest, err := archive.Digest(bytes.NewReader(code))
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := &pb.SetRoleRequest{Role: &pb.Role{Name: "looks", Permissions: []*pb.Permissions{{Verbs: []string{"read"}, Kinds: []string{"routes"}}}}}
+	proxies := pb.NewProxyAdmissionServiceClient(conn)
+	allow := func() error {
+		_, err := proxies.AllowProxy(t.Context(), &pb.AllowProxyRequest{Subject: &pb.AllowProxyRequest_Identity{Identity: id}})
+		return err
+	}
+	calls := []struct {
+		do    func() error
+		notes []string // of the first time
+	}{
+		{func() error {
+			_, err := (&plane{conn: conn}).upload(t, digest, code)
+			return err
+		}, []string{"packages/" + digest}},
+		{func() error { return apply(t, conn, resource(direct("r", "/r", "x"))) }, []string{"projects/default/routes/r"}},
+		{func() error {
+			_, err := pb.NewRouteServiceClient(conn).UpdateRoute(t.Context(), &pb.UpdateRouteRequest{Route: direct("r", "/r", "x"), Options: noWait})
+			return err
+		}, nil},
+		{func() error { _, err := pb.NewAccessServiceClient(conn).SetRole(t.Context(), role); return err }, []string{"access/role/looks"}},
+		{func() error {
+			_, err := proxies.CreateJoinToken(t.Context(), &pb.CreateJoinTokenRequest{Project: "default", Gateway: "-", Name: "edge"})
+			return err
+		}, []string{"join-token " + id}},
+		{func() error {
+			_, err := proxies.RevokeProxy(t.Context(), &pb.RevokeProxyRequest{Subject: &pb.RevokeProxyRequest_Identity{Identity: id}})
+			return err
+		}, []string{"revoked/identity/" + id}},
+		{allow, []string{"revoked/identity/" + id}},
+	}
+	var want []string
+	for _, c := range calls {
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, c.notes...)
+	}
+	const again = 50
+	for range again {
+		for _, i := range []int{0, 1, 2, 3, 6} {
+			if err := calls[i].do(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r, err := pb.NewAccessServiceClient(p.conn).ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:ops", Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range r.GetRecords() {
+		for _, o := range a.GetObjects() {
+			got = append(got, o.GetName())
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("noted are %q, want %q", got, want)
+	}
+	if n := len(r.GetRecords()) - len(want); n == 0 || n > 2*again {
+		t.Errorf("%d records of %d calls that changed nothing", n, 5*again)
+	}
+}
+
+// TestAuditIsBounded: somebody whom nobody knows fills the log neither with long paths, nor
+// forges lines of it, by either front.
+func TestAuditIsBounded(t *testing.T) {
+	p := start(t, t.TempDir())
+	long := "/debug/%1b%5b2J%0a9%20allowed/" + strings.Repeat("x", 100_000)
+	if got := statusOf(t, p, http.MethodGet, long, "", nil); got != http.StatusUnauthorized {
+		t.Errorf("status %d", got)
+	}
+	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Invoke(t.Context(), "/"+strings.Repeat("y", 100_000)+"/Do", &pb.WhoAmIRequest{}, &pb.WhoAmIResponse{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("gRPC: %.200v", err)
+	}
+	r, err := pb.NewAccessServiceClient(p.conn).ListAudit(t.Context(), &pb.ListAuditRequest{Verdict: "refused"})
+	if err != nil || len(r.GetRecords()) != 2 {
+		t.Fatalf("%d records, %v", len(r.GetRecords()), err)
+	}
+	for _, a := range r.GetRecords() {
+		if action := a.GetAction(); len(action) > 2000 || strings.ContainsAny(action, "\x1b\n") {
+			t.Errorf("an action of %d bytes: %.100q", len(action), action)
+		}
 	}
 }

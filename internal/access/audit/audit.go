@@ -263,6 +263,7 @@ func (l *Log) write(r Record) (int64, error) {
 			return 0, err
 		}
 	}
+	r = r.bounded()
 	r.Number, r.Time, r.Previous = l.head.Number+1, l.now().UTC(), l.head.Hash
 	hash, err := r.hash()
 	if err != nil {
