@@ -54,7 +54,8 @@ type Where struct {
 
 // Find returns the control plane that is meant: what Where says or else the
 // environment (PENSTOCK_DATA_DIR, PENSTOCK_CONTEXT, PENSTOCK_SERVER), else the
-// context that is in use, else the one that runs on this machine.
+// context that is in use, else the one that runs on this machine. The token of the
+// environment is for a server that is named only.
 func Find(w Where) (*Target, error) {
 	w = w.orEnvironment()
 	switch {
@@ -157,7 +158,21 @@ func ofMachine() (*Target, error) {
 	if len(all) > 1 {
 		return nil, fmt.Errorf("several control planes run on this machine: say which one with --data-dir (or PENSTOCK_DATA_DIR): %s", strings.Join(folders, ", "))
 	}
-	return ofServer(DefaultAddress)
+	return ofUsualAddress()
+}
+
+// ofUsualAddress is whatever listens at the usual address. Nobody named it, and while no control
+// plane of this user runs, any process of the machine may be there: a token of the
+// environment is not sent to it.
+func ofUsualAddress() (*Target, error) {
+	token, variable, err := tokenOfEnvironment()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		return nil, fmt.Errorf("%w on this machine as your user, and %s is sent only to a server that is named, since any process may listen on %s: say which one with --server (or PENSTOCK_SERVER)", ErrNone, variable, DefaultAddress)
+	}
+	return &Target{Name: DefaultAddress, Address: DefaultAddress}, nil
 }
 
 // LocalDataDir is the data folder of the control plane that this user runs on this
@@ -172,7 +187,7 @@ func LocalDataDir() string {
 // ofServer is the control plane at an address, with the credential of the
 // environment. One of this machine that this user runs is called by its socket.
 func ofServer(server string) (*Target, error) {
-	token, err := tokenOfEnvironment()
+	token, _, err := tokenOfEnvironment()
 	if err != nil {
 		return nil, err
 	}
@@ -214,19 +229,21 @@ func parseServer(s string) (address string, secure bool, err error) {
 	return address, https || !local, nil
 }
 
-// tokenOfEnvironment is PENSTOCK_TOKEN, or the content of the file PENSTOCK_TOKEN_FILE.
-func tokenOfEnvironment() (string, error) {
-	if t := strings.TrimSpace(os.Getenv("PENSTOCK_TOKEN")); t != "" {
-		return t, nil
+// tokenOfEnvironment is PENSTOCK_TOKEN, or the content of the file PENSTOCK_TOKEN_FILE,
+// and the variable that it is from; "" when neither is set.
+func tokenOfEnvironment() (token, variable string, err error) {
+	const text, file = "PENSTOCK_TOKEN", "PENSTOCK_TOKEN_FILE"
+	if t := strings.TrimSpace(os.Getenv(text)); t != "" {
+		return t, text, nil
 	}
-	if file := os.Getenv("PENSTOCK_TOKEN_FILE"); file != "" {
-		t, err := ReadToken(file, nil)
+	if f := os.Getenv(file); f != "" {
+		t, err := ReadToken(f, nil)
 		if err != nil {
-			return "", fmt.Errorf("PENSTOCK_TOKEN_FILE: %w", err)
+			return "", "", fmt.Errorf("%s: %w", file, err)
 		}
-		return t, nil
+		return t, file, nil
 	}
-	return "", nil
+	return "", "", nil
 }
 
 // maxToken bounds the text of a token.
