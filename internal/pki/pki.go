@@ -196,7 +196,8 @@ func (ca *CA) sign(key crypto.PublicKey, r Request) (certPEM []byte, err error) 
 
 // EnsureFiles makes dir/base.crt and dir/base.key unless they are there, were
 // signed by this CA, say what r says and have more than a third of their life
-// left.
+// left. The file of the key holds the certificate, too, so that ServerTLS and ClientTLS
+// find a pair at any moment; other readers should try again when the files do not match.
 func (ca *CA) EnsureFiles(dir, base string, r Request) (certFile, keyFile string, err error) {
 	certFile, keyFile = filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key")
 	if cert, err := ca.usable(certFile, keyFile, r); err == nil && ca.now().Before(renewAt(cert)) {
@@ -209,10 +210,7 @@ func (ca *CA) EnsureFiles(dir, base string, r Request) (certFile, keyFile string
 	if err != nil {
 		return "", "", err
 	}
-	if err := writeAtomic(keyFile, keyPEM, 0o600); err != nil {
-		return "", "", err
-	}
-	return certFile, keyFile, writeAtomic(certFile, certPEM, 0o644)
+	return certFile, keyFile, writePair(certFile, keyFile, certPEM, keyPEM)
 }
 
 // KeepFresh renews the files of EnsureFiles when two thirds of their life are

@@ -331,10 +331,10 @@ func TestTLS(t *testing.T) {
 		t.Errorf("after the replacement: %q, %v", id, err)
 	}
 
-	missing := filepath.Join(dir, "missing")
+	missing, keyAlone := filepath.Join(dir, "missing"), filepath.Join(dir, "ca", "ca.key")
 	for name, files := range map[string][3]string{
 		"certificate": {missing, ckey, ca.CertFile()}, "key": {ccert, missing, ca.CertFile()},
-		"CA": {ccert, ckey, missing}, "CA without certificate": {ccert, ckey, ckey}, "key of another": {ccert, key, ca.CertFile()},
+		"CA": {ccert, ckey, missing}, "CA without certificate": {ccert, ckey, keyAlone}, "key of another": {ccert, key, ca.CertFile()},
 	} {
 		if _, err := ServerTLS(files[0], files[1], files[2]); err == nil {
 			t.Errorf("server, %s: no error", name)

@@ -122,13 +122,12 @@ func (f *files) load() (*tls.Certificate, *x509.CertPool, error) {
 	case f.last == nil:
 		return nil, nil, err
 	}
-	// On an error the stamp stays the old one, so the next handshake tries again:
-	// between the replacing of the key and of the certificate they do not match.
+	// On an error the stamp stays the old one, so the next handshake tries again.
 	return f.last, f.pool, nil
 }
 
 func (f *files) read() (*tls.Certificate, *x509.CertPool, error) {
-	cert, err := tls.LoadX509KeyPair(f.cert, f.key)
+	cert, err := loadPair(f.cert, f.key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("certificate %s with key %s: %w", f.cert, f.key, err)
 	}
