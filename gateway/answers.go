@@ -42,6 +42,7 @@ var (
 	Unauthenticated = Answer{"PK-AUTH-TOKEN", 401, "The request has no valid token."}
 	RefusedToken    = Answer{"PK-AUTH-TOKEN-REFUSED", 401, "The token is not valid here."}
 	Forbidden       = Answer{"PK-AUTH-DENIED", 403, "The caller may not do this."}
+	LimitExceeded   = Answer{"PK-LIMIT-EXCEEDED", 429, "A limit of this route is used up; Retry-After says when to try again."}
 	LimiterDown     = Answer{"PK-LIMIT-UNAVAILABLE", 503, "The limits of this route cannot be checked."}
 	NoEndpoint      = Answer{"PK-BACKEND-NONE", 503, "No endpoint of the backend is there or healthy."}
 	BackendReset    = Answer{"PK-BACKEND-CONNECTION", 503, "The connection to the backend failed."}
@@ -56,6 +57,6 @@ func Answers() []Answer {
 	return []Answer{
 		BadHost, HostTooLong, Misdirected, BadScheme, BadMethod, BadPath, BadSlash, BadSemicolon, AmbiguousPath, BadHeaderName, TooManyHeaders, HeadersTooBig,
 		BadProtocol, BadEncoding, OldProtocol, SlowHeaders, SlowRequest, BodyTooBig, Overloaded,
-		NoRoute, RoutesLoading, RouteBroken, Unauthenticated, RefusedToken, Forbidden, LimiterDown, NoEndpoint, BackendReset, BackendTimeout, BackendProtocol, Other,
+		NoRoute, RoutesLoading, RouteBroken, Unauthenticated, RefusedToken, Forbidden, LimitExceeded, LimiterDown, NoEndpoint, BackendReset, BackendTimeout, BackendProtocol, Other,
 	}
 }

@@ -17,8 +17,8 @@ func TestAnswersDocument(t *testing.T) {
 
 Such an answer is a problem (RFC 9457, ` + "`application/problem+json`" + `) with a ` + "`code`" + ` that programs can compare; a code never
 changes its meaning. To a gRPC client the refusals of the edge come as the message beside the status. The answers of
-backends and of ` + "`direct_response`" + ` are passed on as they are; a limit answers 429 with a problem of its own and the
-` + "`RateLimit`" + ` headers. ` + "`penstock explain`" + ` names the same codes.
+backends and of ` + "`direct_response`" + ` are passed on as they are; that of a limit names the limits, too
+(` + "`violated-policies`" + `), and has the ` + "`RateLimit`" + ` headers. ` + "`penstock explain`" + ` names the same codes.
 
 | code | status | meaning |
 |---|---|---|

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -221,7 +222,7 @@ func checkSixth(t *testing.T, get func(string) (int, http.Header, string)) {
 	if status != 429 || err != nil || retry < 1 || retry > 12 || h.Get("RateLimit-Policy") == "" || h.Get("RateLimit") == "" {
 		t.Errorf("sixth: %d %v", status, h)
 	}
-	if h.Get("Content-Type") != "application/problem+json" || body == "" || len(h.Values("Content-Type")) != 1 {
+	if h.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, `"code":"`+CodeExceeded+`"`) || len(h.Values("Content-Type")) != 1 {
 		t.Errorf("sixth: %v %s", h, body)
 	}
 }

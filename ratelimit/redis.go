@@ -173,7 +173,7 @@ func (r *Redis) Name() string { return "redis" }
 // Up tells whether Redis answered last.
 func (r *Redis) Up() bool { return r.breaker.closed() }
 
-// Failures returns how many calls of Redis failed.
+// Failures returns how many calls of Redis failed, with those that find out whether it is back.
 func (r *Redis) Failures() uint64 { return r.fails.Load() }
 
 // Close ends the backend. Calls that wait get ErrUnavailable.
@@ -361,5 +361,9 @@ func (r *Redis) probe(ctx context.Context) error {
 	defer cancel()
 	c := &call{requests: []Request{{Key: "probe", Cost: 1, Spec: Spec{Requests: MaxRequests, Window: time.Second}}}}
 	keys, args := r.encode([]*call{c})
-	return r.script.Run(ctx, r.client, keys, args...).Err()
+	err := r.script.Run(ctx, r.client, keys, args...).Err()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		r.fails.Add(1)
+	}
+	return err
 }

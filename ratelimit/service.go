@@ -221,17 +221,22 @@ func (a *answer) response() *ratelimitv3.RateLimitResponse {
 	return res
 }
 
+// CodeExceeded is the code in the body of an answer that a limit gives; gateway.LimitExceeded
+// is the same.
+const CodeExceeded = "PK-LIMIT-EXCEEDED"
+
 // problem is the body of a refused request: a problem of section 5 of the draft.
 func (a *answer) problem(retry int64) []byte {
 	p := struct {
 		Type     string   `json:"type"`
 		Title    string   `json:"title"`
 		Status   int      `json:"status"`
+		Code     string   `json:"code"`
 		Detail   string   `json:"detail"`
 		Violated []string `json:"violated-policies"`
 	}{
 		Type:  "https://iana.org/assignments/http-problem-types#quota-exceeded",
-		Title: "Too many requests", Status: 429,
+		Title: "Too many requests", Status: 429, Code: CodeExceeded,
 	}
 	for i, r := range a.results {
 		if !r.Allowed && !a.requests[i].Spec.Shadow {

@@ -121,7 +121,7 @@ func TestSixthIsRefused(t *testing.T) {
 		t.Errorf("sixth (-want +got):\n%s", diff)
 	}
 	var problem map[string]any
-	if err := json.Unmarshal(res.GetRawBody(), &problem); err != nil || fmt.Sprint(problem["violated-policies"]) != "[per-consumer]" {
+	if err := json.Unmarshal(res.GetRawBody(), &problem); err != nil || fmt.Sprint(problem["violated-policies"]) != "[per-consumer]" || problem["code"] != CodeExceeded {
 		t.Errorf("body %s: %v", res.GetRawBody(), err)
 	}
 	if res.GetStatuses()[0].GetCode() != ratelimitv3.RateLimitResponse_OVER_LIMIT ||
@@ -433,7 +433,7 @@ func TestFailurePolicies(t *testing.T) {
 		res, err := ask(bothCall)
 		return err == nil && headersOf(res)["x-ratelimit-degraded"] == "" && res.GetStatuses()[1].GetLimitRemaining() > 0
 	})
-	if m := metricsOf(t, registry); m["penstock_limiter_backend_up{redis}"] != 1 || m["penstock_limiter_backend_failures_total{redis}"] < 3 {
+	if m := metricsOf(t, registry); m["penstock_limiter_backend_up{redis}"] != 1 || m["penstock_limiter_backend_failures_total{redis}"] == 0 {
 		t.Errorf("metrics: %v", m)
 	}
 }

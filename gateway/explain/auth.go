@@ -93,7 +93,7 @@ func (x *explainer) limits(e *gateway.Entry) []*pb.ExplainOutcome {
 		if r.Value.GetShadow() {
 			continue
 		}
-		o := possible(byLimit, 429, "429 Too Many Requests: limit %q is used up for %s; what is left of it is not known here", r.Value.GetName(), x.whose(r.Value))
+		o := may(byLimit, gateway.LimitExceeded, "limit %q is used up for %s; what is left of it is not known here", r.Value.GetName(), x.whose(r.Value))
 		o.Policy = policyRow("rate_limit", limitText(r.Value), r.Source, "rate_limit")
 		out = append(out, o)
 	}

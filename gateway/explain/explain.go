@@ -86,7 +86,7 @@ type explainer struct {
 	// size is that of all headers, hostSize that of the Host as it was sent, in bytes.
 	size, hostSize int
 	out            *pb.ExplainResponse
-	// edgeRows say what the edge does to the headers.
+	// edgeRows say what the edge changes of the request.
 	edgeRows []string
 	// verdict is on the request's token, providers are what it was judged by.
 	verdict   jwt.Verdict

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -130,9 +131,11 @@ func (x *explainer) retries(e *gateway.Entry) {
 	}
 	var names []string
 	for _, o := range on {
-		names = append(names, word(o.String(), "RETRY_ON_"))
+		if o != pb.RetryOn_RETRY_ON_STATUS_CODES {
+			names = append(names, word(o.String(), "RETRY_ON_"))
+		}
 	}
-	add("on", strings.Join(names, ", "))
+	add("on", cmp.Or(strings.Join(names, ", "), "nothing but status_codes"))
 	if codes := rule.GetStatusCodes(); len(codes) > 0 {
 		add("status_codes", "also on "+strings.Trim(strings.ReplaceAll(fmt.Sprint(codes), " ", ", "), "[]"))
 	}

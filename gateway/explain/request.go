@@ -147,11 +147,26 @@ func (x *explainer) edge(e gateway.Edge) *pb.ExplainOutcome {
 	if refusal := x.headers(e); refusal != nil {
 		return refusal
 	}
+	x.normalized(e)
 	// Envoy says of every request how it came, unless a trusted proxy has.
 	if e.Scheme != "" || len(x.request.Headers["x-forwarded-proto"]) == 0 {
 		x.request.Headers["x-forwarded-proto"] = []string{x.scheme}
 	}
 	return nil
+}
+
+// normalized notes that rules and backends get another path than the one that was sent.
+func (x *explainer) normalized(e gateway.Edge) {
+	keep := e
+	keep.KeepRepeated = true
+	kept, err := keep.NormalizePath(x.rawPath)
+	switch {
+	case x.request.Path == x.rawPath:
+	case err == nil && kept != x.request.Path:
+		x.changed("rules and the backend get the path %s: repeated slashes become one; edge.repeated_slashes of the listener can keep them", x.request.Path)
+	default:
+		x.changed("rules and the backend get the path %s, its normal form (RFC 3986, section 6.2.2)", x.request.Path)
+	}
 }
 
 // misdirected is the answer of a listener with several certificates to a request for another

@@ -22,6 +22,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/explain"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/ratelimit"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
@@ -235,6 +236,9 @@ func (a answer) code(t *testing.T) string {
 
 // testAnswers: what the gateway answers by itself is a problem with a code.
 func testAnswers(t *testing.T, r *rig) {
+	if gateway.LimitExceeded.Code != ratelimit.CodeExceeded {
+		t.Errorf("the limiter answers with %s, the list has %s", ratelimit.CodeExceeded, gateway.LimitExceeded.Code)
+	}
 	port := r.serve(t, gatewayOn+hosts(protected, "a.x.test")+`
 ---
 kind: Backend
@@ -388,7 +392,7 @@ rules:
 			"/a/..;/must": "401", "/a/..%3b/must": "PK-EDGE-AMBIGUOUS-PATH", "/a/.;x/b": "/a/b", "/must/a;x": "401",
 		}},
 		{"{repeated_slashes: KEEP}", map[string]string{
-			"/ocsp/MFMw//abc%3D": "/ocsp/MFMw//abc%3D", "/a///": "/a///", "//must": "PK-EDGE-AMBIGUOUS-PATH", "/a/..//must": "PK-EDGE-AMBIGUOUS-PATH", "/must//x": "401", "/word//a": "PK-EDGE-AMBIGUOUS-PATH",
+			"/ocsp/MFMw//abc%3D": "/ocsp/MFMw//abc%3D", "/a///": "/a///", "//a": "//a", "///": "///", "//": "//", "//must": "PK-EDGE-AMBIGUOUS-PATH", "/a/..//must": "PK-EDGE-AMBIGUOUS-PATH", "/must//x": "401", "/word//a": "PK-EDGE-AMBIGUOUS-PATH",
 		}},
 		{"{encoded_slashes: KEEP, semicolons: KEEP, repeated_slashes: KEEP}", map[string]string{
 			"/a%2Fb": "/a%2Fb", "/a;b": "/a;b", "/a//b": "/a//b", "/a%2Fb%5Cc": "PK-EDGE-AMBIGUOUS-PATH", "/a%2Fb;c": "PK-EDGE-AMBIGUOUS-PATH", "/a;b//c": "PK-EDGE-AMBIGUOUS-PATH", "/;x%2Fmust": "PK-EDGE-AMBIGUOUS-PATH", "/%2F;x/must": "PK-EDGE-AMBIGUOUS-PATH", "/%3B%2Fmust": "PK-EDGE-AMBIGUOUS-PATH",

@@ -237,6 +237,8 @@ rules:
 - {name: bad, matches: [{path: {prefix: /bad}}], forward: {backends: [{backend: resetting, subset: bad}]}}
 - {name: off, matches: [{path: {prefix: /off}}], forward: {backends: [{backend: refusing}]}, policies: {retry: {idempotent: {attempts: 0}, other: {attempts: 0}}}}
 - {name: careful, matches: [{path: {prefix: /careful}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {on: [CONNECT_FAILURE]}, other: {on: [CONNECT_FAILURE]}}}}
+- {name: codes-only, matches: [{path: {prefix: /codes-only}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {on: [STATUS_CODES], status_codes: [503, 504]}}}}
+- {name: codes, matches: [{path: {prefix: /codes}}], forward: {backends: [{backend: refusing}]}, policies: {retry: {idempotent: {on: [STATUS_CODES], status_codes: [503]}}}}
 - {name: never, matches: [{path: {prefix: /never}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {attempts: 0}, other: {attempts: 0}}}}
 - {name: bold, matches: [{path: {prefix: /bold}}], forward: {backends: [{backend: resetting, subset: bad}]}, policies: {retry: {idempotent: {attempts: 4}, other: {attempts: 1, on: [RESET]}}}}
 - {name: slow, matches: [{path: {prefix: /slow}}], forward: {backends: [{backend: hanging}]}, policies: {timeout: {request: 0.2s}}}
@@ -270,6 +272,15 @@ func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64
 	}
 	if refusals.Load() == 0 {
 		t.Error("no request came to the refusing instance")
+	}
+	refusals.Store(0)
+	for range 6 {
+		if a := r.do(t, port, "GET", "x.test/codes"); a.status != 200 {
+			t.Errorf("retries on a status code alone: %d", a.status)
+		}
+	}
+	if refusals.Load() == 0 {
+		t.Error("no request with retries on a status code came to the refusing endpoint")
 	}
 	// What is no function may have done its work: nothing is sent twice.
 	for _, path := range []string{"/plain", "/mixed"} {
@@ -417,7 +428,7 @@ func retryTries(t *testing.T, r *rig, port int, resets *atomic.Int64) {
 		tries        int64
 	}{
 		{"GET", "/bad", 3}, {"PUT", "/bad", 3}, {"POST", "/bad", 1}, {"PATCH", "/bad", 1},
-		{"GET", "/careful", 1}, {"POST", "/careful", 1}, {"GET", "/never", 1}, {"POST", "/never", 1},
+		{"GET", "/careful", 1}, {"POST", "/careful", 1}, {"GET", "/codes-only", 1}, {"GET", "/never", 1}, {"POST", "/never", 1},
 		{"GET", "/bold", 5}, {"OPTIONS", "/bold", 5}, {"POST", "/bold", 2},
 	} {
 		resets.Store(0)

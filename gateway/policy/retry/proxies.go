@@ -105,16 +105,19 @@ func retryOn(p *policy.Packer) policy.Message {
 	}
 }
 
+// grpcConditions are those that gRPC clients know (gRFC A44).
+var grpcConditions = map[pb.RetryOn]bool{
+	pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE: true, pb.RetryOn_RETRY_ON_GRPC_CANCELLED: true, pb.RetryOn_RETRY_ON_GRPC_DEADLINE_EXCEEDED: true,
+	pb.RetryOn_RETRY_ON_GRPC_INTERNAL: true, pb.RetryOn_RETRY_ON_GRPC_RESOURCE_EXHAUSTED: true,
+}
+
 // ForGRPC is the retries that were asked for by gRPC status. A call that no
 // server has seen is repeated by gRPC itself.
 func ForGRPC(p *pb.RetryPolicy) *routev3.RetryPolicy {
 	var on []string
 	for _, c := range p.GetOther().GetOn() {
-		switch c {
-		case pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE:
-			on = append(on, "unavailable")
-		case pb.RetryOn_RETRY_ON_GRPC_CANCELLED:
-			on = append(on, "cancelled")
+		if grpcConditions[c] {
+			on = append(on, names[c])
 		}
 	}
 	n := Attempts(p.GetOther())

@@ -92,7 +92,15 @@ var names = map[pb.RetryOn]string{
 	pb.RetryOn_RETRY_ON_RETRIABLE_4XX:        "retriable-4xx",
 	pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE:     "unavailable",
 	pb.RetryOn_RETRY_ON_GRPC_CANCELLED:       "cancelled",
+
+	pb.RetryOn_RETRY_ON_STATUS_CODES:            statusCodes,
+	pb.RetryOn_RETRY_ON_GRPC_DEADLINE_EXCEEDED:  "deadline-exceeded",
+	pb.RetryOn_RETRY_ON_GRPC_INTERNAL:           "internal",
+	pb.RetryOn_RETRY_ON_GRPC_RESOURCE_EXHAUSTED: "resource-exhausted",
 }
+
+// statusCodes is Envoy's word for the condition that RetriableStatusCodes lists.
+const statusCodes = "retriable-status-codes"
 
 // Reset is Envoy's word for the condition that idempotent requests alone are
 // retried on by default.
@@ -187,7 +195,9 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolic
 	}
 	var on []string
 	for _, c := range slices.Sorted(slices.Values(conditions)) {
-		on = append(on, names[c])
+		if c != pb.RetryOn_RETRY_ON_STATUS_CODES { // what status_codes lists is retried on anyway
+			on = append(on, names[c])
+		}
 	}
 	out := &routev3.RetryPolicy{
 		NumRetries:                    wrapperspb.UInt32(attempts),
@@ -203,7 +213,7 @@ func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolic
 		}}
 	}
 	if codes := r.GetStatusCodes(); len(codes) > 0 {
-		on = append(on, "retriable-status-codes")
+		on = append(on, statusCodes)
 		out.RetriableStatusCodes = slices.Sorted(slices.Values(codes))
 	}
 	if d := cmp.Or(r.GetPerTryTimeout().AsDuration(), t.Request); d > 0 {

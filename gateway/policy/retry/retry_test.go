@@ -46,6 +46,14 @@ func TestPolicies(t *testing.T) {
 			true, "5xx,gateway-error,retriable-4xx,unavailable,cancelled,retriable-headers,retriable-status-codes",
 			"connect-failure,refused-stream,reset-before-request,retriable-headers", 2,
 		},
+		"status codes alone": {
+			&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn_RETRY_ON_STATUS_CODES}, StatusCodes: []uint32{503, 504}}},
+			false, "retriable-status-codes", "connect-failure,refused-stream,reset-before-request", 2,
+		},
+		"status codes beside a condition": {
+			&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn_RETRY_ON_STATUS_CODES, pb.RetryOn_RETRY_ON_RESET}, StatusCodes: []uint32{503}}},
+			false, "reset,retriable-status-codes", "connect-failure,refused-stream,reset-before-request", 2,
+		},
 	} {
 		idempotent, other := retry.Policies(c.policy, retry.Targets{Functions: c.functions})
 		if idempotent.GetRetryOn() != c.idempotent || other.GetRetryOn() != c.other || idempotent.GetNumRetries().GetValue() != c.attempts {
@@ -75,7 +83,7 @@ func TestEveryCondition(t *testing.T) {
 		if n == 0 {
 			continue
 		}
-		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}}}, retry.Targets{})
+		p, _ := retry.Policies(&pb.RetryPolicy{Idempotent: &pb.RetryRule{On: []pb.RetryOn{pb.RetryOn(n)}, StatusCodes: []uint32{503}}}, retry.Targets{})
 		if p.GetRetryOn() == "" || p.GetRetryOn()[0] == ',' {
 			t.Errorf("%s has no name in Envoy: %q", pb.RetryOn(n), p.GetRetryOn())
 		}

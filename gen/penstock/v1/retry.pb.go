@@ -47,33 +47,50 @@ const (
 	RetryOn_RETRY_ON_GRPC_UNAVAILABLE RetryOn = 8
 	// gRPC status CANCELLED.
 	RetryOn_RETRY_ON_GRPC_CANCELLED RetryOn = 9
+	// The codes of status_codes. They are retried on anyway: written alone, this leaves the
+	// default conditions out.
+	RetryOn_RETRY_ON_STATUS_CODES RetryOn = 10
+	// gRPC status DEADLINE_EXCEEDED.
+	RetryOn_RETRY_ON_GRPC_DEADLINE_EXCEEDED RetryOn = 11
+	// gRPC status INTERNAL.
+	RetryOn_RETRY_ON_GRPC_INTERNAL RetryOn = 12
+	// gRPC status RESOURCE_EXHAUSTED.
+	RetryOn_RETRY_ON_GRPC_RESOURCE_EXHAUSTED RetryOn = 13
 )
 
 // Enum value maps for RetryOn.
 var (
 	RetryOn_name = map[int32]string{
-		0: "RETRY_ON_UNSPECIFIED",
-		1: "RETRY_ON_CONNECT_FAILURE",
-		2: "RETRY_ON_REFUSED_STREAM",
-		3: "RETRY_ON_RESET_BEFORE_REQUEST",
-		4: "RETRY_ON_RESET",
-		5: "RETRY_ON_5XX",
-		6: "RETRY_ON_GATEWAY_ERROR",
-		7: "RETRY_ON_RETRIABLE_4XX",
-		8: "RETRY_ON_GRPC_UNAVAILABLE",
-		9: "RETRY_ON_GRPC_CANCELLED",
+		0:  "RETRY_ON_UNSPECIFIED",
+		1:  "RETRY_ON_CONNECT_FAILURE",
+		2:  "RETRY_ON_REFUSED_STREAM",
+		3:  "RETRY_ON_RESET_BEFORE_REQUEST",
+		4:  "RETRY_ON_RESET",
+		5:  "RETRY_ON_5XX",
+		6:  "RETRY_ON_GATEWAY_ERROR",
+		7:  "RETRY_ON_RETRIABLE_4XX",
+		8:  "RETRY_ON_GRPC_UNAVAILABLE",
+		9:  "RETRY_ON_GRPC_CANCELLED",
+		10: "RETRY_ON_STATUS_CODES",
+		11: "RETRY_ON_GRPC_DEADLINE_EXCEEDED",
+		12: "RETRY_ON_GRPC_INTERNAL",
+		13: "RETRY_ON_GRPC_RESOURCE_EXHAUSTED",
 	}
 	RetryOn_value = map[string]int32{
-		"RETRY_ON_UNSPECIFIED":          0,
-		"RETRY_ON_CONNECT_FAILURE":      1,
-		"RETRY_ON_REFUSED_STREAM":       2,
-		"RETRY_ON_RESET_BEFORE_REQUEST": 3,
-		"RETRY_ON_RESET":                4,
-		"RETRY_ON_5XX":                  5,
-		"RETRY_ON_GATEWAY_ERROR":        6,
-		"RETRY_ON_RETRIABLE_4XX":        7,
-		"RETRY_ON_GRPC_UNAVAILABLE":     8,
-		"RETRY_ON_GRPC_CANCELLED":       9,
+		"RETRY_ON_UNSPECIFIED":             0,
+		"RETRY_ON_CONNECT_FAILURE":         1,
+		"RETRY_ON_REFUSED_STREAM":          2,
+		"RETRY_ON_RESET_BEFORE_REQUEST":    3,
+		"RETRY_ON_RESET":                   4,
+		"RETRY_ON_5XX":                     5,
+		"RETRY_ON_GATEWAY_ERROR":           6,
+		"RETRY_ON_RETRIABLE_4XX":           7,
+		"RETRY_ON_GRPC_UNAVAILABLE":        8,
+		"RETRY_ON_GRPC_CANCELLED":          9,
+		"RETRY_ON_STATUS_CODES":            10,
+		"RETRY_ON_GRPC_DEADLINE_EXCEEDED":  11,
+		"RETRY_ON_GRPC_INTERNAL":           12,
+		"RETRY_ON_GRPC_RESOURCE_EXHAUSTED": 13,
 	}
 )
 
@@ -171,7 +188,7 @@ type RetryRule struct {
 	Attempts *uint32 `protobuf:"varint,1,opt,name=attempts,proto3,oneof" json:"attempts,omitempty"`
 	// What is retried. Empty: the group's default.
 	On []RetryOn `protobuf:"varint,2,rep,packed,name=on,proto3,enum=penstock.v1.RetryOn" json:"on,omitempty"`
-	// Response codes to retry on, besides.
+	// Response codes to retry on, besides; with RETRY_ON_STATUS_CODES alone in on, nothing else.
 	StatusCodes []uint32 `protobuf:"varint,3,rep,packed,name=status_codes,json=statusCodes,proto3" json:"status_codes,omitempty"`
 	// The time that one try waits for the response to begin, in the place of
 	// timeout.request. With reset a try that took longer is repeated at another endpoint,
@@ -257,7 +274,7 @@ const file_penstock_v1_retry_proto_rawDesc = "" +
 	"\x02on\x18\x02 \x03(\x0e2\x14.penstock.v1.RetryOnB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x02on\x127\n" +
 	"\fstatus_codes\x18\x03 \x03(\rB\x14\xbaH\x11\x92\x01\x0e\x10 \x18\x01\"\b*\x06\x18\xd7\x04(\x90\x03R\vstatusCodes\x12Q\n" +
 	"\x0fper_try_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x05*\x00R\rperTryTimeoutB\v\n" +
-	"\t_attempts*\x9b\x02\n" +
+	"\t_attempts*\x9d\x03\n" +
 	"\aRetryOn\x12\x18\n" +
 	"\x14RETRY_ON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18RETRY_ON_CONNECT_FAILURE\x10\x01\x12\x1b\n" +
@@ -268,7 +285,12 @@ const file_penstock_v1_retry_proto_rawDesc = "" +
 	"\x16RETRY_ON_GATEWAY_ERROR\x10\x06\x12\x1a\n" +
 	"\x16RETRY_ON_RETRIABLE_4XX\x10\a\x12\x1d\n" +
 	"\x19RETRY_ON_GRPC_UNAVAILABLE\x10\b\x12\x1b\n" +
-	"\x17RETRY_ON_GRPC_CANCELLED\x10\tBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\x17RETRY_ON_GRPC_CANCELLED\x10\t\x12\x19\n" +
+	"\x15RETRY_ON_STATUS_CODES\x10\n" +
+	"\x12#\n" +
+	"\x1fRETRY_ON_GRPC_DEADLINE_EXCEEDED\x10\v\x12\x1a\n" +
+	"\x16RETRY_ON_GRPC_INTERNAL\x10\f\x12$\n" +
+	" RETRY_ON_GRPC_RESOURCE_EXHAUSTED\x10\rBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_retry_proto_rawDescOnce sync.Once

@@ -34,15 +34,17 @@ func virtualService(http string) string {
 func TestWhatIstioTakes(t *testing.T) {
 	rule := "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a, trafficPolicy: {tls: {mode: MODE}}}\n"
 	for name, c := range map[string]struct{ yaml, want string }{
-		"empty prefix":         {virtualService("  - match: [{uri: {prefix: \"\"}}]\n    route: [{destination: {host: a}}]\n"), ""},
-		"redirect to https":    {virtualService("  - redirect: {scheme: https}\n"), ""},
-		"a bare word of codes": {virtualService("  - retries: {attempts: 2, retryOn: \"5xx,retriable-status-codes\"}\n    route: [{destination: {host: a}}]\n"), ""},
-		"the word alone":       {virtualService("  - retries: {attempts: 2, retryOn: retriable-status-codes}\n    route: [{destination: {host: a}}]\n"), "retries on none"},
-		"codes alone":          {virtualService("  - retries: {attempts: 2, retryOn: \"503,504\"}\n    route: [{destination: {host: a}}]\n"), "status codes alone are not supported yet"},
-		"weights alone":        {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, subset: one}, weight: 90}, {destination: {host: stored, subset: two}, weight: 10}]\n"), caseBase), ""},
-		"a port alone":         {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, port: {number: 80}}}]\n"), caseBase), ""},
-		"a port of none":       {virtualService("  - route: [{destination: {host: a, port: {number: 80}}}]\n"), "the endpoints of backend a have [9201]"},
-		"a rule alone":         {strings.Replace(strings.Replace(rule, "MODE", "DISABLE", 1), "host: a", "host: stored", 1), "hold no \"kind: Backend\" with \"name: stored\""},
+		"empty prefix":                      {virtualService("  - match: [{uri: {prefix: \"\"}}]\n    route: [{destination: {host: a}}]\n"), ""},
+		"redirect to https":                 {virtualService("  - redirect: {scheme: https}\n"), ""},
+		"a bare word of codes":              {virtualService("  - retries: {attempts: 2, retryOn: \"5xx,retriable-status-codes\"}\n    route: [{destination: {host: a}}]\n"), ""},
+		"the word alone":                    {virtualService("  - retries: {attempts: 2, retryOn: retriable-status-codes}\n    route: [{destination: {host: a}}]\n"), "retries on nothing"},
+		"codes alone":                       {virtualService("  - retries: {attempts: 2, retryOn: \"503,504\"}\n    route: [{destination: {host: a}}]\n"), ""},
+		"words of other transports":         {virtualService("  - retries: {attempts: 2, retryOn: \"reset,retriable-headers,http3-post-connect-failure,deadline-exceeded\"}\n    route: [{destination: {host: a}}]\n"), ""},
+		"a word of Envoy that is not there": {virtualService("  - retries: {attempts: 2, retryOn: envoy-ratelimited}\n    route: [{destination: {host: a}}]\n"), "\"envoy-ratelimited\" is not supported yet"},
+		"weights alone":                     {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, subset: one}, weight: 90}, {destination: {host: stored, subset: two}, weight: 10}]\n"), caseBase), ""},
+		"a port alone":                      {strings.TrimPrefix(virtualService("  - route: [{destination: {host: stored, port: {number: 80}}}]\n"), caseBase), ""},
+		"a port of none":                    {virtualService("  - route: [{destination: {host: a, port: {number: 80}}}]\n"), "the endpoints of backend a have [9201]"},
+		"a rule alone":                      {strings.Replace(strings.Replace(rule, "MODE", "DISABLE", 1), "host: a", "host: stored", 1), "hold no \"kind: Backend\" with \"name: stored\""},
 		"two ports": {caseBase + "kind: Backend\nname: c\nstatic: {endpoints: [{address: 127.0.0.1, port: 9203}, {address: 127.0.0.1, port: 9204}]}\n---\n" +
 			strings.TrimPrefix(virtualService("  - match: [{uri: {prefix: /admin}}]\n    route: [{destination: {host: c, port: {number: 9204}}}]\n  - route: [{destination: {host: c, port: {number: 9203}}}]\n"), caseBase), ""},
 		"no TLS to endpoints":  {caseBase + strings.Replace(rule, "MODE", "DISABLE", 1), ""},

@@ -41,7 +41,14 @@ var retryOn = map[string]pb.RetryOn{
 	"retriable-4xx":        pb.RetryOn_RETRY_ON_RETRIABLE_4XX,
 	"unavailable":          pb.RetryOn_RETRY_ON_GRPC_UNAVAILABLE,
 	"cancelled":            pb.RetryOn_RETRY_ON_GRPC_CANCELLED,
+	"deadline-exceeded":    pb.RetryOn_RETRY_ON_GRPC_DEADLINE_EXCEEDED,
+	"internal":             pb.RetryOn_RETRY_ON_GRPC_INTERNAL,
+	"resource-exhausted":   pb.RetryOn_RETRY_ON_GRPC_RESOURCE_EXHAUSTED,
 }
+
+// retryOnNothing are conditions that change nothing here: codes and headers that nobody
+// names, and a transport that no backend speaks.
+var retryOnNothing = []string{"retriable-status-codes", "retriable-headers", "http3-post-connect-failure"}
 
 // retry translates retries. Istio does not tell methods apart, so both groups get
 // the same rule.
@@ -82,7 +89,7 @@ func (t *translator) retryPlaces(p places, from, to string) {
 // retryOn reads the comma-separated list. Numbers are status codes, for which
 // Istio adds "retriable-status-codes" itself.
 func (t *translator) retryOn(v *serviceResource, path, list string) (on []pb.RetryOn, codes []uint32) {
-	bare := false
+	bare := ""
 	for word := range strings.SplitSeq(list, ",") {
 		word = strings.TrimSpace(word)
 		if n, err := strconv.ParseUint(word, 10, 32); err == nil {
@@ -96,8 +103,8 @@ func (t *translator) retryOn(v *serviceResource, path, list string) (on []pb.Ret
 		known, ok := retryOn[word]
 		switch {
 		case word == "":
-		case word == "retriable-status-codes":
-			bare = true
+		case slices.Contains(retryOnNothing, word):
+			bare = word
 		case !ok:
 			t.refuse(&v.resource, path, "supported: "+strings.Join(slices.Sorted(maps.Keys(retryOn)), ", ")+" and status codes", "%q is not supported yet", word)
 		case !slices.Contains(on, known):
@@ -105,10 +112,10 @@ func (t *translator) retryOn(v *serviceResource, path, list string) (on []pb.Ret
 		}
 	}
 	switch {
-	case bare && len(codes) == 0 && len(on) == 0: // beside others it changes nothing
-		t.refuse(&v.resource, path, "name the status codes", "retriable-status-codes retries on none")
 	case len(on) == 0 && len(codes) > 0:
-		t.refuse(&v.resource, path, "add connect-failure", "status codes alone are not supported yet: an empty list of conditions means the default ones here")
+		on = append(on, pb.RetryOn_RETRY_ON_STATUS_CODES) // an empty list means the default conditions here
+	case len(on) == 0 && bare != "": // beside others it changes nothing
+		t.refuse(&v.resource, path, "name status codes or conditions", "%s alone retries on nothing", bare)
 	}
 	return on, codes
 }
