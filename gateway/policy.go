@@ -38,7 +38,6 @@ var places = map[Places]string{OnGateway: "a gateway", OnRoute: "a route", OnRul
 // Policy is one policy as the model knows it: a field of pb.Policies of type P. Each stands
 // in a folder of its own (gateway/policy/<name>, authn/<method>), beside what makes it
 // Envoy's, and gateway/policies lists them all. A function that is nil has nothing to do.
-// gateway/explain prints a policy that it has no words for by its fields.
 type Policy[P proto.Message] struct {
 	// Name is the field of pb.Policies.
 	Name protoreflect.Name
@@ -60,6 +59,9 @@ type Policy[P proto.Message] struct {
 	// References are the other objects that it names. Where one of them is missing the
 	// policy cannot be enforced, and the entry is answered with 503.
 	References func(P) []Reference
+	// Explain says what is in force of it, nothing included, and what it does to a request.
+	// What no row of it is about is printed by its fields; nil: all of it.
+	Explain func(*Explanation, Value[P])
 }
 
 // Reference is one mention of another object in a policy.
@@ -117,6 +119,7 @@ type AnyPolicy interface {
 	warn(c *Check, m proto.Message)
 	warnEntry(e *Entry) []Problem
 	references(m proto.Message) []Reference
+	explain(x *Explanation)
 	messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message])
 }
 
@@ -166,6 +169,12 @@ func (p *Policy[P]) references(m proto.Message) []Reference {
 		return nil
 	}
 	return p.References(m.(P))
+}
+
+func (p *Policy[P]) explain(x *Explanation) {
+	if p.Explain != nil {
+		p.Explain(x, p.Of(x.Entry.Policies))
+	}
 }
 
 func (p *Policy[P]) messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message]) {

@@ -1,64 +1,10 @@
 package gateway
 
 import (
-	"slices"
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
-
-// functionSlack is how much longer a route waits than its function may take, so that
-// the function's own answer, with its reason, comes first.
-const functionSlack = 10 * time.Second
-
-// RequestTimeout is how long a route waits for a response to begin (see
-// TimeoutPolicy.request); 0 means for ever. Unless p says so it follows what is behind
-// the route: the function that may take the longest, its start included, or
-// DefaultRequestTimeout for backends. p may be nil. follows is the function, or nil.
-func RequestTimeout(p *pb.TimeoutPolicy, targets []Target) (d time.Duration, follows *pb.Function) {
-	if d := p.GetRequest(); d != nil {
-		return d.AsDuration(), nil
-	}
-	for _, t := range targets {
-		if f := t.Function; f == nil {
-			if d < DefaultRequestTimeout {
-				d, follows = DefaultRequestTimeout, nil
-			}
-		} else if need := FunctionTimeout(f) + functionWait(f) + functionSlack; need > d {
-			d, follows = need, f
-		}
-	}
-	if d == 0 {
-		d = DefaultRequestTimeout
-	}
-	return d, follows
-}
-
-// ShortTry is how long a try of an idempotent request waits for its response to begin,
-// where that is shorter than RequestTimeout so that an endpoint that hangs costs little; 0
-// where it is not. It is for requests that are repeated after a reset, whose time nobody
-// has set, and only where each backend is known to have another endpoint: functions may have to start
-// first, and a name may have one address. t and r may be nil.
-func ShortTry(t *pb.TimeoutPolicy, r *pb.RetryPolicy, targets []Target) time.Duration {
-	rule := r.GetIdempotent()
-	switch {
-	case t.GetRequest() != nil, rule.GetPerTryTimeout() != nil:
-		return 0
-	case rule != nil && rule.Attempts != nil && rule.GetAttempts() == 0:
-		return 0
-	case len(rule.GetOn()) > 0 && !slices.Contains(rule.GetOn(), pb.RetryOn_RETRY_ON_RESET) && !slices.Contains(rule.GetOn(), pb.RetryOn_RETRY_ON_5XX):
-		return 0
-	}
-	for _, target := range targets {
-		if len(target.StaticEndpoints()) < 2 {
-			return 0
-		}
-	}
-	if len(targets) == 0 {
-		return 0
-	}
-	return DefaultTryTimeout
-}
 
 // FunctionTimeout is how long a function may take until its response begins.
 func FunctionTimeout(f *pb.Function) time.Duration {
@@ -68,8 +14,8 @@ func FunctionTimeout(f *pb.Function) time.Duration {
 	return DefaultFunctionTimeout
 }
 
-// functionWait is how long a request may wait for an instance.
-func functionWait(f *pb.Function) time.Duration {
+// FunctionWait is how long a request may wait for an instance.
+func FunctionWait(f *pb.Function) time.Duration {
 	if f.GetScale() == nil {
 		return 0
 	}

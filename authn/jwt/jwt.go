@@ -33,6 +33,13 @@ const MetadataNamespace = "envoy.filters.http.jwt_authn"
 // remove it before the backend, which has no business with the token.
 const TokenHeader = "authorization"
 
+const (
+	// DefaultClockSkew is the difference of clocks that is forgiven to a token.
+	DefaultClockSkew = 30 * time.Second
+	// DefaultMaxLifetime is the longest time from now to a token's expiry.
+	DefaultMaxLifetime = 24 * time.Hour
+)
+
 // Provider is one way to verify a token, with what one policy makes of it.
 // Policies that verify alike have providers of the same name.
 type Provider struct {
@@ -107,7 +114,7 @@ func short(s string) string {
 // clockSkew is in whole seconds, rounded up. Envoy reads 0 as its default of 60
 // s, so none at all is 1 s.
 func (p *Provider) clockSkew() uint32 {
-	d := gateway.DefaultClockSkew
+	d := DefaultClockSkew
 	if s := p.Policy.GetClockSkew(); s != nil {
 		d = s.AsDuration()
 	}
@@ -118,7 +125,7 @@ func (p *Provider) maxLifetime() time.Duration {
 	if l := p.Policy.GetMaxLifetime(); l != nil {
 		return l.AsDuration()
 	}
-	return gateway.DefaultMaxLifetime
+	return DefaultMaxLifetime
 }
 
 // ClaimHeaders returns the headers that the providers set, sorted. Whatever a

@@ -14,13 +14,17 @@ import (
 // Policy says who may call: what each level asks for must hold.
 var Policy = &gateway.Policy[*pb.AuthenticationPolicy]{
 	Name: "authentication", Merge: gateway.Union, Same: same,
-	Normalize: normalize, Check: check, Warn: warn, References: references,
+	Normalize: normalize, Check: check, Warn: warn, References: references, Explain: explain,
 }
 
 // InForce are the tokens that are asked for, outermost first.
 func InForce(e *gateway.Effective) []gateway.Sourced[*pb.JwtAuthentication] {
+	return tokens(Policy.Of(e).Levels)
+}
+
+func tokens(levels []gateway.Sourced[*pb.AuthenticationPolicy]) []gateway.Sourced[*pb.JwtAuthentication] {
 	var out []gateway.Sourced[*pb.JwtAuthentication]
-	for _, level := range Policy.Of(e).Levels {
+	for _, level := range levels {
 		if j := level.Value.GetJwt(); j != nil {
 			out = append(out, gateway.Sourced[*pb.JwtAuthentication]{Source: level.Source, Value: j})
 		}

@@ -4,34 +4,31 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// through follows the request through the filters in front of a rule to what it does: the
-// token is verified, the limits are asked, and the guard has the last word on the token.
-func (x *explainer) through(h *gateway.Host, e *gateway.Entry) *pb.ExplainOutcome {
-	v := x.verdict
-	if !v.Passes && !v.ByGuard {
-		return x.refusedToken(e)
+// through follows the request through the filters in front of a rule to what it does. The
+// guard stands behind the filters, so what they may answer comes before its refusal.
+func (x *explainer) through(h *gateway.Host, e *gateway.Entry, said *gateway.Explanation) *pb.ExplainOutcome {
+	out := said.Answer
+	switch {
+	case out != nil:
+	case said.GuardAnswer != nil:
+		out = said.GuardAnswer
+	default:
+		out = x.action(h, e, said.MayBeLate)
 	}
-	limits := x.limits(e)
-	var out *pb.ExplainOutcome
-	if v.Passes {
-		out = x.action(h, e)
-	} else {
-		out = x.refusedToken(e)
-	}
-	out.MayBe = append(limits, out.GetMayBe()...)
-	out.Certain = out.GetCertain() && len(limits) == 0
+	out.MayBe = append(said.MayBe, out.GetMayBe()...)
+	out.Certain = out.GetCertain() && len(said.MayBe) == 0
 	return out
 }
 
 // action says how the request goes on: to backends, or how it ends without one.
-func (x *explainer) action(h *gateway.Host, e *gateway.Entry) *pb.ExplainOutcome {
+func (x *explainer) action(h *gateway.Host, e *gateway.Entry, late []*pb.ExplainOutcome) *pb.ExplainOutcome {
 	if e.Problem != "" {
 		return answered(byConfig, gateway.RouteBroken, "the rule cannot be served as written: %s", e.Problem)
 	}
@@ -50,7 +47,7 @@ func (x *explainer) action(h *gateway.Host, e *gateway.Entry) *pb.ExplainOutcome
 		}
 		return out
 	case *pb.RouteRule_Forward:
-		return x.backends(e)
+		return x.backends(e, late)
 	}
 	return answered(byConfig, gateway.RouteBroken, "rule %s has no action", e.RuleName)
 }
@@ -90,7 +87,7 @@ func (x *explainer) forwardedScheme(l *pb.Listener) string {
 
 // backends lists the targets with their shares, and says how they answer: that of the
 // greatest share first.
-func (x *explainer) backends(e *gateway.Entry) *pb.ExplainOutcome {
+func (x *explainer) backends(e *gateway.Entry, late []*pb.ExplainOutcome) *pb.ExplainOutcome {
 	var sum float64
 	for _, t := range e.Backends {
 		sum += float64(t.Weight)
@@ -125,13 +122,13 @@ func (x *explainer) backends(e *gateway.Entry) *pb.ExplainOutcome {
 		}
 	}
 	first.Certain = first.GetCertain() && len(may) == 0
-	first.MayBe = append(may, x.failures(e)...)
+	first.MayBe = slices.Concat(may, x.failures(), late)
 	return first
 }
 
 // failures are what the client gets when backends do not answer as they should, which
 // nobody knows before.
-func (x *explainer) failures(e *gateway.Entry) []*pb.ExplainOutcome {
+func (x *explainer) failures() []*pb.ExplainOutcome {
 	var backends, functions []string
 	for _, o := range x.out.GetBackends() {
 		switch {
@@ -152,9 +149,6 @@ func (x *explainer) failures(e *gateway.Entry) []*pb.ExplainOutcome {
 	}
 	if len(functions) > 0 {
 		out = append(out, possible(byFunction, 503, "503 Service Unavailable: %s has no room or cannot start; the header x-penstock-error says why", strings.Join(functions, " or ")))
-	}
-	if d, _ := gateway.RequestTimeout(timeout.Policy.Of(e.Policies).Merged, e.Backends); d > 0 {
-		out = append(out, may(map[bool]pb.ExplainDecider{true: byBackend, false: byFunction}[len(backends) > 0], gateway.BackendTimeout, "the response has not begun after %s", short(d)))
 	}
 	return out
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -88,9 +87,6 @@ type explainer struct {
 	out            *pb.ExplainResponse
 	// edgeRows say what the edge changes of the request.
 	edgeRows []string
-	// verdict is on the request's token, providers are what it was judged by.
-	verdict   jwt.Verdict
-	providers []*jwt.Provider
 	// more counts misses beyond maxMisses.
 	more int
 }
@@ -132,11 +128,11 @@ func (x *explainer) run() *pb.ExplainOutcome {
 		Match: gateway.DescribeMatch(e.Match),
 	}
 	for _, row := range x.edgeRows {
-		x.policy("edge", row, gateway.Source{}, "")
+		x.out.Policies = append(x.out.Policies, gateway.PolicyRow("edge", row, gateway.Source{}))
 	}
-	x.judge(e)
-	x.policies(e)
-	return x.through(h, e)
+	said := x.snapshot.Explain(e, &x.request, x.known.Now)
+	x.out.Policies = append(x.out.Policies, said.Rows...)
+	return x.through(h, e, said)
 }
 
 func (x *explainer) ambiguous() *pb.ExplainOutcome {

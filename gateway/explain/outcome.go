@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -27,40 +26,19 @@ const (
 	contentTypeKey = "content-type"
 )
 
-// certain is an outcome that follows from the request and the configuration alone.
-func certain(by pb.ExplainDecider, status uint32, format string, args ...any) *pb.ExplainOutcome {
-	return &pb.ExplainOutcome{Text: fmt.Sprintf(format, args...), Status: status, DecidedBy: by, Certain: true}
-}
-
-// possible is an outcome that depends on more.
-func possible(by pb.ExplainDecider, status uint32, format string, args ...any) *pb.ExplainOutcome {
-	o := certain(by, status, format, args...)
-	o.Certain = false
-	return o
-}
-
-// answered is an answer of the gateway's own, with its code.
-func answered(by pb.ExplainDecider, a gateway.Answer, format string, args ...any) *pb.ExplainOutcome {
-	o := certain(by, a.Status, "%s: %s (%s)", statusLine(a.Status), fmt.Sprintf(format, args...), a.Code)
-	o.Code = a.Code
-	return o
-}
-
-// may is answered for what depends on more.
-func may(by pb.ExplainDecider, a gateway.Answer, format string, args ...any) *pb.ExplainOutcome {
-	o := answered(by, a, format, args...)
-	o.Certain = false
-	return o
-}
+// Short names of what outcomes are made with.
+var (
+	certain    = gateway.CertainOutcome
+	possible   = gateway.PossibleOutcome
+	answered   = gateway.AnsweredOutcome
+	may        = gateway.MayOutcome
+	statusLine = gateway.StatusLine
+	short      = gateway.ShortDuration
+)
 
 // refused is the answer of the edge that an error of the model says.
 func refused(err *gateway.EdgeError) *pb.ExplainOutcome {
 	return answered(byEdge, err.Answer, "%s", err.Reason)
-}
-
-// statusLine is "404 Not Found".
-func statusLine(status uint32) string {
-	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(int(status))))
 }
 
 // grpcStatuses are the statuses that Envoy gives gRPC clients with HTTP status 200 in the

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -146,10 +147,10 @@ func stringMatcher(m *pb.StringMatch) *matcherv3.StringMatcher {
 // others are whatever is left.
 func byMethod(methods []string) (idempotent, other []string, all bool) {
 	if len(methods) == 0 {
-		return gateway.IdempotentMethods(), nil, true
+		return retry.IdempotentMethods(), nil, true
 	}
 	for _, m := range slices.Sorted(slices.Values(methods)) {
-		if slices.Contains(gateway.IdempotentMethods(), m) {
+		if slices.Contains(retry.IdempotentMethods(), m) {
 			idempotent = append(idempotent, m)
 		} else {
 			other = append(other, m)

@@ -7,13 +7,14 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // retryTargets is what retries have to know of the targets of a route.
 func retryTargets(p *pb.TimeoutPolicy, targets []gateway.Target) retry.Targets {
 	out := retry.Targets{Functions: true, Alone: gateway.Alone(targets)}
-	out.Request, _ = gateway.RequestTimeout(p, targets)
+	out.Request, _ = timeout.Request(p, targets)
 	for _, t := range targets {
 		if t.Function != nil {
 			continue

@@ -14,6 +14,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -29,7 +30,7 @@ func effectiveRetries(vh *routev3.VirtualHost, r *routev3.Route, method string) 
 	if p.GetRetryOn() != "" {
 		on = strings.Split(p.GetRetryOn(), ",")
 	}
-	if slices.Contains(gateway.IdempotentMethods(), method) && !slices.Contains(r.GetRequestHeadersToRemove(), retry.OnHeader) {
+	if slices.Contains(retry.IdempotentMethods(), method) && !slices.Contains(r.GetRequestHeadersToRemove(), retry.OnHeader) {
 		on = append(on, retry.Reset)
 	}
 	if len(on) == 0 || p.GetNumRetries().GetValue() == 0 {
@@ -58,7 +59,7 @@ func TestRetries(t *testing.T) {
 		}
 		return r
 	})
-	methods := append(gateway.IdempotentMethods(), "POST", "PATCH")
+	methods := append(retry.IdempotentMethods(), "POST", "PATCH")
 	rapid.Check(t, func(t *rapid.T) {
 		route := &pb.Route{Name: "projects/default/routes/r"}
 		for i := range rapid.IntRange(1, 6).Draw(t, "rules") {
@@ -82,10 +83,10 @@ func TestRetries(t *testing.T) {
 			t.Fatal(u.problems)
 		}
 		for _, e := range host.Entries {
-			idempotent, other := retry.Policies(retry.Policy.Of(e.Policies).Merged, retry.Targets{Request: gateway.DefaultRequestTimeout})
+			idempotent, other := retry.Policies(retry.Policy.Of(e.Policies).Merged, retry.Targets{Request: timeout.DefaultRequest})
 			for _, method := range methods {
 				want := other
-				if slices.Contains(gateway.IdempotentMethods(), method) {
+				if slices.Contains(retry.IdempotentMethods(), method) {
 					want = idempotent
 				}
 				i := slices.IndexFunc(u.vhost.Routes, func(r *routev3.Route) bool {

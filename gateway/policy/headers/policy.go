@@ -11,7 +11,7 @@ import (
 
 // Policy changes headers: what each level asks for is done, outermost first.
 var Policy = &gateway.Policy[*pb.HeadersPolicy]{
-	Name: "headers", Merge: gateway.Sum, Normalize: normalize, Check: check,
+	Name: "headers", Merge: gateway.Sum, Normalize: normalize, Check: check, Explain: explain,
 }
 
 func normalize(p *pb.HeadersPolicy) {

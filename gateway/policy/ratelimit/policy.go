@@ -8,12 +8,16 @@ import (
 )
 
 // Policy limits how many requests may come: the limits of all levels count.
-var Policy = &gateway.Policy[*pb.RateLimitPolicy]{Name: "rate_limit", Merge: gateway.Sum, Check: check}
+var Policy = &gateway.Policy[*pb.RateLimitPolicy]{Name: "rate_limit", Merge: gateway.Sum, Check: check, Explain: explain}
 
 // InForce are the limits in force, outermost first.
 func InForce(e *gateway.Effective) []gateway.Sourced[*pb.RateLimit] {
+	return limits(Policy.Of(e).Levels)
+}
+
+func limits(levels []gateway.Sourced[*pb.RateLimitPolicy]) []gateway.Sourced[*pb.RateLimit] {
 	var out []gateway.Sourced[*pb.RateLimit]
-	for _, level := range Policy.Of(e).Levels {
+	for _, level := range levels {
 		for _, l := range level.Value.GetLimits() {
 			out = append(out, gateway.Sourced[*pb.RateLimit]{Source: level.Source, Value: l})
 		}

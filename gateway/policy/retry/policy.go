@@ -8,7 +8,7 @@ import (
 )
 
 // Policy says what is tried again.
-var Policy = &gateway.Policy[*pb.RetryPolicy]{Name: "retry", Merge: gateway.Nearer, Check: check}
+var Policy = &gateway.Policy[*pb.RetryPolicy]{Name: "retry", Merge: gateway.Nearer, Check: check, Explain: explain}
 
 func check(c *gateway.Check, p *pb.RetryPolicy) {
 	checkRule(c, "idempotent", p.GetIdempotent())

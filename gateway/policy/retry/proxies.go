@@ -42,7 +42,7 @@ func route(r *policy.Route) error {
 	if r.Entry.Problem != "" {
 		return nil
 	}
-	if gateway.ShortTry(timeout.Policy.Of(r.Entry.Policies).Merged, Policy.Of(r.Entry.Policies).Merged, r.Entry.Receivers()) > 0 {
+	if ShortTry(timeout.Policy.Of(r.Entry.Policies).Merged, Policy.Of(r.Entry.Policies).Merged, r.Entry.Receivers()) > 0 {
 		r.Set(&on, shortTry())
 	}
 	return nil
@@ -57,7 +57,7 @@ const tryTimeoutHeader = "x-envoy-upstream-rq-per-try-timeout-ms"
 // tried elsewhere after a short time. The filter passes by requests that are not.
 func shortTry() *headermutationv3.HeaderMutationPerRoute {
 	return &headermutationv3.HeaderMutationPerRoute{Mutations: &headermutationv3.Mutations{
-		RequestMutations: []*mutationv3.HeaderMutation{set(tryTimeoutHeader, strconv.FormatInt(gateway.DefaultTryTimeout.Milliseconds(), 10))},
+		RequestMutations: []*mutationv3.HeaderMutation{set(tryTimeoutHeader, strconv.FormatInt(DefaultTry.Milliseconds(), 10))},
 	}}
 }
 
@@ -87,7 +87,7 @@ func retryOn(p *policy.Packer) policy.Message {
 			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
 				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{
 					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}},
-					Regex:      strings.Join(gateway.IdempotentMethods(), "|"),
+					Regex:      strings.Join(IdempotentMethods(), "|"),
 				}},
 			}},
 		}},

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/timeout"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -147,7 +148,7 @@ var defaults = sync.OnceValue(func() map[Targets]made {
 		if t.Functions {
 			function = []gateway.Target{{Function: &pb.Function{}}}
 		}
-		t.Request, _ = gateway.RequestTimeout(nil, function)
+		t.Request, _ = timeout.Request(nil, function)
 		var m made
 		m.idempotent, m.other = policies(nil, t)
 		m.merged, m.reset, m.ok = merge(m.idempotent, m.other)
@@ -170,7 +171,7 @@ func Policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPol
 }
 
 func policies(p *pb.RetryPolicy, t Targets) (idempotent, other *routev3.RetryPolicy) {
-	return rule(p.GetIdempotent(), gateway.DefaultIdempotentRetryOn(t.Alone), t), rule(p.GetOther(), gateway.DefaultOtherRetryOn(), t)
+	return rule(p.GetIdempotent(), DefaultIdempotentOn(t.Alone), t), rule(p.GetOther(), DefaultOtherOn(), t)
 }
 
 // Attempts is the number of retries of a rule, which may be nil.
@@ -178,7 +179,7 @@ func Attempts(r *pb.RetryRule) uint32 {
 	if r != nil && r.Attempts != nil {
 		return r.GetAttempts()
 	}
-	return gateway.DefaultRetryAttempts
+	return DefaultAttempts
 }
 
 func rule(r *pb.RetryRule, defaults []pb.RetryOn, t Targets) *routev3.RetryPolicy {

@@ -8,7 +8,7 @@ import (
 )
 
 // Policy bounds the time of a request.
-var Policy = &gateway.Policy[*pb.TimeoutPolicy]{Name: "timeout", Merge: gateway.Nearer, WarnEntry: tooShort}
+var Policy = &gateway.Policy[*pb.TimeoutPolicy]{Name: "timeout", Merge: gateway.Nearer, WarnEntry: tooShort, Explain: explain}
 
 // tooShort warns of a route that gives up before its function does: of an explicit request
 // timeout, of whatever level, that is below the timeout of a function behind it.

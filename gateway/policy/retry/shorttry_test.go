@@ -1,4 +1,4 @@
-package gateway_test
+package retry_test
 
 import (
 	"testing"
@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -53,9 +54,9 @@ func TestShortTry(t *testing.T) {
 	} {
 		want := time.Duration(0)
 		if c.short {
-			want = gateway.DefaultTryTimeout
+			want = retry.DefaultTry
 		}
-		if got := gateway.ShortTry(c.time, c.retry, c.targets); got != want {
+		if got := retry.ShortTry(c.time, c.retry, c.targets); got != want {
 			t.Errorf("%s: %s, want %s", c.name, got, want)
 		}
 	}
