@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -57,6 +58,30 @@ func EdgeOf(l *pb.Listener) Edge {
 		MaxHeaders:     cmp.Or(e.GetMaxHeaders(), DefaultMaxHeaders),
 		MaxHeadersKiB:  cmp.Or(e.GetMaxHeadersKib(), DefaultMaxHeadersKiB),
 	}
+}
+
+// ServerNames are the hosts of an HTTPS listener that a client must name one of in the TLS
+// handshake (RFC 6066, section 3): a connection for another host, or for none, gets no
+// certificate. nil where every connection gets one, because the listener serves any host, or
+// one that is an IP address, of which clients send no name.
+func ServerNames(l *pb.Listener) []string {
+	if l.GetProtocol() != pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
+		return nil
+	}
+	for _, h := range l.GetHostnames() {
+		if _, err := netip.ParseAddr(h); err == nil || h == "*" {
+			return nil
+		}
+	}
+	return slices.Sorted(slices.Values(l.GetHostnames()))
+}
+
+// NamesServer reports whether one of the names is a host, or a wildcard for it.
+func NamesServer(names []string, host string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		suffix, wildcard := strings.CutPrefix(n, "*")
+		return n == host || wildcard && len(host) > len(suffix) && strings.HasSuffix(host, suffix)
+	})
 }
 
 // Keeps reports whether paths are sent on that backends may read in several ways.

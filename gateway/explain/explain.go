@@ -100,6 +100,9 @@ func (x *explainer) run() *pb.ExplainOutcome {
 		Gateway: g.GetName(), Listener: l.GetName(),
 		Address: fmt.Sprintf("%s:%d", bracket(gateway.ListenerAddress(l)), l.GetPort()),
 	}
+	if names := gateway.ServerNames(l); len(names) > 0 && !gateway.NamesServer(names, x.serverName) {
+		return x.noHandshake(names)
+	}
 	if refusal := x.edge(gateway.EdgeOf(l)); refusal != nil {
 		return refusal
 	}
@@ -193,6 +196,15 @@ func (x *explainer) noListener() *pb.ExplainOutcome {
 		there = "there are " + strings.Join(others, ", ")
 	}
 	return certain(byListener, 0, "no listener: nothing listens for %s on port %d; %s", x.scheme, x.port, there)
+}
+
+// noHandshake is the outcome of a connection that is made for none of the listener's hosts.
+func (x *explainer) noHandshake(names []string) *pb.ExplainOutcome {
+	made := fmt.Sprintf("names %q", x.serverName)
+	if x.serverName == "" {
+		made = "names no host, because the URL has an address"
+	}
+	return certain(byListener, 0, "no TLS handshake: the client %s, and the listener is for %s alone; it closes the connection", made, strings.Join(names, ", "))
 }
 
 // specificity orders hosts that serve one request: exact, longest wildcard, "*".

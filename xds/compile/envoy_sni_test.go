@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -157,4 +158,62 @@ rules: [{name: all, direct_response: {status: 200, body: rest}}]
 		poll(t, "one certificate to serve all hosts", func() bool { status, body := a.do(t, port, "h2"); return status == 200 && body == "b" })
 		a.explained(t, r, port, 200, "b")
 	}
+}
+
+// testServerNames: a listener that is for some hosts alone makes no TLS connection for another
+// one, so that nobody sees a certificate, or is asked for one, of a host that was not named.
+func testServerNames(t *testing.T, r *rig) {
+	ca, err := pki.OpenCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certA, certB := certificateSecret(t, ca, "cert-a", "a.tls.example"), certificateSecret(t, ca, "cert-b", "*.wild.example")
+	closed := []string{"", "zz.tls.example", "tls.example", "a.tls.example.evil", "xa.tls.example", "wild.example", "xwild.example"}
+	for _, c := range []struct {
+		hostnames, certificates string
+		closed, open            []string
+	}{
+		{`[a.tls.example, "*.wild.example"]`, "cert-a", closed, []string{"a.tls.example", "A.TLS.example", "x.wild.example", "x.y.wild.example"}},
+		{`[a.tls.example, "*.wild.example"]`, "cert-a, cert-b", closed, []string{"a.tls.example", "x.wild.example"}},
+		{`[a.tls.example, "*"]`, "cert-a", nil, append([]string{"a.tls.example"}, closed...)},
+		{`[a.tls.example, "127.0.0.1"]`, "cert-a", nil, append([]string{"a.tls.example"}, closed...)},
+		{`[]`, "cert-a", nil, append([]string{"a.tls.example"}, closed...)},
+	} {
+		port := envoytest.FreePort(t)
+		r.apply(t, r.objects(t, `
+kind: Gateway
+name: edge
+listeners: [{name: https, address: 127.0.0.1, port: PORT, protocol: HTTPS, hostnames: `+c.hostnames+`, tls: {certificates: [`+c.certificates+`]}}]
+`+certA+certB+`
+---
+kind: Route
+name: rest
+rules: [{name: all, direct_response: {status: 200, body: rest}}]
+`, map[string]int{"PORT": port}))
+		r.open(t, port)
+		for _, want := range []bool{true, false} {
+			for _, sni := range map[bool][]string{true: c.open, false: c.closed}[want] {
+				err := handshake(t, port, sni)
+				if (err == nil) != want {
+					t.Errorf("hostnames %s, certificates %s: a handshake for %q: %v", c.hostnames, c.certificates, sni, err)
+				}
+				url := fmt.Sprintf("https://%s:%d/x", cmp.Or(sni, "127.0.0.1"), port)
+				o := explain.Explain(r.snapshot, &pb.ExplainRequest{Url: url}, nil).GetOutcome()
+				if refused := o.GetStatus() == 0 && strings.HasPrefix(o.GetText(), "no TLS handshake"); refused == want {
+					t.Errorf("hostnames %s, certificates %s: explain says of %s: %s", c.hostnames, c.certificates, url, o.GetText())
+				}
+			}
+		}
+	}
+}
+
+// handshake makes a TLS connection for a host, "" for none.
+func handshake(t *testing.T, port int, sni string) error {
+	t.Helper()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true}).HandshakeContext(t.Context())
 }

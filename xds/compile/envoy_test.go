@@ -45,7 +45,7 @@ func TestEnvoy(t *testing.T) {
 		{"Churn", testChurn},
 		{"Retries", testRetries},
 		{"Functions", testFunctions},
-		{"HTTPS", testHTTPS}, {"SNI", testSNI},
+		{"HTTPS", testHTTPS}, {"SNI", testSNI}, {"ServerNames", testServerNames},
 		{"OnDemand", testOnDemand},
 		{"Trees", testTrees},
 	} {

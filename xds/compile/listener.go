@@ -72,8 +72,12 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
 		},
 	}
-	if gateway.EdgeOf(l).StrictSNI {
-		// Nothing else tells the filters which name the client gave.
+	names := gateway.ServerNames(l)
+	if len(names) > 0 {
+		filterChain.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: names}
+	}
+	if len(names) > 0 || gateway.EdgeOf(l).StrictSNI {
+		// Nothing else tells which name the client gave.
 		out.ListenerFilters = []*listenerv3.ListenerFilter{{
 			Name:       "envoy.filters.listener.tls_inspector",
 			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: p.Pack(&inspectorv3.TlsInspector{})},

@@ -312,8 +312,8 @@ type ExplainOutcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One line: the status, and why.
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	// The HTTP status. 0 when there is no answer: the request cannot be sent, or nothing
-	// listens. Of a backend or function that answers by itself it is 200, and may_be
+	// The HTTP status. 0 when there is no answer: the request cannot be sent, nothing
+	// listens, or the TLS handshake fails. Of a backend or function that answers by itself it is 200, and may_be
 	// says what else it depends on.
 	Status uint32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
 	// Who decides.

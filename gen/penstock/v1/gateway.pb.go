@@ -174,7 +174,9 @@ type Listener struct {
 	// What is spoken. Default HTTP.
 	Protocol ListenerProtocol `protobuf:"varint,4,opt,name=protocol,proto3,enum=penstock.v1.ListenerProtocol" json:"protocol,omitempty"`
 	// Hosts that this listener serves: exact ("a.example.com"), wildcard
-	// ("*.example.com") or any ("*" or empty). A route serves the intersection.
+	// ("*.example.com") or any ("*" or empty). A route serves the intersection. With HTTPS,
+	// unless any host or an IP address is among them, a connection whose client names none of
+	// them in the TLS handshake is closed there and sees no certificate.
 	Hostnames []string `protobuf:"bytes,5,rep,name=hostnames,proto3" json:"hostnames,omitempty"`
 	// Certificates for HTTPS.
 	Tls *ListenerTls `protobuf:"bytes,6,opt,name=tls,proto3" json:"tls,omitempty"`
