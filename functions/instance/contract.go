@@ -68,6 +68,10 @@ type Host struct {
 	// far as its sandbox tells processes apart; it waits until there is a process.
 	// nil: all do, since nothing else reaches the listener of Network.
 	Owns func(net.Conn) bool
+	// Ending reports whether the process is about to end, or has ended; call it after
+	// WaitReady. A broken connection of a process that is not ending is one that it
+	// closed. nil: not known.
+	Ending func() bool
 }
 
 // Network is that of one process: its own, or the machine's.

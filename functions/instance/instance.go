@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/sandbox"
 	"github.com/penstock-gateway/penstock/functions/spans"
+	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
 const (
@@ -184,7 +185,7 @@ func Start(o Options) (*Instance, error) {
 		i.metrics.failed()
 		return nil, err
 	}
-	host := Host{Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of, Network: place}
+	host := Host{Function: o.Function, Name: i.name, ID: o.ID, Dir: o.Dir, Logger: o.Logger, OutputOf: i.out.of, Network: place, Ending: i.ending}
 	if !place.Private() {
 		host.Owns = i.owns
 	}
@@ -250,6 +251,12 @@ func (i *Instance) spawn(place *place) error {
 	}
 	i.out.start()
 	return nil
+}
+
+// ending is Host.Ending.
+func (i *Instance) ending() bool {
+	<-i.spawned
+	return i.proc == nil || launch.Exiting(i.proc.pid()) || launch.Exiting(i.Main())
 }
 
 // Ready is closed when the instance takes requests at Addr.

@@ -148,3 +148,38 @@ func waitThreadGone(t *testing.T) {
 		runtime.Gosched()
 	}
 }
+
+// TestExiting: a process is known to end before its parent has taken note of that.
+func TestExiting(t *testing.T) {
+	if launch.Exiting(os.Getpid()) {
+		t.Error("this process is said to end")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
+	cmd.Stdout = w
+	if err := launch.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if launch.Exiting(cmd.Process.Pid) {
+		t.Error("a process that runs is said to end")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	// Its end of the pipe breaks first; nobody has waited for it yet.
+	if _, err := io.ReadAll(r); err != nil {
+		t.Fatal(err)
+	}
+	if !launch.Exiting(cmd.Process.Pid) {
+		t.Error("the files of a process are closed, and it is not said to end")
+	}
+	_ = cmd.Wait()
+	if !launch.Exiting(cmd.Process.Pid) {
+		t.Error("a process that is gone is not said to have ended")
+	}
+}

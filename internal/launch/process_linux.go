@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // bootID distinguishes start times, which Linux counts from the boot.
@@ -41,6 +42,25 @@ func startTime(pid int) (string, error) {
 		return "", errors.New("the process ended")
 	}
 	return bootID() + "/" + f[19], nil
+}
+
+// exiting is PF_EXITING of the kernel's include/linux/sched.h, in the flags of
+// /proc/PID/stat.
+const exiting = 0x4
+
+// Exiting reports whether a process is about to end, or has ended. The kernel marks it
+// before it closes the files of the process, so that who sees a connection of it break
+// can ask whether that is why.
+func Exiting(pid int) bool {
+	f, err := stat(pid)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	flags, _ := strconv.ParseUint(f[6], 10, 64)
+	return flags&exiting != 0
 }
 
 // Descendants returns the children of a process, their children, and so on.

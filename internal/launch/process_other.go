@@ -21,6 +21,12 @@ func startTime(pid int) (string, error) {
 	return strings.TrimSpace(lines[0]), nil
 }
 
+// Exiting reports whether a process has ended.
+func Exiting(pid int) bool {
+	_, err := Identify(pid)
+	return err != nil
+}
+
 // Descendants returns the children of a process, their children, and so on.
 func Descendants(pid int) []ID {
 	lines, err := ps("-A", "-o", "pid=,ppid=")

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -25,7 +24,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -39,6 +38,8 @@ const (
 	pollMost  = 5 * time.Millisecond
 	// dialTimeout bounds one connection to a server whose backlog is full.
 	dialTimeout = 5 * time.Second
+	// wrapperEnds is how long a process may outlive the program that it wraps.
+	wrapperEnds = 250 * time.Millisecond
 )
 
 // Options are of one function.
@@ -99,11 +100,11 @@ func (c *contract) newTransport() *http.Transport {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			conn, err := c.host.Network.Dial(ctx, c.port)
+			dialed, err := c.host.Network.Dial(ctx, c.port)
 			if err != nil {
 				return nil, &dialError{err}
 			}
-			return conn, nil
+			return &conn{Conn: dialed}, nil
 		},
 		DisableCompression: true, MaxIdleConns: 0, MaxIdleConnsPerHost: max(c.o.Concurrency, 1),
 		IdleConnTimeout: cmp.Or(c.o.IdleTimeout, time.Minute),
@@ -203,8 +204,9 @@ type invocationKey struct{}
 
 // served is what one request brings to the functions of the proxy.
 type served struct {
-	inv *instance.Invocation
-	err error
+	inv  *instance.Invocation
+	err  error
+	conn atomic.Pointer[conn] // the one that it was sent on; nil: not known
 }
 
 func invocation(r *http.Request) *instance.Invocation {
@@ -234,7 +236,7 @@ func (c *contract) Serve(w http.ResponseWriter, r *http.Request, inv *instance.I
 			err = instance.ErrDied
 		}
 	}()
-	c.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), invocationKey{}, s)))
+	c.proxy.ServeHTTP(w, r.WithContext(s.withConn(context.WithValue(r.Context(), invocationKey{}, s))))
 	return nil
 }
 
@@ -274,9 +276,9 @@ func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &dial):
 		// It did not take the connection, so it has not seen the request.
 		s.err = instance.RefusedUnread
-	case c.ended(err):
+	case c.ended(s, err):
 		s.err = instance.ErrDied
-		if errors.Is(err, syscall.ECONNRESET) && r.ContentLength == 0 && !c.o.HTTP2 {
+		if _, reset := s.broken(err); reset && r.ContentLength == 0 && !c.o.HTTP2 {
 			// A process that ends with something unread resets its connections. A
 			// request without body cannot have been begun then, if it was alone on its.
 			s.err = instance.RefusedUnread
@@ -291,18 +293,23 @@ func (c *contract) failed(_ http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// ended tells whether an error is that of a process that ended. Its exit may be
-// noticed a moment after its connections broke.
-func (c *contract) ended(err error) bool {
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+// ended reports whether an error is that of a process that ended.
+func (c *contract) ended(s *served, err error) bool {
+	if broken, _ := s.broken(err); !broken {
 		return false
 	}
 	return c.o.Workers || c.gone()
 }
 
-// gone tells whether the process has ended, or is about to.
+// gone reports whether the process has ended, or is about to. The kernel closes the
+// connections of a process that is ending, so that who sees them break asks whether it
+// is, however long its end takes. Only a program behind another one, such as a shell's
+// child, may end before the process does: that is waited for.
 func (c *contract) gone() bool {
-	timer := time.NewTimer(250 * time.Millisecond)
+	if c.host.Ending != nil && c.host.Ending() {
+		return true
+	}
+	timer := time.NewTimer(wrapperEnds)
 	defer timer.Stop()
 	select {
 	case <-c.exited:
