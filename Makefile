@@ -1,5 +1,5 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
-# `make test` needs Node.js with npm, and curl, too; `make race` a C compiler.
+# `make test` needs Node.js with npm, curl and openssl, too; `make race` a C compiler.
 .DEFAULT_GOAL := build
 .PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms bench-kills soak sim vet lint gen clean tools FORCE
 
@@ -9,7 +9,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
 
-TOOLS  := envoy lambda framework framework-node redis jaeger
+TOOLS  := envoy lambda framework framework-node redis jaeger etcd
 # Flags of `penstock up`: make up ARGS='--gateway-listen 127.0.0.1:9080'
 ARGS   ?=
 # Flags of `go test`: make test TESTFLAGS='-v -run Limit' PKG=./ratelimit/...

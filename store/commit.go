@@ -309,7 +309,9 @@ func (s *etcdStore) write(ctx context.Context, blobs []blob) error {
 		puts := s.puts(blobs[:n])
 		blobs = blobs[n:]
 		g.Go(func() error {
-			_, err := s.txn(ctx, nil, puts, nil)
+			_, err := again(s, ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+				return s.client.Txn(ctx).Then(puts...).Commit()
+			})
 			return err
 		})
 	}
@@ -428,17 +430,27 @@ func (s *etcdStore) tryFlip(ctx context.Context, p *proposal, small bool, epoch 
 		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(s.requestKey(id)), "=", 0))
 		then = append(then, clientv3.OpPut(s.requestKey(id), strconv.FormatInt(rev.Number, 10), clientv3.WithLease(lease)))
 	}
-	resp, err := s.txn(ctx, cmps, then, nil)
+	// A try that was interrupted may have happened. Then the next one finds the
+	// very record of it.
+	resp, err := again(s, ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return s.client.Txn(ctx).If(cmps...).Then(then...).Else(clientv3.OpGet(s.headKey())).Commit()
+	})
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		s.dropLease()
 		return Revision{}, errAgain
 	case err != nil:
 		return Revision{}, err
-	case !resp.Succeeded:
-		return s.refused(ctx, p)
 	}
-	s.remember(headState{known: true, rev: rev, mod: resp.Header.GetRevision()})
+	mod := resp.Header.GetRevision()
+	if !resp.Succeeded {
+		kvs := resp.Responses[0].GetResponseRange().GetKvs()
+		if len(kvs) == 0 || string(kvs[0].GetValue()) != value {
+			return s.refused(ctx, p)
+		}
+		mod = kvs[0].GetModRevision()
+	}
+	s.remember(headState{known: true, rev: rev, mod: mod})
 	s.cache(p.next)
 	return rev, nil
 }
@@ -471,7 +483,7 @@ func (s *etcdStore) leaseForRequests(ctx context.Context) (clientv3.LeaseID, err
 	if l.id != 0 && time.Since(l.granted) < leaseRenewal {
 		return l.id, nil
 	}
-	resp, err := do(s, ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
+	resp, err := again(s, ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
 		return s.client.Grant(ctx, int64((requestTTL + leaseRenewal).Seconds()))
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
@@ -172,15 +171,11 @@ func do[R any](s *etcdStore, ctx context.Context, call func(context.Context) (R,
 		return r, nil
 	case ctx.Err() != nil:
 		return r, ended(ctx)
-	case bounded.Err() != nil:
-		return r, fmt.Errorf("store: %s did not answer within %s: %w", s.where(), s.opts.RequestTimeout, context.DeadlineExceeded)
-	case errors.Is(err, rpctypes.ErrTimeout) || status.Code(err) == codes.DeadlineExceeded:
+	case bounded.Err() != nil, status.Code(err) == codes.DeadlineExceeded:
 		// etcd is told our deadline and may come to it a moment before we do.
-		return r, fmt.Errorf("store: %s did not answer in time: %w", s.where(), context.DeadlineExceeded)
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return r, fmt.Errorf("store: %s is out of space: compact and defragment it, or raise its quota: %w (%w)", s.where(), err, ErrNoSpace)
+		return r, s.silent(ctx)
 	}
-	return r, fmt.Errorf("store: %s: %w", s.where(), err)
+	return r, s.explained(err)
 }
 
 // ended says why a context of begin is over.

@@ -29,6 +29,12 @@ var hushed = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 }
 
+// told are warnings about what the caller of the client gets as an error, too, in words
+// that are easier to read.
+var told = map[string]bool{
+	"retrying of unary invoker failed": true,
+}
+
 // newDatabase is what etcd says in its error, as a warning and an error, when it
 // looks for the schema version of a database that nothing was written to yet. It
 // looks again, and writes the version then.
@@ -81,7 +87,7 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 // Write implements zapcore.Core.
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	l := level(e.Level)
-	if harmless(e, fields) {
+	if harmless(e, fields) || told[e.Message] {
 		l = slog.LevelDebug
 	}
 	c.l.Log(context.Background(), l, e.Message, attrs(fields)...)

@@ -25,7 +25,7 @@ func (s *etcdStore) PutState(ctx context.Context, key string, value []byte) erro
 	if err := s.admit(len(value), true); err != nil {
 		return err
 	}
-	_, err = do(s, ctx, func(ctx context.Context) (*clientv3.PutResponse, error) {
+	_, err = again(s, ctx, func(ctx context.Context) (*clientv3.PutResponse, error) {
 		return s.client.Put(ctx, s.stateKey(key), string(value))
 	})
 	return err
@@ -67,7 +67,7 @@ func (s *etcdStore) DeleteState(ctx context.Context, key string) error {
 		return err
 	}
 	defer end()
-	_, err = do(s, ctx, func(ctx context.Context) (*clientv3.DeleteResponse, error) {
+	_, err = again(s, ctx, func(ctx context.Context) (*clientv3.DeleteResponse, error) {
 		return s.client.Delete(ctx, s.stateKey(key))
 	})
 	return err

@@ -142,7 +142,7 @@ type Options struct {
 	Endpoints []string
 	// TLS for the Endpoints; nil is plaintext.
 	TLS *tls.Config
-	// Prefix of all keys; default "/penstock".
+	// Prefix of all keys, without a slash at its end; default "/penstock".
 	Prefix string
 	// SealKey is the 32-byte AES-256 key that secrets are sealed with. Without one
 	// secrets can be neither written nor read.
@@ -200,6 +200,8 @@ var (
 	// ErrNoSpace is a disk, a quota or an etcd that is full. Reads go on, and so do
 	// writes once there is space.
 	ErrNoSpace = errors.New("no space left")
+	// ErrUncertain is an exchange with etcd that was interrupted: its outcome is not known.
+	ErrUncertain = errors.New("are most of its members there?")
 	// ErrClosed is a store after Close.
 	ErrClosed = errors.New("store is closed")
 )
@@ -276,6 +278,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Prefix == "" {
 		o.Prefix = "/penstock"
+	}
+	if strings.HasSuffix(o.Prefix, "/") {
+		return o, fmt.Errorf("store: %w: the prefix %q ends with a slash, which is added to it: leave it out", ErrInvalid, o.Prefix)
 	}
 	if o.KeepRevisions == 0 {
 		o.KeepRevisions = 1000

@@ -31,6 +31,9 @@ func pageSteps(t *testing.T, page string) (out []pageStep) {
 		case strings.HasPrefix(line, "```"):
 			inside = strings.HasPrefix(line, "```console")
 		case !inside:
+		case len(out) > 0 && strings.HasSuffix(out[len(out)-1].command, "\\"):
+			last := &out[len(out)-1].command
+			*last = strings.TrimSuffix(*last, "\\") + strings.TrimSpace(line)
 		case isCommand:
 			out = append(out, pageStep{command: strings.TrimSpace(command)})
 		case len(out) > 0:

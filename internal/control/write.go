@@ -585,8 +585,8 @@ func describe(p gateway.Problem) string {
 // commitError is storeError for a write, which may have reached the store
 // although no answer came back.
 func commitError(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return status.Errorf(codes.Unavailable, "%v: the write may have happened all the same; repeat it with the same request_id, or look at the history", err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrUncertain) {
+		return status.Errorf(codes.Unavailable, "%v: the write may have happened all the same; repeat it, with the same request_id if it has one, or look at the history", err)
 	}
 	return storeError(err)
 }
@@ -603,5 +603,5 @@ func storeError(err error) error {
 	}
 	// A deadline, too: it is the one that we give the store. When the caller's own
 	// is over, the caller hears nothing of what is said here.
-	return status.Errorf(codes.Unavailable, "store: %v", err)
+	return status.Error(codes.Unavailable, "store: "+strings.TrimPrefix(err.Error(), "store: "))
 }

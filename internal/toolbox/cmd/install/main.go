@@ -1,5 +1,5 @@
 // Command install installs the named pinned tools (envoy, lambda, framework,
-// framework-node, redis, jaeger; all when none is named) below .tools and prints
+// framework-node, redis, jaeger, etcd; all when none is named) below .tools and prints
 // their paths.
 package main
 
@@ -18,7 +18,7 @@ func main() {
 	defer stop()
 	names := os.Args[1:]
 	if len(names) == 0 {
-		names = []string{"envoy", "lambda", "framework", "framework-node", "redis", "jaeger"}
+		names = []string{"envoy", "lambda", "framework", "framework-node", "redis", "jaeger", "etcd"}
 	}
 	if err := install(ctx, names); err != nil {
 		fmt.Fprintln(os.Stderr, "install:", err)
@@ -31,10 +31,11 @@ func install(ctx context.Context, names []string) error {
 	tools := map[string]func(context.Context, toolbox.Options) (string, error){
 		"envoy": toolbox.Envoy, "lambda": toolbox.Lambda, "redis": toolbox.Redis, "jaeger": toolbox.Jaeger,
 		"framework": toolbox.FrameworkPython, "framework-node": toolbox.FrameworkNode,
+		"etcd": toolbox.Etcd,
 	}
 	for _, name := range names {
 		if tools[name] == nil {
-			return fmt.Errorf("unknown tool %q: the tools are envoy, lambda, framework, framework-node, redis and jaeger", name)
+			return fmt.Errorf("unknown tool %q: the tools are envoy, lambda, framework, framework-node, redis, jaeger and etcd", name)
 		}
 	}
 	for _, name := range names {
