@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -65,7 +66,9 @@ func (s *session) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello := &pb.ConnectRequest{Message: &pb.ConnectRequest_Hello{Hello: &pb.RunnerHello{Runner: s.config.Name}}}
+	hello := &pb.ConnectRequest{Message: &pb.ConnectRequest_Hello{Hello: &pb.RunnerHello{
+		Runner: s.config.Name, SignOfLife: durationpb.New(sampleEvery),
+	}}}
 	if err := stream.Send(hello); err != nil {
 		return lastError(stream, err)
 	}
@@ -146,7 +149,6 @@ type teller struct {
 	m        *manager
 	sent     *pb.RunnerState
 	sequence uint64
-	told     *pb.RunnerStats
 }
 
 // state is the state when it differs from the one before, else nil.
@@ -171,12 +173,9 @@ func (t *teller) logs() *pb.ConnectRequest {
 	return &pb.ConnectRequest{Message: &pb.ConnectRequest_Logs{Logs: lines}}
 }
 
+// stats is also the sign of life, so it is told whatever it holds.
 func (t *teller) stats() *pb.ConnectRequest {
 	stats := t.m.stats()
-	if proto.Equal(stats, t.told) || len(stats.GetFunctions())+len(stats.GetDecisions()) == 0 {
-		return nil
-	}
-	t.told = stats
 	return &pb.ConnectRequest{Message: &pb.ConnectRequest_Stats{Stats: stats}}
 }
 

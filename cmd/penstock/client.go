@@ -124,7 +124,12 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 	for _, c := range changes {
 		printChange(w, c)
 	}
-	printWarnings(w, r.GetWarnings())
+	// What is in the way of the revision is said below, once.
+	printWarnings(w, slices.DeleteFunc(slices.Clone(r.GetWarnings()), func(x *pb.Warning) bool {
+		return slices.ContainsFunc(r.GetServing().GetProblems(), func(p *pb.ProxyProblem) bool {
+			return p.GetObject() == x.GetObject() && p.GetDetail() == x.GetMessage()
+		})
+	}))
 	switch {
 	case dryRun:
 		fmt.Fprintf(w, "valid: %d changes, nothing stored (head is revision %d)\n", len(changes), r.GetRevision())

@@ -244,7 +244,11 @@ func explainScale(w io.Writer, d *pb.DescribeFunctionResponse) {
 		if d.GetFunction().GetScale() == nil {
 			fmt.Fprintf(w, "%s has a fixed number of instances: %d (`penstock fn scale` changes that)\n", d.GetFunction().GetName(), n)
 		} else {
-			fmt.Fprintf(w, "%s: no runner has decided anything yet\n", d.GetFunction().GetName())
+			why := "no runner has decided anything yet"
+			if c := readyCondition(d.GetFunction()); c != nil && !c.GetOk() {
+				why = c.GetMessage()
+			}
+			fmt.Fprintf(w, "%s: %s\n", d.GetFunction().GetName(), why)
 		}
 		return
 	}

@@ -73,7 +73,8 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the revision, who serves it, functions, problems, processes and addresses",
 		Long: "Shows all that runs, and ends with exit code 3 when not all of it serves as it is stored: a proxy that\n" +
-			"lags or refuses a part, an object with a problem, a function that cannot run.",
+			"lags or refuses a part, a gateway without a proxy, an object with a problem, a function that cannot run or\n" +
+			"whose runner is gone, a process of this machine's `penstock up` that does not run.",
 		Example: "  penstock status\n  penstock status --data-dir ./.penstock\n  penstock status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -95,11 +96,11 @@ func newStatusCommand() *cobra.Command {
 				}
 			}
 			if cf.output != "text" {
-				return cmp.Or(printMessage(w, cf.output, resp), statusError(resp))
+				return cmp.Or(printMessage(w, cf.output, resp), statusError(resp, cf.DataDir))
 			}
 			printStatus(w, resp)
 			printProcesses(w, cf.DataDir)
-			return statusError(resp)
+			return statusError(resp, cf.DataDir)
 		},
 	}
 	cf.add(c)
@@ -125,9 +126,9 @@ func (f *clientFlags) statusOfProject(ctx context.Context, conn *grpc.ClientConn
 }
 
 // statusError is the exit code of what status shows: 3 when not all of the head is
-// served.
-func statusError(s *pb.GetStatusResponse) error {
-	if r := s.GetServing(); len(s.GetProblems()) > 0 || len(r.GetProblems()) > 0 || r.GetServing() < r.GetTotal() {
+// served, or a process of the `up` of the data folder does not run.
+func statusError(s *pb.GetStatusResponse, dataDir string) error {
+	if r := s.GetServing(); len(s.GetProblems()) > 0 || len(r.GetProblems()) > 0 || r.GetServing() < r.GetTotal() || !processesServe(dataDir) {
 		return errNotServing
 	}
 	return nil
@@ -148,7 +149,7 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 	var counts []string
 	for _, k := range kinds {
 		if n := s.GetResources()[k]; n > 0 {
-			counts = append(counts, fmt.Sprintf("%d %s", n, k))
+			counts = append(counts, fmt.Sprintf("%d %s", n, map[bool]string{true: strings.TrimSuffix(k, "s"), false: k}[n == 1]))
 		}
 	}
 	if len(counts) > 0 {
@@ -161,6 +162,10 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 		fmt.Fprintf(w, "runners: %d connected (names are for credentials that see all projects)\n", n)
 	default:
 		fmt.Fprintf(w, "runners: %s\n", strings.Join(s.GetRunners(), ", "))
+	}
+	for _, l := range s.GetLostRunners() {
+		fmt.Fprintf(w, "runner %s: not heard of since %s; its instances may serve on, their state is not known\n",
+			l.GetName(), l.GetLastHeardTime().AsTime().Local().Format(time.DateTime))
 	}
 	if len(s.GetInstances()) > 0 {
 		fmt.Fprintln(w)

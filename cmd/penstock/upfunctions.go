@@ -102,10 +102,7 @@ func functionReadiness(ctx context.Context, functions pb.FunctionServiceClient, 
 
 func (r *readiness) add(f *pb.Function, reachable map[string]bool) {
 	short := f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:]
-	var c *pb.Condition
-	if i := slices.IndexFunc(f.GetStatus().GetConditions(), func(c *pb.Condition) bool { return c.GetType() == "Ready" }); i >= 0 {
-		c = f.GetStatus().GetConditions()[i]
-	}
+	c := readyCondition(f)
 	// A function that no route uses is not known to Envoy at all.
 	healthy, known := reachable[f.GetName()]
 	switch {
@@ -114,12 +111,22 @@ func (r *readiness) add(f *pb.Function, reachable map[string]bool) {
 		if c.GetReason() == reasonIdle {
 			r.idle++
 		}
-	case c != nil && !c.GetOk() && c.GetReason() != "InstancesStarting" && c.GetReason() != "NoRunner":
+	case c != nil && !c.GetOk() && !slices.Contains([]string{"InstancesStarting", "NoRunner", "Unknown"}, c.GetReason()):
 		// A runner that is not connected yet is about to be: `up` started it.
 		r.failing = append(r.failing, short+": "+shorten(c.GetMessage()))
 	default:
 		r.starting = append(r.starting, short)
 	}
+}
+
+// readyCondition says whether a function can be called; nil when that is not told.
+func readyCondition(f *pb.Function) *pb.Condition {
+	for _, c := range f.GetStatus().GetConditions() {
+		if c.GetType() == "Ready" {
+			return c
+		}
+	}
+	return nil
 }
 
 // reasonIdle is the reason of a ready function without an instance.

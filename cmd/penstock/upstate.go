@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,6 +189,33 @@ func (s *upState) addresses() string {
 	return b.String()
 }
 
+// now is the state of a process at this moment: what was written when it changed last
+// does not know of one that is stopped, or that ended with its supervisor.
+func (p *upProcess) now() supervise.State {
+	switch {
+	case p.State != supervise.Running:
+		return p.State
+	case !p.ID.Alive():
+		return "gone"
+	case p.ID.Stopped():
+		return "stopped"
+	}
+	return p.State
+}
+
+// processesServe reports whether what the `up` of a data folder needs to serve requests
+// runs. It does when there is no such `up`.
+func processesServe(dataDir string) bool {
+	s, err := readState(dataDir)
+	if dataDir == "" || err != nil || s == nil || !s.ID.Alive() {
+		return true
+	}
+	return !slices.ContainsFunc(s.Processes, func(p upProcess) bool {
+		traces := p.Name == "jaeger" || p.Name == "relay"
+		return !traces && p.now() != supervise.Running
+	})
+}
+
 // printProcesses shows the processes of the `up` of a data directory.
 func printProcesses(w io.Writer, dataDir string) {
 	if dataDir == "" {
@@ -209,7 +237,7 @@ func printProcesses(w io.Writer, dataDir string) {
 			if p.PID != 0 {
 				pid = fmt.Sprint(p.PID)
 			}
-			row(p.Name, p.State, pid, p.Restarts, time.Since(p.Since).Round(time.Second).String(), firstLine(p.Detail))
+			row(p.Name, p.now(), pid, p.Restarts, time.Since(p.Since).Round(time.Second).String(), firstLine(p.Detail))
 		}
 	})
 	if c := s.Configuration; c != nil && c.Problem != "" {

@@ -140,13 +140,16 @@ func more(object, whole, short string) string {
 
 // functionWords say what a ProxyProblem of a function means, by its state.
 var functionWords = map[string]string{
-	"failing": "cannot run", "starting": "is starting", "no-runner": "cannot run", "no-version": "cannot run",
+	"failing": "cannot run", "starting": "is starting", "unknown": "is not heard of", "no-runner": "cannot run", "no-version": "cannot run",
 }
 
 // problemText is one line for what is in the way of a revision.
 func problemText(p *pb.ProxyProblem) string {
 	if p.GetProxy() == runnerProblem {
 		return functionProblem(p.GetObject(), cmp.Or(functionWords[p.GetState()], p.GetState()), p.GetDetail())
+	}
+	if p.GetProxy() == listenerProblem {
+		return fmt.Sprintf("%s is not served: %s", short(p.GetObject()), p.GetDetail())
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s", p.GetProxy(), p.GetState())
@@ -178,8 +181,12 @@ func functionProblem(name, words, detail string) string {
 	return fmt.Sprintf("%s %s: %s%s", short(name), words, line, more(name, detail, line))
 }
 
-// runnerProblem is the proxy of a ProxyProblem that is of a function.
-const runnerProblem = "runner"
+// The proxy of a ProxyProblem that is of a function, and of a route that no listener
+// serves.
+const (
+	runnerProblem   = "runner"
+	listenerProblem = "listener"
+)
 
 func printServing(w io.Writer, s *pb.ServingReport) {
 	if s.GetTotal() == 0 {

@@ -122,7 +122,7 @@ func (x *explainer) backends(e *gateway.Entry, late []*pb.ExplainOutcome) *pb.Ex
 		}
 	}
 	first.Certain = first.GetCertain() && len(may) == 0
-	first.MayBe = slices.Concat(may, x.failures(), late)
+	first.MayBe = slices.Concat(first.GetMayBe(), may, x.failures(), late)
 	return first
 }
 
@@ -194,6 +194,8 @@ func (x *explainer) function(t gateway.Target, b *pb.ExplainBackend) *pb.Explain
 		}
 	}
 	switch {
+	case f.Lost != "":
+		return lost(name, f)
 	case f.Nowhere != "":
 		return may(byFunction, gateway.NoEndpoint, "nothing takes requests of %s: %s", name, f.Nowhere)
 	case f.StandIn != "":
@@ -204,4 +206,20 @@ func (x *explainer) function(t gateway.Target, b *pb.ExplainBackend) *pb.Explain
 		return possible(byFunction, 503, "503 Service Unavailable by the activator of %s: %s", name, f.Trouble)
 	}
 	return possible(byFunction, 200, "200 by the activator of %s: the first request starts an instance, which answers", name)
+}
+
+// lost says how a function answers of whose runners nothing is heard: as its endpoints do.
+func lost(name string, f Function) *pb.ExplainOutcome {
+	served := possible(byFunction, 200, "200 by %s, or the status that it answers with: its instances answer, but their state is %s", name, f.Lost)
+	none := may(byFunction, gateway.BackendReset, "nothing of %s takes connections: %s", name, f.Lost)
+	switch f.Answers {
+	case Served:
+		return served
+	case Hangs:
+		return may(byFunction, gateway.BackendTimeout, "%s takes connections and answers nothing: %s", name, f.Lost)
+	case NotKnown:
+		served.Text = fmt.Sprintf("200 by %s when its instances still run, which cannot be seen from here", name)
+		none.MayBe = []*pb.ExplainOutcome{served}
+	}
+	return none
 }

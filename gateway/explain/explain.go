@@ -41,7 +41,26 @@ type Function struct {
 	StandIn string
 	// Nowhere is why nothing takes requests; "" when something does.
 	Nowhere string
+	// Lost says since when nothing is heard of the runners that have its endpoints; ""
+	// when one is heard of. Answers is what the endpoints do, looked at now.
+	Lost    string
+	Answers Answers
 }
+
+// Answers is what the endpoints of a runner do that nothing is heard of.
+type Answers int
+
+// What endpoints do, the worst first.
+const (
+	// Refused: nothing takes connections.
+	Refused Answers = iota
+	// NotKnown: they cannot be looked at from here.
+	NotKnown
+	// Hangs: they take connections and answer nothing.
+	Hangs
+	// Served: they answer.
+	Served
+)
 
 // Explain follows one request through a snapshot. Without known it says nothing of
 // functions but their names. A request that cannot be understood is explained by the

@@ -15,12 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
@@ -366,25 +368,32 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_, err := c.waitFleet(ctx, revision, func(r ledger.Report) {
-		if err := send(c.report(r)); err != nil {
+	var last *pb.ServingReport
+	tell := func(r *pb.ServingReport) {
+		if last != nil && proto.Equal(last, r) {
+			return // nothing is said twice
+		}
+		last = r
+		if err := send(r); err != nil {
 			cancel(err)
 		}
-	})
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
 	}
+	_, err := c.waitFleet(ctx, revision, func(r ledger.Report) {
+		if !r.Complete { // the rest is said below, with the functions
+			tell(c.report(r))
+		}
+	})
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	whole := func(functions []*pb.ProxyProblem) {
+		rep := c.reportNow(revision)
+		rep.Problems = slices.Concat(rep.Problems, unattached(c.Snapshot(), nil), unproxied(c.Snapshot(), c.proxies()), functions)
+		tell(rep)
 	}
 	// The proxies serve it; whether functions do is seen now.
-	problems := c.runners.waitReady(ctx, nil, c.functions())
-	if len(problems) == 0 {
-		return context.Cause(ctx)
-	}
-	rep := c.reportNow(revision)
-	rep.Problems = append(rep.Problems, problems...)
-	return send(rep)
+	whole(c.runners.waitReady(ctx, nil, c.functions(), whole))
+	return context.Cause(ctx)
 }
 
 // written is an error for a revision that is not in the store, which would be waited

@@ -105,7 +105,7 @@ func (r *runners) serves(name string) bool {
 func (r *runners) current(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, k := range r.known {
+	for _, k := range r.live() {
 		for _, f := range k.state.GetFunctions() {
 			if f.GetFunction() == name && f.GetRevision() < r.deployed.revisions[name] {
 				return false
@@ -115,11 +115,11 @@ func (r *runners) current(name string) bool {
 	return true
 }
 
-// reachable is serves for callers that do not hold mu.
+// reachable reports whether a runner that is heard of takes requests of a deployment.
 func (r *runners) reachable(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.serves(name)
+	return slices.ContainsFunc(r.live(), func(k *runner) bool { return len(k.serve[name]) > 0 })
 }
 
 // wanted is the next message to a runner that was last sent the functions of a

@@ -1,10 +1,13 @@
 package control
 
 import (
+	"cmp"
+	"context"
 	"slices"
 
 	"github.com/penstock-gateway/penstock/gateway/explain"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 // Known implements api.Core.
@@ -13,15 +16,22 @@ func (c *Core) Known() *explain.Known {
 }
 
 // way is how requests reach a deployment: by the endpoints that proxies have of it, see
-// endpoints, with what runners say of those.
+// endpoints, with what runners say of those, or what they answer when nothing is heard of
+// the runners.
 func (r *runners) way(name string) explain.Function {
+	if endpoints := r.endpoints(name); len(endpoints) > 0 && !r.anyLive(endpoints) {
+		return explain.Function{
+			Instances: r.instances(name), Lost: cmp.Or(r.gone(name), "unknown: its runner is gone"),
+			Answers: probeAll(context.Background(), endpoints),
+		}
+	}
 	connected := len(r.connected()) > 0
 	f := explain.Function{Instances: r.instances(name)}
 	problem := r.problems()[name]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	refusing := false
-	for _, k := range r.known {
+	for _, k := range r.live() {
 		for _, s := range k.state.GetFunctions() {
 			if s.GetFunction() == name && reachable(s.GetActivatorAddress(), s.GetActivatorPort()) {
 				refusing = refusing || s.GetRefusing()
@@ -49,4 +59,20 @@ func (r *runners) way(name string) explain.Function {
 		f.Nowhere = problem
 	}
 	return f
+}
+
+// anyLive reports whether a runner that is heard of has one of some endpoints.
+func (r *runners) anyLive(endpoints []compile.Endpoint) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.live() {
+		for _, own := range []map[string][]compile.Endpoint{k.serve, k.refuse} {
+			for _, list := range own {
+				if slices.ContainsFunc(list, func(e compile.Endpoint) bool { return slices.Contains(endpoints, e) }) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }

@@ -111,7 +111,7 @@ func (r *runners) instances(function string) []*pb.Instance {
 	defer r.mu.Unlock()
 	var out []*pb.Instance
 	for _, k := range r.known {
-		for _, i := range k.state.GetInstances() {
+		for _, i := range r.instancesNow(k) {
 			if function == "" || i.GetFunction() == function {
 				out = append(out, i)
 			}
@@ -129,7 +129,7 @@ func (r *runners) connected() []string {
 	defer r.mu.Unlock()
 	var out []string
 	for name, k := range r.known {
-		if k.stream != nil || k.elsewhere && r.core.now().Sub(k.away) < 2*heartbeat {
+		if _, lost := r.lost(k); !lost {
 			out = append(out, name)
 		}
 	}
@@ -137,11 +137,12 @@ func (r *runners) connected() []string {
 	return out
 }
 
+// problems are why deployments cannot be run, as runners say that are heard of.
 func (r *runners) problems() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := map[string]string{}
-	for _, k := range r.known {
+	for _, k := range r.live() {
 		maps.Copy(out, k.state.GetProblems())
 	}
 	return out
@@ -189,7 +190,7 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 	for _, i := range r.instances(f.GetName()) {
 		if i.GetState() == pb.InstanceState_INSTANCE_STATE_READY {
 			n++
-		} else if why == "" {
+		} else if why == "" && i.GetState() != pb.InstanceState_INSTANCE_STATE_UNKNOWN {
 			why = i.GetMessage()
 		}
 	}
@@ -213,6 +214,9 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 	case c.Ok:
 	case len(r.connected()) == 0:
 		c.Reason, c.Message = "NoRunner", c.Message+": no runner is connected"
+		if gone := r.gone(f.GetName()); gone != "" {
+			c.Reason, c.Message = "Unknown", gone
+		}
 	case why != "":
 		c.Reason, c.Message = "InstancesFailing", c.Message+": "+why
 		switch {
@@ -231,11 +235,12 @@ func (r *runners) conditionOf(f *pb.Function) *pb.Condition {
 const (
 	stateStarting = "starting"
 	stateFailing  = "failing"
+	stateUnknown  = "unknown"
 )
 
 // problemStates are the states of problems by the reason of the condition behind them.
 var problemStates = map[string]string{
-	"InstancesStarting": stateStarting, "InstancesFailing": stateFailing, "NoRunner": "no-runner", "NoVersion": "no-version",
+	"InstancesStarting": stateStarting, "InstancesFailing": stateFailing, "Unknown": stateUnknown, "NoRunner": "no-runner", "NoVersion": "no-version",
 }
 
 // notReady is what is in the way of a function; nil when nothing is.
@@ -250,8 +255,8 @@ func (r *runners) notReady(f *pb.Function) *pb.ProxyProblem {
 // waitReady waits until functions have their instances, or cannot have them, and
 // returns what is in the way. Without a runner there is nothing to wait for. What is
 // known of unchanged functions holds; what is known of changed ones may be of the
-// version before, which this one mends.
-func (r *runners) waitReady(ctx context.Context, changed, unchanged []*pb.Function) []*pb.ProxyProblem {
+// version before, which this one mends. progress, if any, gets what is waited for.
+func (r *runners) waitReady(ctx context.Context, changed, unchanged []*pb.Function, progress func([]*pb.ProxyProblem)) []*pb.ProxyProblem {
 	for fresh := false; ; fresh = true {
 		r.mu.Lock()
 		reported := r.reported
@@ -265,10 +270,14 @@ func (r *runners) waitReady(ctx context.Context, changed, unchanged []*pb.Functi
 			}
 			out = append(out, problem)
 			stale := i < len(changed) && (!fresh || r.behind(f))
-			pending = pending || problem.GetState() == stateStarting || stale && problem.GetState() == stateFailing
+			// A runner that is lost comes back, or is given up in a moment.
+			pending = pending || problem.GetState() == stateStarting || problem.GetState() == stateUnknown || stale && problem.GetState() == stateFailing
 		}
 		if !pending {
 			return out
+		}
+		if progress != nil {
+			progress(out)
 		}
 		select {
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
@@ -75,19 +77,21 @@ func (o operations) DescribeFunction(ctx context.Context, r *pb.DescribeFunction
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for _, k := range rs.known {
-		for _, i := range k.state.GetInstances() {
+		for _, i := range rs.instancesNow(k) {
 			if is(i.GetFunction()) {
 				out.Instances = append(out.Instances, i)
-			}
-		}
-		for _, st := range k.state.GetFunctions() {
-			if is(st.GetFunction()) {
-				out.States = append(out.States, st)
 			}
 		}
 		for name, text := range k.state.GetProblemOutput() {
 			if is(name) {
 				out.BuildOutput[name] = text
+			}
+		}
+	}
+	for _, k := range rs.live() {
+		for _, st := range k.state.GetFunctions() {
+			if is(st.GetFunction()) {
+				out.States = append(out.States, st)
 			}
 		}
 		for _, st := range k.stats.GetFunctions() {
@@ -122,6 +126,16 @@ func (o operations) StreamLogs(r *pb.StreamLogsRequest, stream grpc.ServerStream
 	f, err := o.function(r.GetName())
 	if err != nil {
 		return err
+	}
+	if len(o.core.runners.connected()) == 0 {
+		why := cmp.Or(o.core.runners.gone(f.GetName()), "no runner is connected")
+		if !r.GetFollow() {
+			return status.Errorf(codes.Unavailable, "runners keep what functions print, and nobody can be asked: %s", why)
+		}
+		line := &pb.LogLine{Function: f.GetName(), Stream: "runner", Time: timestamppb.New(o.core.now()), Text: why + "; lines come when a runner connects"}
+		if err := stream.Send(&pb.StreamLogsResponse{Lines: []*pb.LogLine{line}}); err != nil {
+			return err
+		}
 	}
 	sub := o.core.runners.logs.subscribe(f.GetName())
 	defer sub.close()
@@ -186,6 +200,9 @@ func (o operations) InvokeFunction(ctx context.Context, r *pb.InvokeFunctionRequ
 	began := time.Now()
 	resp, err := o.client(f, network, addr).Do(req)
 	if err != nil {
+		if gone := o.core.runners.gone(name); gone != "" {
+			err = fmt.Errorf("%w; its state is %s", err, gone)
+		}
 		return nil, status.Errorf(codes.Unavailable, "%s did not answer: %v", name, err)
 	}
 	defer resp.Body.Close()

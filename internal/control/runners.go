@@ -61,6 +61,10 @@ type runner struct {
 	// which was last heard of it at away.
 	stream *struct{}
 	away   time.Time
+	// heard is the last sign of life on a stream to this replica, beat how often one is
+	// to come at least; 0: none is promised. See lost.
+	heard time.Time
+	beat  time.Duration
 	// elsewhere: another replica has saved its state since this one knows of it.
 	elsewhere bool
 	// saved is the value that the store had when it was last looked at.
@@ -136,10 +140,13 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 		if k.stream != nil || !first && bytes.Equal(k.saved, value) {
 			continue // nobody knows better than its own stream
 		}
-		k.saved, k.away, k.elsewhere = value, r.core.now(), !first
+		k.saved, k.away, k.elsewhere, k.heard = value, r.core.now(), !first, time.Time{}
 		fresh[name] = k.set(st)
 		changed = changed || len(fresh[name]) > 0
 		r.version.Add(1)
+	}
+	if len(fresh) > 0 {
+		r.tellReported()
 	}
 	return fresh, changed, nil
 }
@@ -173,7 +180,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 		return status.Errorf(codes.PermissionDenied, "the certificate is of %s, but the hello names runner %q", id, name)
 	}
 	me := &struct{}{}
-	if !r.join(name, me) {
+	if !r.join(name, me, first.GetHello().GetSignOfLife().AsDuration()) {
 		// Taking over would leave the one that runs the functions unheard.
 		return status.Errorf(codes.AlreadyExists, "a runner named %q is connected: give this one another --name, or stop the other", name)
 	}
@@ -218,6 +225,7 @@ func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingSe
 		if err != nil {
 			return err
 		}
+		r.hear(name, me)
 		switch {
 		case m.GetState() != nil:
 			r.report(name, me, m.GetState())
@@ -233,8 +241,9 @@ func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingSe
 	}
 }
 
-// join tells whether the runner may connect: none of its name is.
-func (r *runners) join(name string, me *struct{}) bool {
+// join reports whether the runner may connect: none of its name is. It says something
+// at least every beat; 0: it may be silent.
+func (r *runners) join(name string, me *struct{}, beat time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.known[name]
@@ -245,7 +254,7 @@ func (r *runners) join(name string, me *struct{}) bool {
 		k = &runner{state: &pb.RunnerState{}}
 		r.known[name] = k
 	}
-	k.stream = me
+	k.stream, k.heard, k.beat = me, r.core.now(), beat
 	r.look() // and tell the other replicas
 	return true
 }
@@ -279,14 +288,19 @@ func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 	}
 	changed := k.set(st)
 	r.version.Add(1)
-	close(r.reported)
-	r.reported = make(chan struct{})
+	r.tellReported()
 	r.moved()
 	r.mu.Unlock()
 	if len(changed) > 0 {
 		r.core.publish(r.core.Snapshot())
 	}
 	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
+}
+
+// tellReported wakes those who wait for what runners say. The caller holds mu.
+func (r *runners) tellReported() {
+	close(r.reported)
+	r.reported = make(chan struct{})
 }
 
 // lastSave bounds the last save of a runner whose stream has ended.
@@ -347,6 +361,14 @@ func (r *runners) save(ctx context.Context, name string) {
 	}
 }
 
+// stateTime is when a state was saved, by the clock of whoever did; zero: it is none.
+func stateTime(value []byte) time.Time {
+	if len(value) < 8 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(binary.BigEndian.Uint64(value)))
+}
+
 // decodeState reads what save wrote.
 func decodeState(value []byte) (*pb.RunnerState, error) {
 	if len(value) < 8 {
@@ -361,7 +383,8 @@ func (r *runners) beat(ctx context.Context) {
 	var here []string
 	r.mu.Lock()
 	for name, k := range r.known {
-		if k.stream != nil {
+		// One that is silent gives no sign of life to others either.
+		if _, lost := r.lost(k); k.stream != nil && !lost {
 			here = append(here, name)
 		}
 	}
@@ -391,6 +414,9 @@ func (r *runners) expire(ctx context.Context) {
 				r.core.acks.end(name)
 				r.version.Add(1)
 			}
+		}
+		if len(gone) > 0 {
+			r.tellReported() // who waits for it to come back is told otherwise
 		}
 		r.mu.Unlock()
 		for _, name := range gone {

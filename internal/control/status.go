@@ -144,9 +144,10 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	s := c.Snapshot()
 	out := &pb.GetStatusResponse{
 		Version: c.version, Resources: map[string]int32{},
-		Instances: c.Instances(""), Runners: c.runners.connected(),
+		Instances: c.Instances(""), Runners: c.runners.connected(), LostRunners: c.runners.lostRunners(),
 		Serving: c.reportNow(s.Revision()),
 	}
+	out.Serving.Problems = append(out.Serving.Problems, unproxied(s, c.proxies())...)
 	out.RunnerCount = int32(len(out.Runners))
 	for _, k := range collections {
 		if n := len(s.Listed(k, "")); n > 0 {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,10 @@ func TestUnattachedRoute(t *testing.T) {
 		for _, w := range resp.GetResult().GetWarnings() {
 			warnings = append(warnings, w.GetMessage())
 		}
+		// The exit code of the command follows from this.
+		if problems := resp.GetResult().GetServing().GetProblems(); (len(problems) == 1 && problems[0].GetState() == "not-attached") != (want != "") {
+			t.Errorf("problems of the write %v, want %q", problems, want)
+		}
 		if got := strings.Join(warnings, "\n"); (want == "") != (got == "") || !strings.Contains(got, want) {
 			t.Errorf("warnings %q, want %q", got, want)
 		}
@@ -43,6 +48,10 @@ func TestUnattachedRoute(t *testing.T) {
 		}
 		if problems := st.GetProblems(); len(problems) > 0 != (want != "") || len(problems) > 0 && (problems[0].GetObject() != route.GetName() || !strings.Contains(problems[0].GetMessage(), want)) {
 			t.Errorf("status: %v, want %q", problems, want)
+		}
+		problems := slices.DeleteFunc(lastReport(t, p.waitServing(t)).GetProblems(), func(q *pb.ProxyProblem) bool { return q.GetState() == "no-proxy" })
+		if len(problems) > 0 != (want != "") || len(problems) > 0 && problems[0].GetObject() != route.GetName() {
+			t.Errorf("wait: %v, want %q", problems, want)
 		}
 	}
 	gateway := func(hosts ...string) *pb.Resource {

@@ -62,10 +62,14 @@ func (c *Core) waitServed(ctx context.Context, out *api.Outcome, w *api.Write) *
 	changed := changedFunctions(out)
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout(w.Options))
 	defer cancel()
-	problems := c.runners.waitReady(ctx, changed, namedFunctions(out, w, changed))
+	problems := c.runners.waitReady(ctx, changed, namedFunctions(out, w, changed), nil)
 	c.waitEndpoints(ctx, changed)
 	rep := c.wait(ctx, out.Result.GetRevision())
-	rep.Problems = append(rep.Problems, problems...)
+	named := make([]string, 0, len(w.Mutations))
+	for _, m := range w.Mutations {
+		named = append(named, m.Name)
+	}
+	rep.Problems = slices.Concat(rep.Problems, unattached(out.Snapshot, named), problems)
 	return rep
 }
 

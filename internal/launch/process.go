@@ -22,6 +22,10 @@ func Identify(pid int) (ID, error) {
 	return ID{PID: pid, Start: start}, nil
 }
 
+// Stopped reports whether the process is there and does nothing until it is continued.
+// Always false where the system does not tell.
+func (id ID) Stopped() bool { return id.Alive() && stopped(id.PID) }
+
 // Alive tells whether that very process still runs. A zombie does not.
 func (id ID) Alive() bool {
 	if id.PID <= 0 || errors.Is(syscall.Kill(id.PID, 0), syscall.ESRCH) {

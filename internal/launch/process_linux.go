@@ -33,6 +33,12 @@ func stat(pid int) ([]string, error) {
 	return fields, nil
 }
 
+// stopped reports whether a process is stopped: by SIGSTOP, or by whoever traces it.
+func stopped(pid int) bool {
+	f, err := stat(pid)
+	return err == nil && (f[0] == "T" || f[0] == "t")
+}
+
 func startTime(pid int) (string, error) {
 	f, err := stat(pid)
 	if err != nil {

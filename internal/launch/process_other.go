@@ -56,3 +56,5 @@ func Descendants(pid int) []ID {
 	}
 	return out
 }
+
+func stopped(int) bool { return false }

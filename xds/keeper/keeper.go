@@ -206,7 +206,9 @@ func (k *Keeper) Listen(ctx context.Context) (net.Listener, error) {
 
 // Serve serves the proxy on what Listen returned until ctx ends.
 func (k *Keeper) Serve(ctx context.Context, l net.Listener) error {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(32 << 20))
+	// A proxy that is stopped, or hangs, would else be connected for ever: its stream to
+	// the control plane is this one's.
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(32<<20), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 20 * time.Second}))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, k)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()

@@ -52,7 +52,7 @@ func seenStatus(c *Caller, s *pb.GetStatusResponse) *pb.GetStatusResponse {
 		return s
 	}
 	out := proto.CloneOf(s)
-	out.Serving, out.Resources, out.Runners = seenReport(c, s.GetServing()), nil, nil
+	out.Serving, out.Resources, out.Runners, out.LostRunners = seenReport(c, s.GetServing()), nil, nil, nil
 	out.Instances = slices.DeleteFunc(out.Instances, func(i *pb.Instance) bool { return !c.MayRead(i.GetFunction()) })
 	out.Problems = slices.DeleteFunc(out.Problems, func(p *pb.ObjectProblem) bool { return !c.MayRead(p.GetObject()) })
 	return out

@@ -534,7 +534,7 @@ func (DependencyMode) EnumDescriptor() ([]byte, []int) {
 type InstanceState int32
 
 const (
-	// Unknown.
+	// Not set.
 	InstanceState_INSTANCE_STATE_UNSPECIFIED InstanceState = 0
 	// Started, not ready.
 	InstanceState_INSTANCE_STATE_STARTING InstanceState = 1
@@ -544,6 +544,8 @@ const (
 	InstanceState_INSTANCE_STATE_DRAINING InstanceState = 3
 	// Ended; will be started again after a back-off.
 	InstanceState_INSTANCE_STATE_BACKOFF InstanceState = 4
+	// Not known: nothing is heard of its runner. message says since when, and what it was.
+	InstanceState_INSTANCE_STATE_UNKNOWN InstanceState = 5
 )
 
 // Enum value maps for InstanceState.
@@ -554,6 +556,7 @@ var (
 		2: "INSTANCE_STATE_READY",
 		3: "INSTANCE_STATE_DRAINING",
 		4: "INSTANCE_STATE_BACKOFF",
+		5: "INSTANCE_STATE_UNKNOWN",
 	}
 	InstanceState_value = map[string]int32{
 		"INSTANCE_STATE_UNSPECIFIED": 0,
@@ -561,6 +564,7 @@ var (
 		"INSTANCE_STATE_READY":       2,
 		"INSTANCE_STATE_DRAINING":    3,
 		"INSTANCE_STATE_BACKOFF":     4,
+		"INSTANCE_STATE_UNKNOWN":     5,
 	}
 )
 
@@ -2442,13 +2446,14 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\x0eDependencyMode\x12\x1f\n" +
 	"\x1bDEPENDENCY_MODE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14DEPENDENCY_MODE_AUTO\x10\x01\x12\x18\n" +
-	"\x14DEPENDENCY_MODE_NONE\x10\x02*\x9f\x01\n" +
+	"\x14DEPENDENCY_MODE_NONE\x10\x02*\xbb\x01\n" +
 	"\rInstanceState\x12\x1e\n" +
 	"\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17INSTANCE_STATE_STARTING\x10\x01\x12\x18\n" +
 	"\x14INSTANCE_STATE_READY\x10\x02\x12\x1b\n" +
 	"\x17INSTANCE_STATE_DRAINING\x10\x03\x12\x1a\n" +
-	"\x16INSTANCE_STATE_BACKOFF\x10\x04BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\x16INSTANCE_STATE_BACKOFF\x10\x04\x12\x1a\n" +
+	"\x16INSTANCE_STATE_UNKNOWN\x10\x05BAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_function_proto_rawDescOnce sync.Once

@@ -295,7 +295,10 @@ type GetStatusResponse struct {
 	// Version of the control plane.
 	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// How many runners are connected; for everybody.
-	RunnerCount   int32 `protobuf:"varint,7,opt,name=runner_count,json=runnerCount,proto3" json:"runner_count,omitempty"`
+	RunnerCount int32 `protobuf:"varint,7,opt,name=runner_count,json=runnerCount,proto3" json:"runner_count,omitempty"`
+	// Runners that nothing is heard of, and that are not forgotten yet; for whoever sees
+	// all projects.
+	LostRunners   []*LostRunner `protobuf:"bytes,8,rep,name=lost_runners,json=lostRunners,proto3" json:"lost_runners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +382,68 @@ func (x *GetStatusResponse) GetRunnerCount() int32 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetLostRunners() []*LostRunner {
+	if x != nil {
+		return x.LostRunners
+	}
+	return nil
+}
+
+// LostRunner is a runner that nothing is heard of. Its instances may serve on.
+type LostRunner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// When it was last heard of.
+	LastHeardTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_heard_time,json=lastHeardTime,proto3" json:"last_heard_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LostRunner) Reset() {
+	*x = LostRunner{}
+	mi := &file_penstock_v1_proxy_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LostRunner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LostRunner) ProtoMessage() {}
+
+func (x *LostRunner) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_proxy_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LostRunner.ProtoReflect.Descriptor instead.
+func (*LostRunner) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_proxy_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LostRunner) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LostRunner) GetLastHeardTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastHeardTime
+	}
+	return nil
+}
+
 // ObjectProblem is a resource that is not served as written.
 type ObjectProblem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -394,7 +459,7 @@ type ObjectProblem struct {
 
 func (x *ObjectProblem) Reset() {
 	*x = ObjectProblem{}
-	mi := &file_penstock_v1_proxy_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_proxy_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +471,7 @@ func (x *ObjectProblem) String() string {
 func (*ObjectProblem) ProtoMessage() {}
 
 func (x *ObjectProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_proxy_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_proxy_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +484,7 @@ func (x *ObjectProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectProblem.ProtoReflect.Descriptor instead.
 func (*ObjectProblem) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_proxy_service_proto_rawDescGZIP(), []int{5}
+	return file_penstock_v1_proxy_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ObjectProblem) GetObject() string {
@@ -467,7 +532,7 @@ const file_penstock_v1_proxy_service_proto_rawDesc = "" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x12\n" +
-	"\x10GetStatusRequest\"\x98\x03\n" +
+	"\x10GetStatusRequest\"\xd4\x03\n" +
 	"\x11GetStatusResponse\x124\n" +
 	"\aserving\x18\x01 \x01(\v2\x1a.penstock.v1.ServingReportR\aserving\x12K\n" +
 	"\tresources\x18\x02 \x03(\v2-.penstock.v1.GetStatusResponse.ResourcesEntryR\tresources\x123\n" +
@@ -475,10 +540,15 @@ const file_penstock_v1_proxy_service_proto_rawDesc = "" +
 	"\arunners\x18\x04 \x03(\tR\arunners\x126\n" +
 	"\bproblems\x18\x05 \x03(\v2\x1a.penstock.v1.ObjectProblemR\bproblems\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12!\n" +
-	"\frunner_count\x18\a \x01(\x05R\vrunnerCount\x1a<\n" +
+	"\frunner_count\x18\a \x01(\x05R\vrunnerCount\x12:\n" +
+	"\flost_runners\x18\b \x03(\v2\x17.penstock.v1.LostRunnerR\vlostRunners\x1a<\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"W\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"d\n" +
+	"\n" +
+	"LostRunner\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +
+	"\x0flast_heard_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeardTime\"W\n" +
 	"\rObjectProblem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
@@ -500,40 +570,43 @@ func file_penstock_v1_proxy_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_proxy_service_proto_rawDescData
 }
 
-var file_penstock_v1_proxy_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_penstock_v1_proxy_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_penstock_v1_proxy_service_proto_goTypes = []any{
 	(*ListProxiesRequest)(nil),    // 0: penstock.v1.ListProxiesRequest
 	(*ListProxiesResponse)(nil),   // 1: penstock.v1.ListProxiesResponse
 	(*Proxy)(nil),                 // 2: penstock.v1.Proxy
 	(*GetStatusRequest)(nil),      // 3: penstock.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 4: penstock.v1.GetStatusResponse
-	(*ObjectProblem)(nil),         // 5: penstock.v1.ObjectProblem
-	nil,                           // 6: penstock.v1.Proxy.ResourcesEntry
-	nil,                           // 7: penstock.v1.GetStatusResponse.ResourcesEntry
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*ProxyProblem)(nil),          // 9: penstock.v1.ProxyProblem
-	(*ServingReport)(nil),         // 10: penstock.v1.ServingReport
-	(*Instance)(nil),              // 11: penstock.v1.Instance
+	(*LostRunner)(nil),            // 5: penstock.v1.LostRunner
+	(*ObjectProblem)(nil),         // 6: penstock.v1.ObjectProblem
+	nil,                           // 7: penstock.v1.Proxy.ResourcesEntry
+	nil,                           // 8: penstock.v1.GetStatusResponse.ResourcesEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*ProxyProblem)(nil),          // 10: penstock.v1.ProxyProblem
+	(*ServingReport)(nil),         // 11: penstock.v1.ServingReport
+	(*Instance)(nil),              // 12: penstock.v1.Instance
 }
 var file_penstock_v1_proxy_service_proto_depIdxs = []int32{
 	2,  // 0: penstock.v1.ListProxiesResponse.proxies:type_name -> penstock.v1.Proxy
-	8,  // 1: penstock.v1.Proxy.connect_time:type_name -> google.protobuf.Timestamp
-	8,  // 2: penstock.v1.Proxy.last_ack_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: penstock.v1.Proxy.problems:type_name -> penstock.v1.ProxyProblem
-	6,  // 4: penstock.v1.Proxy.resources:type_name -> penstock.v1.Proxy.ResourcesEntry
-	10, // 5: penstock.v1.GetStatusResponse.serving:type_name -> penstock.v1.ServingReport
-	7,  // 6: penstock.v1.GetStatusResponse.resources:type_name -> penstock.v1.GetStatusResponse.ResourcesEntry
-	11, // 7: penstock.v1.GetStatusResponse.instances:type_name -> penstock.v1.Instance
-	5,  // 8: penstock.v1.GetStatusResponse.problems:type_name -> penstock.v1.ObjectProblem
-	0,  // 9: penstock.v1.ProxyService.ListProxies:input_type -> penstock.v1.ListProxiesRequest
-	3,  // 10: penstock.v1.ProxyService.GetStatus:input_type -> penstock.v1.GetStatusRequest
-	1,  // 11: penstock.v1.ProxyService.ListProxies:output_type -> penstock.v1.ListProxiesResponse
-	4,  // 12: penstock.v1.ProxyService.GetStatus:output_type -> penstock.v1.GetStatusResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	9,  // 1: penstock.v1.Proxy.connect_time:type_name -> google.protobuf.Timestamp
+	9,  // 2: penstock.v1.Proxy.last_ack_time:type_name -> google.protobuf.Timestamp
+	10, // 3: penstock.v1.Proxy.problems:type_name -> penstock.v1.ProxyProblem
+	7,  // 4: penstock.v1.Proxy.resources:type_name -> penstock.v1.Proxy.ResourcesEntry
+	11, // 5: penstock.v1.GetStatusResponse.serving:type_name -> penstock.v1.ServingReport
+	8,  // 6: penstock.v1.GetStatusResponse.resources:type_name -> penstock.v1.GetStatusResponse.ResourcesEntry
+	12, // 7: penstock.v1.GetStatusResponse.instances:type_name -> penstock.v1.Instance
+	6,  // 8: penstock.v1.GetStatusResponse.problems:type_name -> penstock.v1.ObjectProblem
+	5,  // 9: penstock.v1.GetStatusResponse.lost_runners:type_name -> penstock.v1.LostRunner
+	9,  // 10: penstock.v1.LostRunner.last_heard_time:type_name -> google.protobuf.Timestamp
+	0,  // 11: penstock.v1.ProxyService.ListProxies:input_type -> penstock.v1.ListProxiesRequest
+	3,  // 12: penstock.v1.ProxyService.GetStatus:input_type -> penstock.v1.GetStatusRequest
+	1,  // 13: penstock.v1.ProxyService.ListProxies:output_type -> penstock.v1.ListProxiesResponse
+	4,  // 14: penstock.v1.ProxyService.GetStatus:output_type -> penstock.v1.GetStatusResponse
+	13, // [13:15] is the sub-list for method output_type
+	11, // [11:13] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_proxy_service_proto_init() }
@@ -549,7 +622,7 @@ func file_penstock_v1_proxy_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_proxy_service_proto_rawDesc), len(file_penstock_v1_proxy_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

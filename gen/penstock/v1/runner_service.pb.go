@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -219,7 +220,7 @@ type ConnectRequest_State struct {
 }
 
 type ConnectRequest_Stats struct {
-	// What its functions did, every few seconds.
+	// What its functions did, every few seconds, and as a sign of life.
 	Stats *RunnerStats `protobuf:"bytes,3,opt,name=stats,proto3,oneof"`
 }
 
@@ -240,7 +241,11 @@ func (*ConnectRequest_Logs) isConnectRequest_Message() {}
 type RunnerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable name of the runner.
-	Runner        string `protobuf:"bytes,1,opt,name=runner,proto3" json:"runner,omitempty"`
+	Runner string `protobuf:"bytes,1,opt,name=runner,proto3" json:"runner,omitempty"`
+	// It says something at least this often, stats if nothing else. What is known of a
+	// runner that is silent for longer is not taken for its present state. Absent: only
+	// the end of the stream tells that it is gone.
+	SignOfLife    *durationpb.Duration `protobuf:"bytes,2,opt,name=sign_of_life,json=signOfLife,proto3" json:"sign_of_life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +285,13 @@ func (x *RunnerHello) GetRunner() string {
 		return x.Runner
 	}
 	return ""
+}
+
+func (x *RunnerHello) GetSignOfLife() *durationpb.Duration {
+	if x != nil {
+		return x.SignOfLife
+	}
+	return nil
 }
 
 // RunnerState is all instances of a runner.
@@ -784,7 +796,7 @@ var File_penstock_v1_runner_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\n" +
-	" penstock/v1/runner_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/function.proto\"-\n" +
+	" penstock/v1/runner_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/function.proto\"-\n" +
 	"\x13FetchPackageRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\",\n" +
 	"\x14FetchPackageResponse\x12\x14\n" +
@@ -794,9 +806,11 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\v2\x18.penstock.v1.RunnerStateH\x00R\x05state\x120\n" +
 	"\x05stats\x18\x03 \x01(\v2\x18.penstock.v1.RunnerStatsH\x00R\x05stats\x12-\n" +
 	"\x04logs\x18\x04 \x01(\v2\x17.penstock.v1.RunnerLogsH\x00R\x04logsB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"R\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x99\x01\n" +
 	"\vRunnerHello\x12C\n" +
-	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\"\xaf\x03\n" +
+	"\x06runner\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x06runner\x12E\n" +
+	"\fsign_of_life\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
+	"signOfLife\"\xaf\x03\n" +
 	"\vRunnerState\x123\n" +
 	"\tinstances\x18\x01 \x03(\v2\x15.penstock.v1.InstanceR\tinstances\x12B\n" +
 	"\bproblems\x18\x02 \x03(\v2&.penstock.v1.RunnerState.ProblemsEntryR\bproblems\x12\x1a\n" +
@@ -873,39 +887,41 @@ var file_penstock_v1_runner_service_proto_goTypes = []any{
 	nil,                           // 11: penstock.v1.RunnerState.ProblemsEntry
 	nil,                           // 12: penstock.v1.RunnerState.ProblemOutputEntry
 	nil,                           // 13: penstock.v1.FunctionSecrets.EnvEntry
-	(*Instance)(nil),              // 14: penstock.v1.Instance
-	(*FunctionState)(nil),         // 15: penstock.v1.FunctionState
-	(*FunctionStats)(nil),         // 16: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),         // 17: penstock.v1.ScaleDecision
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*Function)(nil),              // 19: penstock.v1.Function
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*Instance)(nil),              // 15: penstock.v1.Instance
+	(*FunctionState)(nil),         // 16: penstock.v1.FunctionState
+	(*FunctionStats)(nil),         // 17: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),         // 18: penstock.v1.ScaleDecision
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Function)(nil),              // 20: penstock.v1.Function
 }
 var file_penstock_v1_runner_service_proto_depIdxs = []int32{
 	3,  // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
 	4,  // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
 	5,  // 2: penstock.v1.ConnectRequest.stats:type_name -> penstock.v1.RunnerStats
 	6,  // 3: penstock.v1.ConnectRequest.logs:type_name -> penstock.v1.RunnerLogs
-	14, // 4: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
-	11, // 5: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
-	15, // 6: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
-	12, // 7: penstock.v1.RunnerState.problem_output:type_name -> penstock.v1.RunnerState.ProblemOutputEntry
-	16, // 8: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
-	17, // 9: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
-	7,  // 10: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
-	18, // 11: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	19, // 12: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
-	10, // 13: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
-	9,  // 14: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
-	13, // 15: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
-	2,  // 16: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
-	0,  // 17: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
-	8,  // 18: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
-	1,  // 19: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
-	18, // [18:20] is the sub-list for method output_type
-	16, // [16:18] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 4: penstock.v1.RunnerHello.sign_of_life:type_name -> google.protobuf.Duration
+	15, // 5: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
+	11, // 6: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
+	16, // 7: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
+	12, // 8: penstock.v1.RunnerState.problem_output:type_name -> penstock.v1.RunnerState.ProblemOutputEntry
+	17, // 9: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
+	18, // 10: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
+	7,  // 11: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
+	19, // 12: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	20, // 13: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
+	10, // 14: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
+	9,  // 15: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
+	13, // 16: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
+	2,  // 17: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
+	0,  // 18: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
+	8,  // 19: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
+	1,  // 20: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
+	19, // [19:21] is the sub-list for method output_type
+	17, // [17:19] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_runner_service_proto_init() }

@@ -383,10 +383,12 @@ func (x *ServingReport) GetProblems() []*ProxyProblem {
 // ProxyProblem is why a proxy does not serve a revision.
 type ProxyProblem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The proxy, or "runner" for a function that has no instance.
+	// The proxy, "runner" for a function that does not run, or "listener" for a route
+	// that none serves and for a gateway without a proxy.
 	Proxy string `protobuf:"bytes,1,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	// Why: "refused", "silent", "pending", "held", "quarantined"; of a function
-	// "starting", "failing", "no-runner", "no-version".
+	// "starting", "failing", "unknown" (nothing is heard of its runner), "no-runner",
+	// "no-version"; of a route "not-attached", of a gateway "no-proxy".
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Type of the Envoy resource, short: "RouteConfiguration".
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`

@@ -1,0 +1,37 @@
+package launch_test
+
+import (
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstock-gateway/penstock/internal/launch"
+)
+
+// TestStopped: a process that was stopped is there, and is told from one that runs.
+func TestStopped(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	if err := launch.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = launch.Signal(cmd, syscall.SIGKILL); _ = cmd.Wait() })
+	id, err := launch.Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.Stopped() {
+		t.Error("one that runs is said to be stopped")
+	}
+	if err := id.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); !id.Stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("one that was stopped is said to run")
+		}
+	}
+	if !id.Alive() {
+		t.Error("one that was stopped is said to be gone")
+	}
+}
