@@ -57,7 +57,8 @@ func newAnalyzeCommand() *cobra.Command {
 // analyzed returns the objects of the files, or those of the control plane.
 func analyzed(cmd *cobra.Command, cf *clientFlags, ff *fileFlags) ([]gateway.Object, error) {
 	if len(ff.paths) > 0 {
-		_, set, err := ff.request(cf.project)
+		ff.offline = true
+		_, set, err := ff.request(cmd.Context(), cf)
 		if err != nil {
 			return nil, err
 		}

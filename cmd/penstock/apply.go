@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -30,7 +32,7 @@ func newApplyCommand() *cobra.Command {
 		Example: "  penstock apply -f route.yaml\n  penstock apply route.yaml\n  penstock apply -f config/ --prune shop",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ff.paths = append(ff.paths, args...)
-			req, set, err := ff.request(cf.project)
+			req, set, err := ff.request(cmd.Context(), &cf)
 			if err != nil {
 				return err
 			}
@@ -59,6 +61,8 @@ type fileFlags struct {
 	paths      []string
 	prune      string
 	allowEmpty bool
+	// offline: nothing is looked up at a control plane.
+	offline bool
 }
 
 func (f *fileFlags) add(c *cobra.Command) {
@@ -70,12 +74,25 @@ func (f *fileFlags) addPrune(c *cobra.Command) {
 	c.Flags().BoolVar(&f.allowEmpty, "allow-empty", false, "with --prune: files without a resource delete the whole set")
 }
 
-// request reads files into a request. The set knows where each field was written.
-func (f *fileFlags) request(project string) (*pb.ApplyRequest, *file.Set, error) {
+// request reads files into a request. The set knows where each field was written. A Backend
+// that a DestinationRule changes and that is not in the files is looked up at the control
+// plane; not with --prune, for it would become one of the set.
+func (f *fileFlags) request(ctx context.Context, cf *clientFlags) (*pb.ApplyRequest, *file.Set, error) {
 	if len(f.paths) == 0 {
 		return nil, nil, errors.New("give -f FILE: a file, a folder or - (standard input)")
 	}
-	set, errs := file.Options{Project: project}.Load(f.paths...)
+	var failed error
+	o := file.Options{Project: cf.project}
+	if !f.offline && f.prune == "" {
+		o.Stored = func(names []string) (out []*pb.Backend) {
+			out, failed = cf.backends(ctx, names)
+			return out
+		}
+	}
+	set, errs := o.Load(f.paths...)
+	if failed != nil {
+		return nil, nil, failed
+	}
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
@@ -91,6 +108,25 @@ func (f *fileFlags) request(project string) (*pb.ApplyRequest, *file.Set, error)
 		return nil, nil, fmt.Errorf("there is no resource in %s, so --prune would delete the whole set %q; --allow-empty says that this is meant", where, f.prune)
 	}
 	return req, set, nil
+}
+
+// backends gets those of the Backends that are stored.
+func (f *clientFlags) backends(ctx context.Context, names []string) ([]*pb.Backend, error) {
+	ctx, conn, err := f.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var out []*pb.Backend
+	for _, name := range names {
+		switch b, err := pb.NewBackendServiceClient(conn).GetBackend(ctx, &pb.GetBackendRequest{Name: name}); {
+		case err == nil:
+			out = append(out, b.GetBackend())
+		case status.Code(err) != codes.NotFound:
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // located shows what a server refused at the place in the files where it was
@@ -125,7 +161,7 @@ func newDiffCommand() *cobra.Command {
 				return errors.New("give files or revisions, not both")
 			case len(ff.paths) > 0:
 				var err error
-				if req.Apply, set, err = ff.request(cf.project); err != nil {
+				if req.Apply, set, err = ff.request(cmd.Context(), &cf); err != nil {
 					return err
 				}
 			case len(args) > 0:
@@ -202,7 +238,8 @@ func newValidateCommand() *cobra.Command {
 			"--offline the files must hold everything that they refer to.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ff.paths = append(ff.paths, args...)
-			req, set, err := ff.request(cf.project)
+			ff.offline = offline
+			req, set, err := ff.request(cmd.Context(), &cf)
 			if err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ func loadConfig(paths []string) (*configFiles, error) {
 		return c, nil
 	}
 	var err error
-	if c.request, c.set, err = (&fileFlags{paths: paths}).request(defaultProject); err != nil {
+	if c.request, c.set, err = (&fileFlags{paths: paths, offline: true}).request(context.Background(), &clientFlags{project: defaultProject}); err != nil {
 		return nil, err
 	}
 	c.request.PruneSet = upPruneSet

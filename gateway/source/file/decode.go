@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -38,6 +39,7 @@ func (o Options) Decode(name string, data []byte) (*Set, Errors) {
 // loader gathers the documents of one load.
 type loader struct {
 	project string
+	stored  func(names []string) []*pb.Backend
 	own     []Document
 	foreign []*strict.Doc
 	errs    Errors
@@ -46,7 +48,22 @@ type loader struct {
 }
 
 func (o Options) loader() *loader {
-	return &loader{project: cmp.Or(o.Project, DefaultProject), order: map[string]int{}}
+	return &loader{project: cmp.Or(o.Project, DefaultProject), stored: o.stored(), order: map[string]int{}}
+}
+
+// stored is Options.Stored without what only the server writes.
+func (o Options) stored() func(names []string) []*pb.Backend {
+	if o.Stored == nil {
+		return nil
+	}
+	return func(names []string) []*pb.Backend {
+		out := o.Stored(names)
+		for i, b := range out {
+			out[i] = proto.CloneOf(b)
+			clearOutput(out[i].ProtoReflect())
+		}
+		return out
+	}
 }
 
 // add reads one file.
@@ -75,7 +92,7 @@ func (l *loader) finish() (*Set, Errors) {
 			backends = append(backends, b)
 		}
 	}
-	translated, errs := istio.Translate(l.foreign, istio.Options{Project: l.project, Backends: backends, Incomplete: len(l.errs) > 0})
+	translated, errs := istio.Translate(l.foreign, istio.Options{Project: l.project, Backends: backends, Stored: l.stored, Incomplete: len(l.errs) > 0})
 	l.errs = append(l.errs, errs...)
 	merged := map[string]istio.Object{}
 	for _, t := range translated {
@@ -85,13 +102,15 @@ func (l *loader) finish() (*Set, Errors) {
 	}
 	for _, d := range l.own {
 		if t, ok := merged[d.object.GetName()]; ok {
+			delete(merged, d.object.GetName())
 			// The document with what DestinationRules add to it.
 			d = newDocument(t.Object, overlay(d.places, t.Places))
 		}
 		set.Documents = append(set.Documents, d)
 	}
 	for _, t := range translated {
-		if _, ok := t.Object.(*pb.Backend); !ok {
+		_, left := merged[t.GetName()] // a stored one
+		if _, ok := t.Object.(*pb.Backend); !ok || left {
 			set.Documents = append(set.Documents, newDocument(t.Object, t.Places))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
 // stdinName is what errors and origins call standard input.
@@ -24,6 +25,10 @@ type Options struct {
 	Project string
 	// Stdin is what "-" reads. Default os.Stdin.
 	Stdin io.Reader
+	// Stored looks up stored Backends by full name, for DestinationRules that change one
+	// which the files do not have; what is not there it leaves out. It is called once at
+	// most. nil: the files must have them.
+	Stored func(names []string) []*pb.Backend
 }
 
 // Load reads files, directories (all *.yaml, *.yml and *.json below them, by

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
@@ -20,13 +21,94 @@ func (t *translator) destinationRule(r *ruleResource) {
 	}
 	if b == nil {
 		if !t.options.Incomplete {
+			where := "the files that are read together hold no"
+			if t.options.Stored != nil {
+				where = "neither the files that are read together nor the store have a"
+			}
 			t.refuse(&r.resource, "spec.host", "a DestinationRule changes that Backend, whose endpoints Istio would take from Kubernetes",
-				"the files that are read together hold no \"kind: Backend\" with \"name: %s\"", name)
+				"%s \"kind: Backend\" with \"name: %s\"", where, name)
 		}
 		return
 	}
+	b.withdraw(r)
 	t.trafficPolicy(r, b)
 	t.subsets(r, b)
+	b.record(r)
+}
+
+// RulesAnnotation says which fields of a Backend which DestinationRule has set, so that
+// a rule that is applied again takes the place of what it was before, and of nothing else:
+// "default/a=load_balancing subsets.v1 subsets.v2; default/b=subsets.v3".
+const RulesAnnotation = Group + "/destination-rules"
+
+// Fields of a Backend that a rule sets, as RulesAnnotation names them.
+const (
+	fieldLoadBalancing  = "load_balancing"
+	fieldConnectTimeout = "connect_timeout"
+	fieldSubset         = "subsets."
+)
+
+// rulesOf reads RulesAnnotation; what it cannot read it leaves out.
+func rulesOf(b *pb.Backend) map[string][]string {
+	out := map[string][]string{}
+	for entry := range strings.SplitSeq(b.GetMetadata().GetAnnotations()[RulesAnnotation], ";") {
+		if rule, fields, ok := strings.Cut(strings.TrimSpace(entry), "="); ok {
+			out[rule] = strings.Fields(fields)
+		}
+	}
+	return out
+}
+
+// withdraw takes away what a rule of this name has set before.
+func (b *backend) withdraw(r *ruleResource) {
+	if b.rules == nil {
+		b.rules = rulesOf(b.message)
+	}
+	b.rule = r.namespace + "/" + r.Name
+	before := b.rules[b.rule]
+	if delete(b.rules, b.rule); len(before) == 0 {
+		return
+	}
+	m := b.change()
+	for _, field := range before {
+		switch name, subset := strings.CutPrefix(field, fieldSubset); {
+		case subset:
+			m.Subsets = slices.DeleteFunc(m.Subsets, func(s *pb.Subset) bool { return s.GetName() == name })
+		case field == fieldLoadBalancing:
+			m.LoadBalancing = pb.LoadBalancing_LOAD_BALANCING_UNSPECIFIED
+		case field == fieldConnectTimeout:
+			m.ConnectTimeout = nil
+		}
+	}
+}
+
+// sets notes that the rule at hand has set a field.
+func (b *backend) sets(field string) { b.rules[b.rule] = append(b.rules[b.rule], field) }
+
+// record writes RulesAnnotation.
+func (b *backend) record(r *ruleResource) {
+	if !b.changed {
+		return
+	}
+	if _, ok := b.places[""]; !ok {
+		b.places[""] = r.doc.Place(r.doc.Root) // of a stored Backend nothing else was written
+	}
+	var entries []string
+	for _, rule := range slices.Sorted(maps.Keys(b.rules)) {
+		if fields := slices.Sorted(slices.Values(b.rules[rule])); len(fields) > 0 {
+			entries = append(entries, rule+"="+strings.Join(fields, " "))
+		}
+	}
+	if b.message.Metadata == nil {
+		b.message.Metadata = &pb.Metadata{}
+	}
+	if b.message.Metadata.Annotations == nil {
+		b.message.Metadata.Annotations = map[string]string{}
+	}
+	delete(b.message.Metadata.Annotations, RulesAnnotation)
+	if len(entries) > 0 {
+		b.message.Metadata.Annotations[RulesAnnotation] = strings.Join(entries, "; ")
+	}
 }
 
 // trafficPolicy sets what holds for all endpoints. Of several rules for one host
@@ -63,6 +145,9 @@ func (t *translator) trafficPolicy(r *ruleResource, b *backend) {
 		if have := m.GetLoadBalancing(); have != pb.LoadBalancing_LOAD_BALANCING_UNSPECIFIED && have != lb {
 			t.refuse(&r.resource, simple, "keep one of them", "the Backend has load_balancing %s", have)
 		}
+		if m.GetLoadBalancing() != lb {
+			b.sets(fieldLoadBalancing)
+		}
 		m.LoadBalancing = lb
 		from.set("load_balancing", simple)
 	}
@@ -70,6 +155,9 @@ func (t *translator) trafficPolicy(r *ruleResource, b *backend) {
 		const timeout = "spec.trafficPolicy.connectionPool.tcp.connectTimeout"
 		if have := m.GetConnectTimeout(); have != nil && !proto.Equal(have, d) {
 			t.refuse(&r.resource, timeout, "keep one of them", "the Backend has connect_timeout %s", have.AsDuration())
+		}
+		if m.GetConnectTimeout() == nil {
+			b.sets(fieldConnectTimeout)
 		}
 		m.ConnectTimeout = d
 		from.set("connect_timeout", timeout)
@@ -103,6 +191,7 @@ func (t *translator) subsets(r *ruleResource, b *backend) {
 		from.set(fmt.Sprintf("subsets[%d]", len(m.Subsets)), path)
 		from.set(fmt.Sprintf("subsets[%d].name", len(m.Subsets)), path+".name")
 		from.set(fmt.Sprintf("subsets[%d].labels", len(m.Subsets)), path+".labels")
+		b.sets(fieldSubset + s.GetName())
 		m.Subsets = append(m.Subsets, &pb.Subset{Name: s.GetName(), Labels: s.GetLabels()})
 	}
 }

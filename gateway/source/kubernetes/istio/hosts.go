@@ -82,13 +82,17 @@ func (t *translator) bound(v *serviceResource, path string, g *gatewayResource, 
 	}
 }
 
-// backend is a Backend of the load with what DestinationRules add.
+// backend is a Backend of the load, or of the store, with what DestinationRules add.
 type backend struct {
 	message *pb.Backend
 	changed bool
 	places  strict.Places
 	// policy is the DestinationRule whose trafficPolicy holds.
 	policy *ruleResource
+	// rules are the fields that rules have set, by namespace/name, see RulesAnnotation; rule
+	// is the one at hand.
+	rules map[string][]string
+	rule  string
 }
 
 // change returns a copy that may be changed.
@@ -116,5 +120,5 @@ func (t *translator) service(r *resource, path, host string) (id string, b *back
 		return "", nil, false
 	}
 	t.names[m[1]] = m[0]
-	return m[1], t.backends["projects/"+t.options.Project+"/backends/"+m[1]], true
+	return m[1], t.backends[t.backendName(m[1])], true
 }

@@ -53,6 +53,10 @@ type Options struct {
 	// Backends of the same load. A DestinationRule changes the one of its host; the
 	// messages themselves stay as they are.
 	Backends []*pb.Backend
+	// Stored looks up Backends that DestinationRules change and that the load does not have,
+	// by full name; what is not there it leaves out. It is called once at most. nil: nothing
+	// is stored.
+	Stored func(names []string) []*pb.Backend
 	// Incomplete says that other documents of the load could not be read, so that
 	// what seems to be missing is no error.
 	Incomplete bool
@@ -75,6 +79,7 @@ func Translate(docs []*strict.Doc, o Options) ([]Object, strict.Errors) {
 	for _, b := range o.Backends {
 		t.backends[b.GetName()] = &backend{message: b}
 	}
+	stored := t.stored()
 	var out []Object
 	for _, g := range t.ingress {
 		out = append(out, t.gateway(g)...)
@@ -82,7 +87,7 @@ func Translate(docs []*strict.Doc, o Options) ([]Object, strict.Errors) {
 	for _, r := range t.rules {
 		t.destinationRule(r)
 	}
-	for _, b := range o.Backends {
+	for _, b := range slices.Concat(o.Backends, stored) {
 		if m := t.backends[b.GetName()]; m.changed {
 			out = append(out, Object{Object: m.message, Places: m.places})
 		}
@@ -93,6 +98,36 @@ func Translate(docs []*strict.Doc, o Options) ([]Object, strict.Errors) {
 		}
 	}
 	return out, t.errs
+}
+
+// stored adds the Backends that only the store has and rules change.
+func (t *translator) stored() []*pb.Backend {
+	if t.options.Stored == nil {
+		return nil
+	}
+	var names []string
+	for _, r := range t.rules {
+		m := serviceRE.FindStringSubmatch(qualify(r.namespace, strings.ToLower(r.Spec.Host)))
+		if m == nil {
+			continue // refused later
+		}
+		if name := t.backendName(m[1]); t.backends[name] == nil && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	out := t.options.Stored(names)
+	for _, b := range out {
+		t.backends[b.GetName()] = &backend{message: b}
+	}
+	return out
+}
+
+// backendName is the full name of a Backend.
+func (t *translator) backendName(id string) string {
+	return "projects/" + t.options.Project + "/backends/" + id
 }
 
 type translator struct {
