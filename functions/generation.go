@@ -71,7 +71,7 @@ func (g *generation) prepare() {
 			}
 			g.m.collect()
 			g.m.mu.Unlock()
-			g.m.notify()
+			g.m.changed.Set()
 			return
 		}
 		if !strings.HasPrefix(g.problem, err.Error()) || g.problem == "" {
@@ -87,7 +87,7 @@ func (g *generation) prepare() {
 			g.m.settle(g.function)
 		}
 		g.m.mu.Unlock()
-		g.m.notify()
+		g.m.changed.Set()
 		select {
 		case <-g.ctx.Done():
 		case <-time.After(pause):

@@ -12,6 +12,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 // logbook keeps the last lines of every function, and has those ready that the
 // control plane listens to.
 type logbook struct {
-	ready chan struct{} // has a value when there is something to send
+	ready signal.Wake // has a value when there is something to send
 
 	mu         sync.Mutex
 	sequence   uint64
@@ -47,7 +48,7 @@ type lastLines struct {
 }
 
 func newLogbook() *logbook {
-	return &logbook{ready: make(chan struct{}, 1), kept: map[string]*lastLines{}, subscribed: map[string]bool{}, dropped: map[string]int{}}
+	return &logbook{ready: signal.NewWake(), kept: map[string]*lastLines{}, subscribed: map[string]bool{}, dropped: map[string]int{}}
 }
 
 // add notes a line of an instance, and the source of its version.
@@ -106,14 +107,7 @@ func (b *logbook) put(l *pb.LogLine) {
 		return
 	}
 	b.pending = append(b.pending, l)
-	b.signal()
-}
-
-func (b *logbook) signal() {
-	select {
-	case b.ready <- struct{}{}:
-	default:
-	}
+	b.ready.Set()
 }
 
 // subscribe says whose lines are wanted from now on. Of those that were not wanted
@@ -127,7 +121,7 @@ func (b *logbook) subscribe(functions []string) {
 		b.subscribed[f] = true
 		if k := b.kept[f]; k != nil && !before[f] {
 			b.pending = append(b.pending, k.lines...)
-			b.signal()
+			b.ready.Set()
 		}
 	}
 }
@@ -140,7 +134,7 @@ func (b *logbook) take() *pb.RunnerLogs {
 	out := &pb.RunnerLogs{Lines: slices.Clone(b.pending[:n])}
 	b.pending = b.pending[n:]
 	if len(b.pending) > 0 {
-		b.signal()
+		b.ready.Set()
 		return out
 	}
 	b.pending = nil

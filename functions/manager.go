@@ -18,6 +18,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/runtime/lambda"
 	"github.com/penstock-gateway/penstock/functions/spans"
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 // manager holds the wanted functions and their instances.
@@ -36,7 +37,7 @@ type manager struct {
 	sources     registries
 	compileOnce sync.Once // of awslambdaric
 	// changed has a value when state may have changed.
-	changed chan struct{}
+	changed signal.Wake
 	// live tells that there is a stream to the control plane.
 	live       atomic.Bool
 	logs       *logbook
@@ -88,7 +89,7 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 		return nil, fmt.Errorf("functions cache: %w", err)
 	}
 	m := &manager{
-		config: c, metrics: metrics, root: root, changed: make(chan struct{}, 1),
+		config: c, metrics: metrics, root: root, changed: signal.NewWake(),
 		functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
 	if c.Collector != nil {
@@ -112,14 +113,6 @@ func (m *manager) compile(path string) {
 }
 
 func (m *manager) close() { m.root.Close() }
-
-// notify tells that state may have changed.
-func (m *manager) notify() {
-	select {
-	case m.changed <- struct{}{}:
-	default:
-	}
-}
 
 // apply makes the wanted functions the given ones, which are of a revision of the
 // configuration, with the values of their env_secrets by name.
@@ -147,7 +140,7 @@ func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, rev
 		}
 	}
 	m.collect()
-	m.notify()
+	m.changed.Set()
 }
 
 func (m *manager) applyOne(w *pb.Function, secrets secretEnv, revision int64) {
@@ -262,7 +255,7 @@ func (m *manager) stop(connected bool) {
 		}
 	}
 	m.mu.Unlock()
-	m.notify()
+	m.changed.Set()
 	m.builder.stop()
 	if connected {
 		defer time.AfterFunc(m.config.StopTimeout/2, m.unlisting.end).Stop()
@@ -274,7 +267,7 @@ func (m *manager) stop(connected bool) {
 	go func() { m.running.Wait(); close(done) }()
 	select {
 	case <-done:
-		m.notify()
+		m.changed.Set()
 		return
 	case <-time.After(m.config.StopTimeout + 2*time.Second):
 	}
@@ -288,7 +281,7 @@ func (m *manager) stop(connected bool) {
 	}
 	m.mu.Unlock()
 	<-done
-	m.notify()
+	m.changed.Set()
 }
 
 // lost notes that there is no stream to the control plane. While the runner stops

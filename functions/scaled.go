@@ -12,6 +12,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/scale"
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -39,7 +40,7 @@ type scaled struct {
 	central   bool
 	last      scale.Decision
 	activator *activate.Activator
-	pressure  chan struct{}
+	pressure  signal.Wake // has the scaler look now
 	cancel    context.CancelFunc
 }
 
@@ -73,14 +74,14 @@ func (f *function) scale(m *manager, w *pb.Function) int {
 	}
 	mode := w.GetScale().GetQueue()
 	s.central = mode == pb.QueueMode_QUEUE_MODE_CENTRAL || mode != pb.QueueMode_QUEUE_MODE_DIRECT && config.Concurrency == 1
-	s.poke()
+	s.pressure.Set()
 	return min(max(s.last.Wanted, config.Min), config.Max)
 }
 
 func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits, concurrency int) *scaled {
-	s := &scaled{m: m, f: f, pressure: make(chan struct{}, 1)}
+	s := &scaled{m: m, f: f, pressure: signal.NewWake()}
 	var err error
-	s.activator, err = m.newActivator(f, w, limits, concurrency, s.poke)
+	s.activator, err = m.newActivator(f, w, limits, concurrency, s.pressure.Set)
 	if err != nil {
 		m.config.Logger.Error("function cannot be called while it has no instance", "function", f.name, "error", err)
 	}
@@ -128,14 +129,6 @@ func (f *function) close(m *manager, a *activate.Activator) {
 		f.closing--
 		m.collect()
 	})
-}
-
-// poke has the scaler look now.
-func (s *scaled) poke() {
-	select {
-	case s.pressure <- struct{}{}:
-	default:
-	}
 }
 
 // run is the scaler's loop. It needs no control plane.
@@ -209,7 +202,7 @@ func (s *scaled) decide() (active bool) {
 	s.m.settle(s.f)
 	if before != want {
 		s.m.config.Logger.Info("function is scaled", "function", s.f.name, "from", before, "to", want, "reason", s.last.Reason)
-		s.m.notify()
+		s.m.changed.Set()
 	}
 	return slots > 0 || want > 0 || o.Queued > 0 || o.InFlight > 0
 }

@@ -122,7 +122,7 @@ func (s *slot) set(change func()) {
 	change()
 	s.g.m.settle(s.g.function)
 	s.g.m.mu.Unlock()
-	s.g.m.notify()
+	s.g.m.changed.Set()
 }
 
 // run is the life of the slot.

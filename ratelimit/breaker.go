@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -25,11 +27,11 @@ type breaker struct {
 	log      *slog.Logger
 	failures atomic.Int32 // in a row
 	open     atomic.Bool
-	opened   chan struct{} // wakes watch
+	opened   signal.Wake // wakes watch
 }
 
 func newBreaker(probe func(context.Context) error, log *slog.Logger) *breaker {
-	return &breaker{probe: probe, log: log, opened: make(chan struct{}, 1)}
+	return &breaker{probe: probe, log: log, opened: signal.NewWake()}
 }
 
 func (b *breaker) closed() bool { return !b.open.Load() }
@@ -45,10 +47,7 @@ func (b *breaker) failed(err error) {
 		return
 	}
 	b.log.Warn("the counters' backend fails: failure policies decide until it answers", "error", err)
-	select {
-	case b.opened <- struct{}{}:
-	default:
-	}
+	b.opened.Set()
 }
 
 // watch probes whenever the breaker is open, and once at the start, until ctx

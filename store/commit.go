@@ -370,7 +370,7 @@ func (s *etcdStore) flip(ctx context.Context, p *proposal) (Revision, error) {
 			s.littered()
 		}
 		if !small && err == nil {
-			s.nudge()
+			s.grown.Set()
 		}
 		return rev, err
 	}
@@ -379,14 +379,6 @@ func (s *etcdStore) flip(ctx context.Context, p *proposal) (Revision, error) {
 
 // errAgain is a flip that failed for a reason that is gone on the next try.
 var errAgain = errors.New("try again")
-
-// nudge lets maintenance look at once whether the store has grown too large.
-func (s *etcdStore) nudge() {
-	select {
-	case s.grown <- struct{}{}:
-	default:
-	}
-}
 
 // littered notes that a commit may leave objects behind that nothing refers to.
 func (s *etcdStore) littered() {

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -43,8 +45,8 @@ type etcdStore struct {
 	cancel context.CancelFunc
 	ops    sync.WaitGroup
 
-	// grown is told of large commits.
-	grown chan struct{}
+	// grown lets maintenance look at once whether the store has grown too large.
+	grown signal.Wake
 	// committing lets one commit of this process at a time prepare its writes: the
 	// others would lose anyway.
 	committing chan struct{}
@@ -69,7 +71,7 @@ type headState struct {
 func open(ctx context.Context, o Options) (_ Store, err error) {
 	s := &etcdStore{
 		opts:  o,
-		grown: make(chan struct{}, 1), committing: make(chan struct{}, 1),
+		grown: signal.NewWake(), committing: make(chan struct{}, 1),
 		damaged: map[hash]bool{},
 		garbage: true, // of a process that died in a commit
 		budget:  1 << 30,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 )
 
@@ -34,7 +35,7 @@ const (
 // newest that its proxies have.
 type acks struct {
 	core *Core
-	wake chan struct{}
+	wake signal.Wake
 	// from is when acknowledgements begin to count.
 	from time.Time
 
@@ -58,21 +59,21 @@ type progress struct {
 	// told is what the runner has been told, whose stream wakes by tell; nil for one
 	// that is elsewhere.
 	told uint64
-	tell chan struct{}
+	tell signal.Wake
 }
 
 // saved is a state in the store: its stamp there, and its number.
 type saved struct{ stamp, number uint64 }
 
 func newAcks(c *Core) *acks {
-	return &acks{core: c, wake: make(chan struct{}, 1), runners: map[string]*progress{}, heard: map[string]uint64{}}
+	return &acks{core: c, wake: signal.NewWake(), runners: map[string]*progress{}, heard: map[string]uint64{}}
 }
 
 // begin starts to count the states of a runner that connected here.
 func (a *acks) begin(runner string) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p := &progress{late: map[string]uint64{}, tell: make(chan struct{}, 1)}
+	p := &progress{late: map[string]uint64{}, tell: signal.NewWake()}
 	if old := a.runners[runner]; old != nil {
 		for f := range old.late {
 			p.late[f] = 1
@@ -97,7 +98,7 @@ func (a *acks) published(runner string, sequence uint64, changed []string) {
 	if p := a.runners[runner]; p != nil && p.tell != nil {
 		p.publish(sequence, changed)
 	}
-	a.look()
+	a.wake.Set()
 }
 
 // followed notes the same of a runner that is connected to another replica, by the
@@ -115,7 +116,7 @@ func (a *acks) followed(runner string, value []byte, changed []string) {
 	}
 	p.publish(p.published+1, changed)
 	p.saved = append(p.saved, saved{stamp(value), p.published})
-	a.look()
+	a.wake.Set()
 }
 
 // stored notes that a state of a runner that is connected here is in the store.
@@ -125,7 +126,7 @@ func (a *acks) stored(runner string, value []byte, sequence uint64) {
 	if p := a.runners[runner]; p != nil && p.tell != nil {
 		p.saved = append(p.saved, saved{stamp(value), sequence})
 		p.saved = p.saved[max(0, len(p.saved)-64):] // of which another replica is at most some behind
-		a.look()
+		a.wake.Set()
 	}
 }
 
@@ -157,21 +158,13 @@ func (a *acks) heardOf() map[string]uint64 {
 	return maps.Clone(a.heard)
 }
 
-// look wakes run.
-func (a *acks) look() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
-}
-
 // run follows the proxies, while there is something that they do not have.
 func (a *acks) run(ctx context.Context) {
 	var signals <-chan struct{}
 	stop := func() {}
 	defer func() { stop() }()
 	for {
-		others := a.core.fleet.changes()
+		others := a.core.fleet.changed.Next()
 		late, again := a.step()
 		if late != (signals != nil) {
 			stop()
@@ -241,15 +234,12 @@ func (a *acks) step() (late bool, again time.Time) {
 		}
 		if all := min(p.here, a.elsewhere(name, p)); all > p.told {
 			p.told = all
-			select {
-			case p.tell <- struct{}{}:
-			default:
-			}
+			p.tell.Set()
 		}
 	}
 	if !maps.Equal(heard, a.heard) {
 		a.heard = heard
-		a.core.fleet.poke()
+		a.core.fleet.wake.Set()
 	}
 	return late, again
 }

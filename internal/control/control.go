@@ -28,6 +28,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -86,13 +87,13 @@ type Core struct {
 	// snapshot only moves forward.
 	writing  turn
 	snapshot atomic.Pointer[gateway.Snapshot]
-	// heads wakes Watch calls; replaced and closed at each new snapshot.
-	heads atomic.Pointer[chan struct{}]
+	// heads wakes Watch calls at each new snapshot.
+	heads signal.Broadcast
 
 	compiling sync.Mutex
 	views     map[string]*view
 	// unsettled wakes settle. It does nothing before settleFrom, which compiling guards.
-	unsettled  chan struct{}
+	unsettled  signal.Wake
 	settleFrom time.Time
 
 	stop context.CancelFunc
@@ -119,11 +120,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	}
 	c := &Core{
 		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
-		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: make(chan struct{}, 1),
+		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: signal.NewWake(),
 		streamAge: cmp.Or(o.StreamAge, delivery.DefaultStreamAge),
 	}
-	wake := make(chan struct{})
-	c.heads.Store(&wake)
 	c.delivery = delivery.New(delivery.Options{
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
 		StreamAge: c.streamAge, WarmRoutes: compile.WarmRoutes,
@@ -228,7 +227,7 @@ func (c *Core) addView(name string) {
 		before := c.remembered(name)
 		if before != nil {
 			c.settleFrom = c.now().Add(returning)
-			wake(c.unsettled)
+			c.unsettled.Set()
 		}
 		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: before}
 	}
@@ -253,7 +252,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 		c.deliver(name, g)
 		c.salvage.published(v, s, g)
 		if differs {
-			wake(c.unsettled)
+			c.unsettled.Set()
 		}
 		v.published = g
 	}
@@ -293,8 +292,7 @@ func (c *Core) install(s *gateway.Snapshot) {
 	c.snapshot.Store(s)
 	c.publish(s)
 	c.runners.plan(s)
-	next := make(chan struct{})
-	close(*c.heads.Swap(&next))
+	c.heads.Notify()
 }
 
 // follow takes over the revisions that other replicas write.

@@ -79,8 +79,7 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 	}
 	next.version++
 	r.deployed = next
-	close(r.changed)
-	r.changed = make(chan struct{})
+	r.changed.Notify()
 }
 
 // allServe tells whether every one of some deployments takes requests. The caller

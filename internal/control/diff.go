@@ -363,7 +363,7 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 		return err == nil && (len(kinds) == 0 || slices.Contains(kinds, collection)) && who.MayRead(name)
 	}
 	for {
-		wake := *c.heads.Load()
+		wake := c.heads.Next()
 		s := c.Snapshot()
 		if from > s.Revision() {
 			return status.Errorf(codes.OutOfRange, "from_revision is %d, but the head is %d", from, s.Revision())

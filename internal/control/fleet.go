@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -45,13 +46,13 @@ const (
 // fleet is the proxies of all replicas.
 type fleet struct {
 	core *Core
-	name string // of this replica, another one after each start
-	wake chan struct{}
+	name string      // of this replica, another one after each start
+	wake signal.Wake // makes run tell again
+	// changed tells that others has changed.
+	changed signal.Broadcast
 
 	mu     sync.Mutex
 	others map[string]*replica
-	// changed is closed and replaced when others change.
-	changed chan struct{}
 }
 
 // replica is another replica, as its last value in the store tells.
@@ -80,8 +81,8 @@ type replicaState struct {
 
 func newFleet(c *Core) *fleet {
 	return &fleet{
-		core: c, name: rand.Text()[:12], wake: make(chan struct{}, 1),
-		others: map[string]*replica{}, changed: make(chan struct{}),
+		core: c, name: rand.Text()[:12], wake: signal.NewWake(),
+		others: map[string]*replica{},
 	}
 }
 
@@ -116,7 +117,7 @@ func (f *fleet) load(ctx context.Context) error {
 		return fmt.Errorf("read the state of other replicas: %w", err)
 	}
 	if _, there := states[replicasPrefix+f.name]; !there {
-		f.poke() // somebody thought that this one was gone
+		f.wake.Set() // somebody thought that this one was gone
 	}
 	delete(states, replicasPrefix+f.name)
 	f.mu.Lock()
@@ -134,7 +135,7 @@ func (f *fleet) load(ctx context.Context) error {
 		if r == nil {
 			r = &replica{name: name, first: f.core.now()}
 			f.others[name] = r
-			f.core.runners.look() // it wants a sign of life of the runners here
+			f.core.runners.check.Set() // it wants a sign of life of the runners here
 		}
 		if bytes.Equal(r.value, value) {
 			continue
@@ -156,11 +157,10 @@ func (f *fleet) load(ctx context.Context) error {
 		}
 	}
 	if changed {
-		close(f.changed)
-		f.changed = make(chan struct{})
+		f.changed.Notify()
 	}
 	if alone != (len(f.others) == 0) {
-		f.poke()
+		f.wake.Set()
 	}
 	return nil
 }
@@ -173,14 +173,6 @@ func ForgetReplicas(ctx context.Context, st store.Store) error {
 		err = errors.Join(err, st.DeleteState(ctx, key))
 	}
 	return err
-}
-
-// poke makes run tell again.
-func (f *fleet) poke() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
 }
 
 // follow takes over what the other replicas tell whenever it changes.
@@ -305,13 +297,6 @@ func (f *fleet) alone() bool {
 	return len(f.others) == 0
 }
 
-// changes is closed when what is known of other replicas changes.
-func (f *fleet) changes() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.changed
-}
-
 // remote is a proxy that is connected to another replica.
 type remote struct {
 	delivery.Standing
@@ -432,7 +417,7 @@ func (c *Core) waitFleet(ctx context.Context, revision int64, progress func(ledg
 		}
 	}
 	for {
-		changed := c.fleet.changes()
+		changed := c.fleet.changed.Next()
 		local, err := c.delivery.Wait(ctx, revision, func(r ledger.Report) {
 			if !r.Complete { // the complete one is told below
 				all, _ := c.fleet.add(r)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/internal/shadow"
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -56,7 +57,7 @@ type gate struct {
 type gated struct {
 	name   string
 	shadow *shadow.Shadow
-	wake   chan struct{}
+	wake   signal.Wake
 	// busy is taken for a Try and what follows from it.
 	busy sync.Mutex
 
@@ -91,7 +92,7 @@ func (g *gate) offer(name string, next *xds.Generation) {
 	defer g.mu.Unlock()
 	v := g.views[name]
 	if v == nil {
-		v = &gated{name: name, wake: make(chan struct{}, 1), shadow: shadow.New(shadow.Options{
+		v = &gated{name: name, wake: signal.NewWake(), shadow: shadow.New(shadow.Options{
 			Envoy: g.opt.Envoy, Logger: g.log.With("view", name), Limit: g.opt.Limit, Change: g.opt.Change,
 		})}
 		g.views[name] = v
@@ -102,7 +103,7 @@ func (g *gate) offer(name string, next *xds.Generation) {
 		v.given = ahead
 		g.core.delivery.Update(name, g.core.bad.published(name, ahead))
 	}
-	wake(v.wake)
+	v.wake.Set()
 }
 
 // unheld is what proxies may have, with the endpoints and certificates of next for

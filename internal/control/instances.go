@@ -258,9 +258,7 @@ func (r *runners) notReady(f *pb.Function) *pb.ProxyProblem {
 // version before, which this one mends. progress, if any, gets what is waited for.
 func (r *runners) waitReady(ctx context.Context, changed, unchanged []*pb.Function, progress func([]*pb.ProxyProblem)) []*pb.ProxyProblem {
 	for fresh := false; ; fresh = true {
-		r.mu.Lock()
-		reported := r.reported
-		r.mu.Unlock()
+		reported := r.reported.Next()
 		var out []*pb.ProxyProblem
 		pending := false
 		for i, f := range slices.Concat(changed, unchanged) {

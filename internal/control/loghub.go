@@ -12,6 +12,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -26,10 +27,11 @@ const (
 // logHub passes the lines that functions print from runners to those who read them.
 // Runners send only what somebody reads.
 type logHub struct {
+	// changed tells that what is read has changed.
+	changed signal.Broadcast
+
 	mu   sync.Mutex
 	subs map[*logSub]struct{}
-	// changed is closed and replaced when what is read changes.
-	changed chan struct{}
 }
 
 // logSub reads the lines of one function and its versions.
@@ -40,23 +42,6 @@ type logSub struct {
 	// seen are the last lines of each instance, for several readers make a runner
 	// send what it kept again.
 	seen map[string]uint64
-}
-
-func (h *logHub) changeLocked() {
-	if h.changed != nil {
-		close(h.changed)
-	}
-	h.changed = make(chan struct{})
-}
-
-// wait returns a channel that is closed when wanted changes.
-func (h *logHub) wait() <-chan struct{} {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.changed == nil {
-		h.changed = make(chan struct{})
-	}
-	return h.changed
 }
 
 // wanted are the functions whose lines are read, sorted.
@@ -78,7 +63,7 @@ func (h *logHub) subscribe(function string) *logSub {
 		h.subs = map[*logSub]struct{}{}
 	}
 	h.subs[s] = struct{}{}
-	h.changeLocked()
+	h.changed.Notify()
 	return s
 }
 
@@ -86,7 +71,7 @@ func (s *logSub) close() {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	delete(s.hub.subs, s)
-	s.hub.changeLocked()
+	s.hub.changed.Notify()
 }
 
 // deliver passes lines on. It never waits: who does not read loses lines.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -25,7 +26,7 @@ type quarantine struct {
 	// version changes with what compilers have to know.
 	version atomic.Uint64
 	// unsaved wakes run, and uncompiled compile.
-	unsaved, uncompiled chan struct{}
+	unsaved, uncompiled signal.Wake
 
 	mu      sync.Mutex
 	entries map[string]*refusedResource // by key
@@ -39,7 +40,7 @@ const maxRefused = 16
 func newQuarantine(c *Core) *quarantine {
 	return &quarantine{
 		core: c, log: c.log.With("part", "quarantine"),
-		unsaved: make(chan struct{}, 1), uncompiled: make(chan struct{}, 1),
+		unsaved: signal.NewWake(), uncompiled: signal.NewWake(),
 		entries: map[string]*refusedResource{}, wanted: map[string]*xds.Generation{}, dirty: map[string]bool{},
 	}
 }
@@ -196,14 +197,14 @@ func (q *quarantine) set(e *refusedResource) {
 	q.entries[e.key()] = e
 	q.dirty[e.key()] = true
 	q.apply(e.View)
-	wake(q.unsaved)
+	q.unsaved.Set()
 }
 
 func (q *quarantine) end(e *refusedResource) {
 	delete(q.entries, e.key())
 	q.dirty[e.key()] = true
 	q.apply(e.View)
-	wake(q.unsaved)
+	q.unsaved.Set()
 }
 
 // apply tells the delivery and the compiler of what is known for a view.
@@ -216,14 +217,7 @@ func (q *quarantine) apply(view string) {
 	}
 	q.core.delivery.Quarantine(view, all)
 	q.version.Add(1)
-	wake(q.uncompiled)
-}
-
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	q.uncompiled.Set()
 }
 
 // ledgerOf is what is known for a view, but for what skip names.
@@ -354,7 +348,7 @@ func (q *quarantine) load(ctx context.Context) error {
 			// The replica that wrote it does not know the version that ours accepted.
 			e.Good, e.GoodRevision, e.Gone = old.Good, old.GoodRevision, old.Gone
 			q.dirty[key] = true
-			wake(q.unsaved)
+			q.unsaved.Set()
 		}
 		q.entries[key] = e
 		changed[e.View] = true

@@ -19,6 +19,7 @@ import (
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
@@ -37,12 +38,11 @@ type runners struct {
 	known map[string]*runner
 	// version counts changes of what is known.
 	version atomic.Uint64
-	// changed is closed and replaced when the functions to run change.
-	changed chan struct{}
-	// reported is closed and replaced when a runner reports.
-	reported chan struct{}
+	// changed tells that the functions to run have changed, reported that a runner has
+	// reported.
+	changed, reported signal.Broadcast
 	// check wakes expire.
-	check chan struct{}
+	check signal.Wake
 	logs  logHub
 
 	// deployed is what runners are to run; see plan.
@@ -90,7 +90,7 @@ func newRunners(c *Core, grace time.Duration) *runners {
 	return &runners{
 		core: c, grace: grace, known: map[string]*runner{},
 		seen: map[string]*pb.Function{}, rollouts: map[string]*rollout{},
-		changed: make(chan struct{}), reported: make(chan struct{}), check: make(chan struct{}, 1),
+		check: signal.NewWake(),
 	}
 }
 
@@ -146,7 +146,7 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 		r.version.Add(1)
 	}
 	if len(fresh) > 0 {
-		r.tellReported()
+		r.reported.Notify()
 	}
 	return fresh, changed, nil
 }
@@ -194,10 +194,8 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	go func() { failed <- r.receive(name, me, stream, fresh) }()
 	sent := uint64(0) // version of the functions that were sent
 	for {
-		r.mu.Lock()
-		changed := r.changed
-		r.mu.Unlock()
-		listened := r.logs.wait()
+		changed := r.changed.Next()
+		listened := r.logs.changed.Next()
 		message := r.wanted(&sent)
 		message.AcknowledgedSequence = r.core.acks.acknowledged(name)
 		message.Logs = &pb.LogSubscription{Functions: r.logs.wanted()}
@@ -216,7 +214,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	}
 }
 
-func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse], fresh chan<- struct{}) error {
+func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse], fresh signal.Wake) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -229,10 +227,7 @@ func (r *runners) receive(name string, me *struct{}, stream grpc.BidiStreamingSe
 		switch {
 		case m.GetState() != nil:
 			r.report(name, me, m.GetState())
-			select {
-			case fresh <- struct{}{}:
-			default:
-			}
+			fresh.Set()
 		case m.GetStats() != nil:
 			r.keepStats(name, me, m.GetStats())
 		case m.GetLogs() != nil:
@@ -255,16 +250,8 @@ func (r *runners) join(name string, me *struct{}, beat time.Duration) bool {
 		r.known[name] = k
 	}
 	k.stream, k.heard, k.beat = me, r.core.now(), beat
-	r.look() // and tell the other replicas
+	r.check.Set() // and tell the other replicas
 	return true
-}
-
-// look wakes expire.
-func (r *runners) look() {
-	select {
-	case r.check <- struct{}{}:
-	default:
-	}
 }
 
 func (r *runners) leave(name string, me *struct{}) {
@@ -275,7 +262,7 @@ func (r *runners) leave(name string, me *struct{}) {
 	}
 	r.mu.Unlock()
 	r.core.log.Info("runner disconnected", "runner", name)
-	r.look()
+	r.check.Set()
 }
 
 // report takes over what a runner says and publishes it when endpoints changed.
@@ -288,7 +275,7 @@ func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 	}
 	changed := k.set(st)
 	r.version.Add(1)
-	r.tellReported()
+	r.reported.Notify()
 	r.moved()
 	r.mu.Unlock()
 	if len(changed) > 0 {
@@ -297,19 +284,13 @@ func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
 }
 
-// tellReported wakes those who wait for what runners say. The caller holds mu.
-func (r *runners) tellReported() {
-	close(r.reported)
-	r.reported = make(chan struct{})
-}
-
 // lastSave bounds the last save of a runner whose stream has ended.
 const lastSave = 2 * time.Second
 
 // keepSaving saves a runner's state after each signal, beside all else: endpoints do
 // not wait for the store's disk. stop saves what is left.
-func (r *runners) keepSaving(ctx context.Context, name string) (fresh chan<- struct{}, stop func()) {
-	signals, end, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+func (r *runners) keepSaving(ctx context.Context, name string) (fresh signal.Wake, stop func()) {
+	signals, end, ended := signal.NewWake(), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
@@ -416,7 +397,7 @@ func (r *runners) expire(ctx context.Context) {
 			}
 		}
 		if len(gone) > 0 {
-			r.tellReported() // who waits for it to come back is told otherwise
+			r.reported.Notify() // who waits for it to come back is told otherwise
 		}
 		r.mu.Unlock()
 		for _, name := range gone {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -25,7 +26,7 @@ import (
 type salvager struct {
 	core *Core
 	log  *slog.Logger
-	wake chan struct{}
+	wake signal.Wake
 
 	mu    sync.Mutex
 	views map[string]*salvagedView
@@ -49,7 +50,7 @@ type published struct {
 const maxHistory = 4
 
 func newSalvager(c *Core) *salvager {
-	return &salvager{core: c, log: c.log, wake: make(chan struct{}, 1), views: map[string]*salvagedView{}}
+	return &salvager{core: c, log: c.log, wake: signal.NewWake(), views: map[string]*salvagedView{}}
 }
 
 // published takes in what a view is to have now. The caller holds compiling.
@@ -68,14 +69,7 @@ func (s *salvager) published(v *view, snapshot *gateway.Snapshot, g *xds.Generat
 		sv.history = append(sv.history, published{snapshot, g})
 		sv.history = slices.Delete(sv.history, 0, max(0, len(sv.history)-maxHistory))
 	}
-	s.poke()
-}
-
-func (s *salvager) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wake.Set()
 }
 
 // holds is for compile.Input.
@@ -164,7 +158,7 @@ func (s *salvager) look() int {
 		}
 		c.publishLocked(c.Snapshot())
 		s.sent()
-		s.poke() // proxies may have had that version before, and say nothing
+		s.wake.Set() // proxies may have had that version before, and say nothing
 	}
 	return len(standings)
 }

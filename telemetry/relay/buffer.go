@@ -1,6 +1,10 @@
 package relay
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/penstock-gateway/penstock/internal/signal"
+)
 
 // item is one acknowledged export request.
 type item struct {
@@ -24,11 +28,11 @@ type buffer struct {
 	spans int
 	next  uint64
 	// filled has a value when something was added since it was last read.
-	filled chan struct{}
+	filled signal.Wake
 }
 
 func newBuffer(maxBytes int64) *buffer {
-	return &buffer{max: maxBytes, filled: make(chan struct{}, 1)}
+	return &buffer{max: maxBytes, filled: signal.NewWake()}
 }
 
 // push adds an item and returns how many spans were dropped for it, its own when
@@ -52,10 +56,7 @@ func (b *buffer) push(bytes []byte, spans int) (dropped int) {
 	b.items = append(b.items, it)
 	b.size += it.cost()
 	b.spans += spans
-	select {
-	case b.filled <- struct{}{}:
-	default:
-	}
+	b.filled.Set()
 	return dropped
 }
 

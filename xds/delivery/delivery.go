@@ -238,7 +238,7 @@ func (s *Server) Update(name string, g *xds.Generation) {
 	first := !v.table.Ready()
 	n := v.table.Update(g, time.Now())
 	for st := range v.streams {
-		st.poke()
+		st.wake.Set()
 	}
 	v.mu.Unlock()
 	if first {

@@ -45,7 +45,7 @@ func (s *Server) change(name string, do func(*view)) {
 	v.mu.Lock()
 	do(v)
 	for st := range v.streams {
-		st.poke()
+		st.wake.Set()
 	}
 	v.mu.Unlock()
 	s.notify()

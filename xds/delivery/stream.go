@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
@@ -47,7 +48,7 @@ type stream struct {
 	wire   dialect
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	wake   chan struct{} // capacity 1
+	wake   signal.Wake   // makes the sender look again
 	proxy  *ledger.Proxy // guarded by v.mu
 	// channel says that this is one of several streams of its identity.
 	channel bool
@@ -66,7 +67,7 @@ type stream struct {
 // attach registers a stream. One of an Envoy takes the place of an earlier one of
 // the same proxy; clients of the other dialect have several, one for each channel.
 func (s *Server) attach(ctx context.Context, wire dialect, v *view, id Identity, sotw bool) (*stream, error) {
-	st := &stream{s: s, v: v, id: id, key: id.SPIFFE, wire: wire, wake: make(chan struct{}, 1)}
+	st := &stream{s: s, v: v, id: id, key: id.SPIFFE, wire: wire, wake: signal.NewWake()}
 	st.ctx, st.cancel = context.WithCancelCause(ctx)
 	if age := s.opt.StreamAge; age > 0 {
 		st.end = time.Now().Add(age + rand.N(age/ageSpread+1))
@@ -147,14 +148,6 @@ func (st *stream) leave() {
 	}
 	if m := st.proxy.Detach(); !st.channel && len(m) > 0 && len(v.memory) < maxMemory {
 		v.memory[st.key] = memory{refused: m, version: st.version}
-	}
-}
-
-// poke makes the sender look again. It never blocks.
-func (st *stream) poke() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -311,7 +304,7 @@ func (st *stream) handle(q request, first bool) error {
 	st.v.mu.Unlock()
 	st.debug("xds request", "type", r.Type.Short(), "nonce", r.Nonce, "refused", r.Refused,
 		"subscribe", len(r.Subscribe), "unsubscribe", len(r.Unsubscribe), "initial", len(r.Initial))
-	st.poke()
+	st.wake.Set()
 	st.s.notify()
 	st.s.stats.answered(r.Type, out)
 	st.log(r, out)

@@ -20,7 +20,7 @@ type turns struct {
 	queue   []*stream
 }
 
-// take takes a turn if there is one; else the stream is poked when it has one.
+// take takes a turn if there is one; else the stream is woken when it has one.
 func (t *turns) take(st *stream) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -56,7 +56,7 @@ func (t *turns) leave(st *stream) {
 		t.queue = slices.Delete(t.queue, 0, 1)
 		t.free--
 		t.holders[next] = struct{}{}
-		next.poke()
+		next.wake.Set()
 	}
 }
 

@@ -25,6 +25,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 const (
@@ -107,7 +109,7 @@ type Log struct {
 	syncing sync.Mutex
 	synced  int64
 
-	wake chan struct{}
+	wake signal.Wake
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
@@ -123,7 +125,7 @@ func Open(ctx context.Context, dir string, state State, log *slog.Logger, now fu
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
-	l := &Log{dir: dir, state: state, log: log, now: now, key: anchorPrefix + id, segment: segmentBytes, kept: segmentsKept, wake: make(chan struct{}, 1)}
+	l := &Log{dir: dir, state: state, log: log, now: now, key: anchorPrefix + id, segment: segmentBytes, kept: segmentsKept, wake: signal.NewWake()}
 	problem, err := l.resume(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
@@ -236,10 +238,7 @@ func (l *Log) Append(r Record) error {
 	l.mu.Lock()
 	l.failed = err
 	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.wake.Set()
 	return err
 }
 
