@@ -49,8 +49,8 @@ type entryOf struct {
 	off     *anypb.Any // nil for some that are always on
 }
 
-// own are the filters of the compiler that take entries. The guard is before the router
-// and demands the proofs of the others; what may be refused without one is not here yet.
+// own are the filters of the compiler that take entries. The guard is before the limits and
+// the router, and demands the proofs of the others; what may be refused without one is not here yet.
 var own = []policy.Filter{
 	{
 		Name: filterHostCase, Stage: policy.Edge, Mode: policy.Off, Entry: &luav3.LuaPerRoute{},

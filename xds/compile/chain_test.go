@@ -43,6 +43,7 @@ func TestBadFilters(t *testing.T) {
 		"(Off)":                              func(f *policy.Filter) { f.Off = nil },
 		"the type of its entries":            func(f *policy.Filter) { f.Mode, f.Proof, f.Entry = policy.Off, nil, nil },
 		"Off of another type":                func(f *policy.Filter) { f.Off = &routev3.FilterConfig{Disabled: true} },
+		"behind the guard":                   func(f *policy.Filter) { f.Stage = policy.Limit },
 		"no name or no configuration":        func(f *policy.Filter) { f.Config = nil },
 		"filter penstock.v1.guard is in the": func(f *policy.Filter) { f.Name = filterGuard },
 		"the entries that let everything pa": func(f *policy.Filter) {

@@ -140,7 +140,6 @@ func testCallers(t *testing.T, r *rig) {
 				passed++
 			}
 		}
-		// What only the guard refuses, behind the limits, is counted, too.
 		refused := got[0] == 400 || got[0] == 401
 		if want := map[bool]int{true: 0, false: 3}[refused]; passed != want || !refused && got[4] != 429 {
 			t.Errorf("%s: %v: %d of 5 requests passed a limit of 3", c.name, got, passed)

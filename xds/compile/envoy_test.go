@@ -35,7 +35,7 @@ func TestEnvoy(t *testing.T) {
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
-		{"Callers", testCallers},
+		{"Callers", testCallers}, {"Quota", testQuota},
 		{"Claims", testClaims},
 		{"Tokens", testTokens},
 		{"KeySets", testKeySets},

@@ -71,7 +71,7 @@ func TestChain(t *testing.T) {
 	}
 	want := []string{
 		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "(penstock.v1.host-case)", "penstock.v1.on-demand", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
-		"(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "penstock.v1.guard", "envoy.filters.http.router",
+		"penstock.v1.guard", "(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "envoy.filters.http.router",
 	}
 	if !slices.Equal(got, want) || p.Err() != nil {
 		t.Errorf("%v (%v), want %v", got, p.Err(), want)

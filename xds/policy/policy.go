@@ -66,12 +66,13 @@ const (
 	Authenticate
 	// Authorize is for what callers may do.
 	Authorize
-	// Limit is for how often.
-	Limit
-	// Traffic is for what is done to requests that may pass.
+	// Traffic is for what is done to requests of callers who may pass.
 	Traffic
-	// Guard demands the proofs of the filters before it.
+	// Guard demands the proofs of the filters before it. No filter behind it may change the
+	// route of a request, or protect.
 	Guard
+	// Limit is for how often. What the guard refuses counts for nobody.
+	Limit
 )
 
 // Mode is what a filter does without an entry of the route.
@@ -153,6 +154,8 @@ func (f *Filter) Check() error {
 		return errors.New("has an Off of another type than its entries")
 	case f.Mode == Denies && f.Proof == nil:
 		return errors.New("protects and leaves no Proof, so a request that gets past it would be served")
+	case f.Mode == Denies && f.Stage >= Guard:
+		return errors.New("protects and is behind the guard, which demands no proof of it there")
 	case f.Mode == Off && f.Proof != nil:
 		return errors.New("protects, so it must deny by default (Denies), not be switched on")
 	}
