@@ -26,6 +26,8 @@ type Finding struct {
 	Structure bool
 	// Resource tells that What is the name of a resource.
 	Resource bool
+	// State tells that it is run-time state: it gives nobody a right while it is damaged.
+	State bool
 }
 
 // Report is what a check found.
@@ -34,6 +36,8 @@ type Report struct {
 	// Head is the newest revision, Revisions how many were read.
 	Head      Revision
 	Revisions int
+	// Mended says what Mend did about damaged run-time state, one line each.
+	Mended []string
 }
 
 // Check reads everything that a store holds and changes nothing but what opening it does.
@@ -50,7 +54,11 @@ func Check(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return r, err
 	}
-	err = r.checkContent(ctx, s)
+	if err = r.checkContent(ctx, s); err == nil {
+		var state []Finding
+		state, err = s.(*etcdStore).stateFindings(ctx)
+		r.Findings = append(r.Findings, state...)
+	}
 	return r, errors.Join(err, s.Close())
 }
 
@@ -163,7 +171,8 @@ func (r *Report) add(err error, number int64, head bool) error {
 }
 
 // Mend has a store mend what it can: everything is read, and what is damaged is put back
-// where its content is found again. The report has what is left.
+// where its content is found again; of run-time state what is damaged goes, or stays in force
+// where it refuses something. The report has what is left.
 func Mend(ctx context.Context, o Options) (*Report, error) {
 	o.KeepDamage, o.MaintenanceInterval = false, -1
 	s, err := Open(ctx, o)
@@ -171,6 +180,14 @@ func Mend(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{}
-	err = r.checkContent(ctx, s)
+	if err = r.checkContent(ctx, s); err == nil {
+		if s := s.(*etcdStore); s.keyless {
+			var state []Finding
+			state, err = s.stateFindings(ctx)
+			r.Findings = append(r.Findings, state...)
+		} else {
+			r.Mended, err = s.mendState(ctx)
+		}
+	}
 	return r, errors.Join(err, s.Close())
 }

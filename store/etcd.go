@@ -36,6 +36,7 @@ type etcdStore struct {
 	client   *clientv3.Client
 	embedded *embedded // nil when etcd is external
 	seal     *sealer
+	keyless  bool // there is a seal key, and this process was not given it
 
 	// budget is how many bytes an embedded etcd may hold before history is cut short.
 	budget int64
@@ -57,7 +58,9 @@ type etcdStore struct {
 	trees   []*tree // most recently used first
 	damaged map[hash]bool
 	lease   requestLease
-	garbage bool // there may be objects that a lost commit left behind
+	told    map[StateDamage]bool // damage that was logged
+	changes map[list]int64       // of each list, the most that was seen
+	garbage bool                 // there may be objects that a lost commit left behind
 }
 
 // headState is the head key as last seen.
@@ -72,7 +75,7 @@ func open(ctx context.Context, o Options) (_ Store, err error) {
 	s := &etcdStore{
 		opts:  o,
 		grown: signal.NewWake(), committing: make(chan struct{}, 1),
-		damaged: map[hash]bool{},
+		damaged: map[hash]bool{}, told: map[StateDamage]bool{}, changes: map[list]int64{},
 		garbage: true, // of a process that died in a commit
 		budget:  1 << 30,
 	}
@@ -87,6 +90,9 @@ func open(ctx context.Context, o Options) (_ Store, err error) {
 		return nil, err
 	}
 	if err := s.openSeal(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.openState(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if o.MaintenanceInterval > 0 {
@@ -156,6 +162,7 @@ func (s *etcdStore) objectKey(h hash) string     { return s.key("o", h.String())
 func (s *etcdStore) revisionKey(n int64) string  { return s.key("r", fmt.Sprintf("%019d", n)) }
 func (s *etcdStore) requestKey(id string) string { return s.key("q", id) }
 func (s *etcdStore) stateKey(key string) string  { return s.key("s", key) }
+func (s *etcdStore) listKey(l list) string       { return s.key("i", l.part+fmt.Sprintf("%02d", l.bucket)) }
 func (s *etcdStore) headKey() string             { return s.key("head") }
 func (s *etcdStore) epochKey() string            { return s.key("epoch") }
 func (s *etcdStore) sealKey() string             { return s.key("seal") }

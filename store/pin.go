@@ -23,7 +23,23 @@ func (s *etcdStore) Pin(ctx context.Context, name, value string) (string, error)
 	if name == "" {
 		return "", fmt.Errorf("store: %w: a pin has no name", ErrInvalid)
 	}
-	return s.pin(ctx, s.key("pin", name), value)
+	if err := s.haveTags(); err != nil {
+		return "", err
+	}
+	key := s.key("pin", name)
+	tagged := ""
+	if value != "" {
+		tagged = s.seal.tagged(key, []byte(value))
+	}
+	stored, err := s.pin(ctx, key, tagged)
+	if err != nil || stored == "" {
+		return "", err
+	}
+	pinned, _, err := s.seal.untag(key, []byte(stored))
+	if err != nil {
+		return "", fmt.Errorf("store: %w: the pin %s: %w; %s", ErrState, name, err, mendState)
+	}
+	return string(pinned), nil
 }
 
 // pin returns the value of a key, and sets it first when there is none and value is
@@ -59,12 +75,15 @@ func (s *etcdStore) Repin(ctx context.Context, name, old, value string) error {
 		return err
 	}
 	defer end()
+	if err := s.haveTags(); err != nil {
+		return err
+	}
 	key := s.key("pin", name)
-	is := clientv3.Compare(clientv3.Value(key), "=", old)
+	is := clientv3.Compare(clientv3.Value(key), "=", s.seal.tagged(key, []byte(old)))
 	if old == "" {
 		is = clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
 	}
-	resp, err := s.txn(ctx, []clientv3.Cmp{is}, []clientv3.Op{clientv3.OpPut(key, value)}, nil)
+	resp, err := s.txn(ctx, []clientv3.Cmp{is}, []clientv3.Op{clientv3.OpPut(key, s.seal.tagged(key, []byte(value)))}, nil)
 	if err == nil && !resp.Succeeded {
 		err = fmt.Errorf("store: another process has pinned %s meanwhile: try again", name)
 	}
@@ -94,8 +113,12 @@ func (s *etcdStore) openSeal(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.seal, err = newSealer(key); err != nil || s.seal == nil {
+	if s.seal, err = newSealer(key); err != nil {
 		return err
+	}
+	if s.seal == nil {
+		s.keyless = pinned != ""
+		return nil
 	}
 	id := fmt.Sprintf("%x", s.seal.id)
 	if pinned, err = s.pin(ctx, s.sealKey(), id); err == nil && pinned != id {

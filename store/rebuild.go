@@ -155,6 +155,10 @@ func selectValues(values map[string]string, lost bool) (map[string]string, *Rebu
 				continue
 			}
 			out.State++
+		case "i":
+			if lost {
+				continue // the lists of that state
+			}
 		case "q", "epoch":
 			continue // request ids live for an hour only
 		}

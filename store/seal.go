@@ -29,6 +29,8 @@ const keyIDBytes = 8
 type sealer struct {
 	aead cipher.AEAD
 	id   [keyIDBytes]byte
+	// state is the key of the tags of run-time state.
+	state []byte
 }
 
 // newSealer returns nil when there is no key.
@@ -46,9 +48,13 @@ func newSealer(key []byte) (*sealer, error) {
 		return nil, fmt.Errorf("store: %w: %w", ErrSealKey, err)
 	}
 	s := &sealer{aead: aead}
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte("penstock seal key id"))
-	copy(s.id[:], mac.Sum(nil))
+	derive := func(what string) []byte {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(what))
+		return mac.Sum(nil)
+	}
+	copy(s.id[:], derive("penstock seal key id"))
+	s.state = derive("penstock run-time state")
 	return s, nil
 }
 

@@ -101,8 +101,12 @@ type Store interface {
 	Watch(ctx context.Context, from int64) <-chan Revision
 	// PutState sets one run-time value, at most 1 MiB.
 	PutState(ctx context.Context, key string, value []byte) error
-	// State returns all run-time values whose key begins with prefix.
+	// State returns all run-time values whose key begins with prefix. What is damaged is
+	// left out, and logged.
 	State(ctx context.Context, prefix string) (map[string][]byte, error)
+	// ReadState is State, and says what is damaged: for those to whom a value that is not
+	// there means that something is allowed.
+	ReadState(ctx context.Context, prefix string) (StateValues, error)
 	// DeleteState removes one run-time value; no error when there is none.
 	DeleteState(ctx context.Context, key string) error
 	// Seal encrypts what must not stand in the store as it is, for PutState; Unseal
@@ -154,6 +158,9 @@ type Options struct {
 	// nil for nothing. It is kept apart from the resource and comes back in CorruptError.
 	// What is larger than MaxFootprintBytes is left out. The default keeps nothing.
 	Footprint func(*pb.Resource) []byte
+	// AdoptState takes over the run-time state that an earlier version wrote to an external
+	// etcd without tags. Whoever can write to that etcd may have changed it.
+	AdoptState bool
 	// KeepDamage leaves damaged content as it is, for those who look for it. Else it is
 	// mended when it is read, where its right content can be found.
 	KeepDamage bool
@@ -195,6 +202,9 @@ var (
 	ErrInvalid = errors.New("invalid argument")
 	// ErrSealKey is a seal key that is missing or not the one that was used.
 	ErrSealKey = errors.New("seal key")
+	// ErrState is run-time state that is damaged, or was written by somebody without the
+	// seal key.
+	ErrState = errors.New("run-time state")
 	// ErrInUse is a data directory that another process has open.
 	ErrInUse = errors.New("data directory is in use by another control plane")
 	// ErrNoSpace is a disk, a quota or an etcd that is full. Reads go on, and so do

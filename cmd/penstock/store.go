@@ -58,7 +58,7 @@ func newStoreCheckCommand() *cobra.Command {
 					fmt.Fprintln(cmd.OutOrStdout(), keys)
 				}
 			}
-			printFindings(cmd.OutOrStdout(), report, f.dataDir)
+			printFindings(cmd.OutOrStdout(), report, f.repairCommand())
 			if !whole {
 				return errDamaged
 			}
@@ -78,6 +78,9 @@ func (f *controlFlags) checkAuthority(ctx context.Context, o store.Options) (str
 		return "", err
 	}
 	pinned, err := st.Pin(ctx, caPin, "")
+	if errors.Is(err, store.ErrState) {
+		return "", st.Close() // it is among the findings
+	}
 	if err := errors.Join(err, st.Close()); err != nil || pinned == "" {
 		return "", err
 	}
@@ -93,7 +96,7 @@ func (f *controlFlags) checkAuthority(ctx context.Context, o store.Options) (str
 }
 
 // printFindings prints one line for each finding, and a summary.
-func printFindings(w io.Writer, r *store.Report, dataDir string) {
+func printFindings(w io.Writer, r *store.Report, repair string) {
 	for _, f := range r.Findings {
 		where := ""
 		if n := len(f.Revisions); n > 0 {
@@ -111,7 +114,16 @@ func printFindings(w io.Writer, r *store.Report, dataDir string) {
 		fmt.Fprintf(w, "the store is whole: %d revisions up to %d, %d resources\n", r.Revisions, r.Head.Number, r.Head.Resources)
 		return
 	}
-	fmt.Fprintf(w, "%d damaged; mend what can be mended with: penstock store repair --data-dir %s\n", len(r.Findings), dataDir)
+	fmt.Fprintf(w, "%d damaged; mend what can be mended with: %s\n", len(r.Findings), repair)
+}
+
+// repairCommand is the command that repairs the store of these flags.
+func (f *controlFlags) repairCommand() string {
+	c := "penstock store repair --data-dir " + f.dataDir
+	if len(f.etcd) > 0 {
+		c += " --etcd-endpoints " + strings.Join(f.etcd, ",") + " --etcd-prefix " + f.etcdPrefix
+	}
+	return c
 }
 
 // repairFlags are those of `penstock store repair`.
@@ -119,6 +131,7 @@ type repairFlags struct {
 	controlFlags
 	restore, remove string
 	from, rollback  int64
+	adopt           bool
 }
 
 func newStoreRepairCommand() *cobra.Command {
@@ -129,8 +142,10 @@ func newStoreRepairCommand() *cobra.Command {
 		Long: "Keeps the files of the embedded store as they are beside it, and mends: content that is found again by its hash, with\n" +
 			"one bit changed back or in the log, is put back; damaged files are made anew from all that can be read in them.\n" +
 			"What is lost stays lost until you say what to do: --restore takes a resource from an older revision (look what it\n" +
-			"opens), --delete gives it up, --rollback makes an older revision the newest. The exit code is 3 when the newest\n" +
-			"revision is still damaged.",
+			"opens), --delete gives it up, --rollback makes an older revision the newest. A damaged role, binding or token is\n" +
+			"removed, and who was revoked stays so: what was done is said. The exit code is 3 when the newest revision is still\n" +
+			"damaged. Of an external etcd, of which no copy is kept, stop every control plane first; files and lost resources\n" +
+			"are repaired by its own tools or from a backup.",
 		Example: "  penstock store repair\n  penstock store repair --restore routes/shop --from 41",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
@@ -140,6 +155,7 @@ func newStoreRepairCommand() *cobra.Command {
 	c.Flags().Int64Var(&f.from, "from", 0, "revision for --restore")
 	c.Flags().StringVar(&f.remove, "delete", "", "resource to give up")
 	c.Flags().Int64Var(&f.rollback, "rollback", 0, "revision to make the newest")
+	c.Flags().BoolVar(&f.adopt, "adopt-state", false, "take over the roles, tokens and revocations that an earlier version wrote to an external etcd; whoever can write to it may have changed them, so look at them afterwards")
 	c.MarkFlagsRequiredTogether("restore", "from")
 	c.MarkFlagsMutuallyExclusive("restore", "delete", "rollback")
 	return c
@@ -147,12 +163,12 @@ func newStoreRepairCommand() *cobra.Command {
 
 func (f *repairFlags) run(ctx context.Context, w io.Writer) error {
 	f.fillDefaults()
-	if len(f.etcd) > 0 {
-		return errors.New("an external etcd is repaired by its own tools: replace the member, or restore a snapshot of etcd or a backup of Penstock (penstock restore)")
-	}
 	o, err := f.storeOptions(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
+	}
+	if len(f.etcd) > 0 {
+		return f.runExternal(ctx, w, o)
 	}
 	report, err := store.Check(ctx, o)
 	if err != nil {
@@ -160,7 +176,7 @@ func (f *repairFlags) run(ctx context.Context, w io.Writer) error {
 	}
 	asked := f.restore != "" || f.remove != "" || f.rollback != 0
 	if len(report.Findings) == 0 && !asked {
-		printFindings(w, report, f.dataDir)
+		printFindings(w, report, f.repairCommand())
 		return nil
 	}
 	if err := f.keepCopy(ctx, w, o, len(report.Findings) > 0 && report.Findings[0].Structure); err != nil {
@@ -170,6 +186,7 @@ func (f *repairFlags) run(ctx context.Context, w io.Writer) error {
 	if report, err = store.Mend(ctx, o); err != nil {
 		return err
 	}
+	f.printMended(w, report)
 	if n := before - len(report.Findings); n > 0 {
 		fmt.Fprintf(w, "%d mended\n", n)
 	}
@@ -182,6 +199,34 @@ func (f *repairFlags) run(ctx context.Context, w io.Writer) error {
 		}
 	}
 	return f.printLeft(w, report)
+}
+
+// runExternal mends what needs no files.
+func (f *repairFlags) runExternal(ctx context.Context, w io.Writer, o store.Options) error {
+	if f.restore != "" || f.remove != "" || f.rollback != 0 {
+		return errors.New("--restore, --delete and --rollback are for the embedded store: restore a snapshot of etcd or a backup of Penstock (penstock restore), or start the control plane and apply, delete or roll back there")
+	}
+	o.AdoptState = f.adopt
+	report, err := store.Mend(ctx, o)
+	if err != nil {
+		return err
+	}
+	f.printMended(w, report)
+	if len(report.Findings) == 0 {
+		printFindings(w, report, "")
+		return nil
+	}
+	for _, x := range report.Findings {
+		fmt.Fprintf(w, "%s is lost: %s\n", x.What, x.Detail)
+	}
+	fmt.Fprintf(w, "%d damaged: replace the member of etcd, or restore a snapshot of etcd or a backup of Penstock (penstock restore)\n", len(report.Findings))
+	return errDamaged
+}
+
+func (f *repairFlags) printMended(w io.Writer, r *store.Report) {
+	for _, line := range r.Mended {
+		fmt.Fprintln(w, line)
+	}
 }
 
 // keepCopy keeps the files as they are: as a copy, or, when they have to be made anew, by
@@ -273,7 +318,7 @@ func storedName(name string) string {
 // printLeft says what is left, and what to do about it.
 func (f *repairFlags) printLeft(w io.Writer, r *store.Report) error {
 	if len(r.Findings) == 0 {
-		printFindings(w, r, f.dataDir)
+		printFindings(w, r, f.repairCommand())
 		return nil
 	}
 	lost := false
@@ -281,6 +326,8 @@ func (f *repairFlags) printLeft(w io.Writer, r *store.Report) error {
 		lost = lost || x.Head
 		name, _, _ := strings.Cut(x.What, " ")
 		switch {
+		case x.State:
+			fmt.Fprintf(w, "%s: %s\n", x.What, x.Detail)
 		case x.Resource && x.Head:
 			fmt.Fprintf(w, "%s is lost: %s; start the control plane and apply it again, or: penstock store repair --data-dir %s --restore %s --from REVISION, or --delete %s\n", x.What, x.Detail, f.dataDir, name, name)
 		case x.Head:

@@ -37,8 +37,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Store keeps roles, bindings and tokens, for all replicas.
 	Store State
-	// Revoked reports whether a certificate was revoked; nil: none is.
-	Revoked func(spiffe, serial string) bool
+	// Revoked returns why a certificate is not good any more, as a gRPC status: PERMISSION_DENIED
+	// when it was revoked, UNAVAILABLE while that is not known. nil: none is revoked.
+	Revoked func(spiffe, serial string) error
 	// AuthorityHash is the SHA-256 of the certificate authority that clients know the
 	// server by; it is part of each token.
 	AuthorityHash [32]byte
@@ -53,7 +54,7 @@ type Service struct {
 	log      *slog.Logger
 	dir      string
 	now      func() time.Time
-	revoked  func(spiffe, serial string) bool
+	revoked  func(spiffe, serial string) error
 	owner    ownerCredential
 	tries    *tries
 	refusals *tries // bounds the audit records of refusals
@@ -77,7 +78,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		o.Now = time.Now
 	}
 	if o.Revoked == nil {
-		o.Revoked = func(string, string) bool { return false }
+		o.Revoked = func(string, string) error { return nil }
 	}
 	if err := PrivateDir(o.Dir); err != nil {
 		return nil, err

@@ -136,8 +136,11 @@ func (s *Service) certificate(p presented) (*Identity, error) {
 	if err != nil {
 		return nil, status.Errorf(codes.Unauthenticated, "client certificate: %v; the configuration API takes certificates of people only", err)
 	}
-	if s.revoked(spiffe, pki.Serial(cert)) {
+	switch err := s.revoked(spiffe, pki.Serial(cert)); {
+	case status.Code(err) == codes.PermissionDenied:
 		return nil, status.Error(codes.Unauthenticated, "the client certificate was revoked")
+	case err != nil:
+		return nil, err
 	}
 	return &Identity{Name: "user:" + name, Via: "client certificate", From: p.from, Expires: cert.NotAfter, spiffe: spiffe, serial: pki.Serial(cert)}, nil
 }

@@ -167,7 +167,7 @@ func (s *Service) still(id *Identity) bool {
 		return false
 	}
 	if id.tokenHash == nil {
-		return id.spiffe == "" || !s.revoked(id.spiffe, id.serial)
+		return id.spiffe == "" || s.revoked(id.spiffe, id.serial) == nil
 	}
 	return s.policy.Load().tokens[*id.tokenHash] != nil
 }

@@ -132,12 +132,15 @@ func (s Source) Take(ctx context.Context, emit Emit) error {
 
 func (s Source) state(ctx context.Context, whole func(string, []byte) error) error {
 	for _, prefix := range statePrefixes {
-		values, err := s.Store.State(ctx, prefix)
+		read, err := s.Store.ReadState(ctx, prefix)
 		if err != nil {
 			return err
 		}
-		for _, key := range slices.Sorted(maps.Keys(values)) {
-			if err := whole(stateName+key, values[key]); err != nil {
+		for _, d := range read.Damaged {
+			return fmt.Errorf("the run-time state %s is damaged: %s; stop the control plane and mend it (penstock store repair)", d.Key, d.Detail)
+		}
+		for _, key := range slices.Sorted(maps.Keys(read.Values)) {
+			if err := whole(stateName+key, read.Values[key]); err != nil {
 				return err
 			}
 		}

@@ -40,6 +40,7 @@ type plane struct {
 	stop func()
 	// owner is the data folder with the owner's credential.
 	owner string
+	guard *access.Service
 }
 
 func start(t *testing.T, dir string) *plane {
@@ -110,12 +111,18 @@ func serveFor(t testing.TB, st store.Store, dir string, shadow *ShadowOptions, g
 		t.Fatal(err)
 	}
 	p := &plane{core: core, owner: t.TempDir()}
-	guard.Dir, guard.Store = connect.Dir(p.owner), accesstest.NewState()
+	if guard.Store == nil {
+		guard.Store = accesstest.NewState()
+	} else {
+		p.owner = dir
+	}
+	guard.Dir = connect.Dir(p.owner)
+	p.guard = accesstest.OpenWith(t, guard)
 	ctx, cancel := context.WithCancel(t.Context())
 	served, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		served <- core.Serve(ctx, ServeOptions{
-			Access: accesstest.OpenWith(t, guard), API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
+			Access: p.guard, API: "127.0.0.1:0", HTTP: "127.0.0.1:0", XDS: "127.0.0.1:0", TLS: tlsConfig, Logger: log,
 			TracerProvider: noop.NewTracerProvider(), DevIssuer: dev,
 			Ready: func(a Addresses) { p.addr = a; close(ready) },
 		})

@@ -39,6 +39,9 @@ const (
 // errRevoked ends the calls of a certificate that was revoked.
 var errRevoked = status.Error(codes.PermissionDenied, "the certificate was revoked: `penstock proxy allow` undoes it")
 
+// errUnknown refuses certificates while it is not known which were revoked.
+var errUnknown = status.Error(codes.Unavailable, "which certificates were revoked is not known, because that list in the store is damaged, so none is let in: `penstock store check` says more, `penstock store repair` mends it")
+
 // guard stands before every call of the xDS port. TLS lets in clients that have
 // no certificate yet; this is the one place that keeps them from all methods but
 // Join, and revoked certificates from all.
@@ -50,6 +53,7 @@ type guard struct {
 
 	mu      sync.Mutex
 	revoked map[string]*pb.Revocation // by subject
+	unknown bool                      // there may be more
 	open    map[*call]struct{}
 	conns   map[*guardedConn]struct{}
 	audited map[string]time.Time // last line about a certificate, by serial
@@ -90,15 +94,24 @@ func (g *guard) check(ctx context.Context, method string) (id, serial string, er
 		g.audit(id, serial, method)
 		return id, serial, errRevoked
 	}
+	if g.unknown {
+		return id, serial, errUnknown
+	}
 	return id, serial, nil
 }
 
-// CertificateRevoked reports whether a certificate, or the whole identity, was
-// revoked.
-func (c *Core) CertificateRevoked(id, serial string) bool {
+// CertificateRevoked is an error when a certificate, or the whole identity, was revoked,
+// and while that is not known.
+func (c *Core) CertificateRevoked(id, serial string) error {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	return c.guard.isRevoked(id, serial)
+	if c.guard.isRevoked(id, serial) {
+		return errRevoked
+	}
+	if c.guard.unknown {
+		return errUnknown
+	}
+	return nil
 }
 
 // isRevoked is called with mu held.
@@ -146,10 +159,19 @@ func (g *guard) enter(ctx context.Context, method string) (_ context.Context, le
 	return ctx, leave, nil
 }
 
-// set takes over what is revoked, and ends the calls that it concerns.
-func (g *guard) set(revoked map[string]*pb.Revocation) {
+// set takes over what is revoked, and ends the calls that it concerns. With unknown there
+// may be more: what was known stays in force, and no call begins any more. Those under way
+// go on, for they were looked at when it was known, and the gateway would end with them.
+func (g *guard) set(revoked map[string]*pb.Revocation, unknown bool) {
 	g.mu.Lock()
-	g.revoked = revoked
+	if unknown {
+		for subject, r := range g.revoked {
+			if revoked[subject] == nil {
+				revoked[subject] = r
+			}
+		}
+	}
+	g.revoked, g.unknown = revoked, unknown
 	clear(g.audited)
 	var ended []*call
 	for c := range g.open {

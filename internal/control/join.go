@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/store"
 )
 
 // Keys of the store's run-time state.
@@ -77,22 +79,38 @@ func (j *joins) audit(what string, args ...any) { j.core.log.Warn("audit: "+what
 func (j *joins) load(ctx context.Context) error {
 	j.loading.Lock()
 	defer j.loading.Unlock()
-	values, err := j.core.store.State(ctx, revokedPrefix)
+	read, err := j.core.store.ReadState(ctx, revokedPrefix)
 	if err != nil {
 		return fmt.Errorf("read what is revoked: %w", err)
 	}
 	revoked := map[string]*pb.Revocation{}
-	for key, value := range values {
-		r := &pb.Revocation{}
+	// The key alone says who; what cannot be read must not let anybody in.
+	damaged := func(key, detail string) {
 		subject := strings.TrimPrefix(key, revokedPrefix)
-		if err := proto.Unmarshal(value, r); err != nil {
-			// The key alone says who; what cannot be read must not let anybody in.
-			j.core.log.Error("a revocation is damaged; it stays in force", "subject", subject, "error", err)
-			r = &pb.Revocation{Reason: "(the stored revocation is damaged)"}
-		}
-		revoked[subject] = r
+		j.core.log.Error("a revocation is damaged; it stays in force", "subject", subject, "error", detail)
+		revoked[subject] = &pb.Revocation{Reason: "(the stored revocation is damaged)"}
 	}
-	j.core.guard.set(revoked)
+	for key, value := range read.Values {
+		r := &pb.Revocation{}
+		if err := proto.Unmarshal(value, r); err != nil {
+			damaged(key, err.Error())
+			continue
+		}
+		revoked[strings.TrimPrefix(key, revokedPrefix)] = r
+	}
+	unknown := ""
+	for _, d := range read.Damaged {
+		if d.List {
+			// Anybody may have been on it.
+			unknown = d.Detail
+			continue
+		}
+		damaged(d.Key, d.Detail)
+	}
+	if unknown != "" {
+		j.core.log.Error("the list of what is revoked is damaged: no certificate is let in until it is mended (penstock store repair)", "error", unknown)
+	}
+	j.core.guard.set(revoked, unknown != "")
 	return nil
 }
 
@@ -127,6 +145,9 @@ func (j *joins) checkRevoked(id string) error {
 	defer g.mu.Unlock()
 	if g.revoked[identitySubject(id)] != nil {
 		return status.Errorf(codes.PermissionDenied, "%s is revoked: `penstock proxy allow` undoes it", id)
+	}
+	if g.unknown {
+		return errUnknown
 	}
 	return nil
 }
@@ -176,20 +197,25 @@ func (j *joins) Join(ctx context.Context, r *pb.JoinRequest) (*pb.JoinResponse, 
 	return &pb.JoinResponse{Identity: token.Identity, Certificate: cert, Ca: j.ca.CertPEM()}, nil
 }
 
+var errTokenDamaged = status.Error(codes.Internal, "the stored join token is damaged: make another with `penstock proxy token`")
+
 // token finds a token that is in force.
 func (j *joins) token(ctx context.Context, hash string) (*joinToken, error) {
 	key := joinPrefix + "token/" + hash
-	values, err := j.core.store.State(ctx, key)
+	read, err := j.core.store.ReadState(ctx, key)
 	if err != nil {
 		return nil, storeError(err)
 	}
-	value, ok := values[key]
+	value, ok := read.Values[key]
+	if !ok && len(read.Damaged) > 0 {
+		return nil, errTokenDamaged
+	}
 	if !ok {
 		return nil, status.Error(codes.Unauthenticated, "the join token is not known here (or it expired long ago): make one with `penstock proxy token`")
 	}
 	t := &joinToken{}
 	if err := json.Unmarshal(value, t); err != nil {
-		return nil, status.Error(codes.Internal, "the stored join token is damaged: make another with `penstock proxy token`")
+		return nil, errTokenDamaged
 	}
 	if !j.now().Before(t.Expires) {
 		return nil, status.Errorf(codes.Unauthenticated, "the join token expired at %s: make another with `penstock proxy token`", t.Expires.UTC().Format(time.RFC3339))
@@ -207,10 +233,14 @@ func (j *joins) token(ctx context.Context, hash string) (*joinToken, error) {
 // the safe side. Claims go only after their token has.
 func (j *joins) claim(ctx context.Context, hash, key string) error {
 	prefix := joinPrefix + "claim/" + hash + "/"
-	claims, err := j.core.store.State(ctx, prefix)
+	read, err := j.core.store.ReadState(ctx, prefix)
 	if err != nil {
 		return storeError(err)
 	}
+	if len(read.Damaged) > 0 {
+		return errTokenDamaged // it may have been used
+	}
+	claims := read.Values
 	if len(claims) == 0 {
 		if err := j.core.store.PutState(ctx, prefix+key, []byte(j.now().UTC().Format(time.RFC3339))); err != nil {
 			return storeError(err)
@@ -406,11 +436,12 @@ func (a admission) AllowProxy(ctx context.Context, r *pb.AllowProxyRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	values, err := a.core.store.State(ctx, revokedPrefix+subject)
+	read, err := a.core.store.ReadState(ctx, revokedPrefix+subject)
 	if err != nil {
 		return nil, storeError(err)
 	}
-	value, was := values[revokedPrefix+subject]
+	value, was := read.Values[revokedPrefix+subject]
+	was = was || slices.ContainsFunc(read.Damaged, func(d store.StateDamage) bool { return d.Key == revokedPrefix+subject })
 	if err := errors.Join(a.core.store.DeleteState(ctx, revokedPrefix+subject), a.load(ctx)); err != nil {
 		return nil, storeError(err)
 	}

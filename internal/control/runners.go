@@ -126,9 +126,10 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 	}
 	fresh = map[string][]string{}
 	for key, value := range states {
-		st, err := decodeState(value)
-		if err != nil {
-			return fresh, changed, fmt.Errorf("read the state of %s: %w", key, err)
+		st, bad := decodeState(value)
+		if bad != nil {
+			err = errors.Join(err, fmt.Errorf("read the state of %s: %w", key, bad)) // the others count all the same
+			continue
 		}
 		name := strings.TrimPrefix(key, runnersPrefix)
 		k := r.known[name]
@@ -148,7 +149,7 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 	if len(fresh) > 0 {
 		r.reported.Notify()
 	}
-	return fresh, changed, nil
+	return fresh, changed, err
 }
 
 // follow takes over what other replicas say of their runners.

@@ -602,6 +602,8 @@ func storeError(err error) error {
 		return status.Error(codes.NotFound, strings.TrimPrefix(err.Error(), "store: "))
 	case errors.Is(err, store.ErrNoSpace):
 		return status.Error(codes.ResourceExhausted, err.Error())
+	case errors.Is(err, store.ErrState):
+		return status.Error(codes.DataLoss, strings.TrimPrefix(err.Error(), "store: "))
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, err.Error())
 	}

@@ -151,7 +151,7 @@ func replicaID(file string) (string, error) {
 
 // resume finds the end of the chain, and what is wrong with it.
 func (l *Log) resume(ctx context.Context) (problem string, err error) {
-	known, err := l.anchored(ctx)
+	known, there, err := l.anchored(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -159,6 +159,14 @@ func (l *Log) resume(ctx context.Context) (problem string, err error) {
 		return "", err
 	}
 	c := l.check(known)
+	if !there && c.problem == "" && c.last > 0 {
+		c.problem = unanchored
+	} else if !there {
+		// So that one that is not there later was lost.
+		if err := l.putIn(ctx, anchor{First: 1}); err != nil {
+			return "", err
+		}
+	}
 	l.head = anchor{Number: c.last, Hash: c.hash, First: known.First, Before: known.Before}
 	if l.head.First == 0 {
 		l.head.First = 1
@@ -210,19 +218,23 @@ func (l *Log) segments() ([]string, error) {
 	return all, err
 }
 
-func (l *Log) anchored(ctx context.Context) (a anchor, err error) {
+// unanchored is the problem of a log without its anchor.
+const unanchored = "the store does not have the anchor of this log (any more), or it is damaged: whether records are missing at the end cannot be told"
+
+// anchored is what the store knows of the chain; there is false when it knows nothing, or
+// what it has cannot be read.
+func (l *Log) anchored(ctx context.Context) (a anchor, there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, anchorTimeout)
 	defer cancel()
 	values, err := l.state.State(ctx, l.key)
 	if err != nil {
-		return a, err
+		return a, false, err
 	}
-	if b, ok := values[l.key]; ok {
-		if err := json.Unmarshal(b, &a); err != nil {
-			return a, fmt.Errorf("its anchor in the store is damaged: %w", err)
-		}
+	b, there := values[l.key]
+	if there && json.Unmarshal(b, &a) != nil {
+		return anchor{}, false, nil
 	}
-	return a, nil
+	return a, there, nil
 }
 
 // Append adds a record, and returns when it is on disk. Number, time and hashes are
@@ -378,6 +390,11 @@ func (l *Log) anchorNow(ctx context.Context) error {
 	l.mu.Lock()
 	a := l.head
 	l.mu.Unlock()
+	return l.putIn(ctx, a)
+}
+
+// putIn is put within the usual time.
+func (l *Log) putIn(ctx context.Context, a anchor) error {
 	ctx, cancel := context.WithTimeout(ctx, anchorTimeout)
 	defer cancel()
 	return l.put(ctx, a)
@@ -459,11 +476,14 @@ type Report struct {
 // Verify checks the chain against itself and against the anchor in the store.
 func (l *Log) Verify(ctx context.Context) (Report, error) {
 	// The anchor first: what comes after it is only ever added.
-	known, err := l.anchored(ctx)
+	known, there, err := l.anchored(ctx)
 	if err != nil {
 		return Report{}, err
 	}
 	c := l.check(known)
+	if !there && c.problem == "" {
+		c.fail(max(1, c.last), unanchored)
+	}
 	return Report{First: c.first, Last: c.last, Broken: c.broken, Problem: c.problem}, nil
 }
 
