@@ -136,7 +136,7 @@ func (e Edge) Ambiguous(h *Host, r *Request, found *Entry) bool {
 	other := *r
 	other.Path = reading
 	x := h.Find(&other)
-	return (x == nil) != (found == nil) || x != nil && x.Rule != found.Rule
+	return (x == nil) != (found == nil) || x != nil && (x.Route != found.Route || x.RuleName != found.RuleName)
 }
 
 // Removed says why no match sees a header as a client sent it, for headers of which

@@ -202,15 +202,20 @@ func (l *listenerState) next(g *pb.Gateway, changes map[string]*hostChange) *lis
 	var removed, added []*Host
 	for name, c := range changes {
 		var entries []*Entry
+		answering := 0
 		if h := l.hosts.Get(name); h != nil {
 			removed = append(removed, h)
-			entries = h.Entries
+			entries, answering = h.written, h.answering
 		}
+		answering += answers(c.added) - answers(c.removed)
 		if entries = splice(entries, c.removed, c.added, compareEntries); len(entries) == 0 {
 			n.hosts.Delete(name)
 			continue
 		}
-		h := &Host{Gateway: g, Listener: l.listener, Hostname: name, Entries: entries}
+		h := &Host{Gateway: g, Listener: l.listener, Hostname: name, Entries: entries, written: entries, answering: answering}
+		if answering > 0 {
+			h.Entries = withPreflights(entries)
+		}
 		n.hosts.Set(name, h)
 		added = append(added, h)
 	}
@@ -262,6 +267,7 @@ func (s *Snapshot) attachment(g *pb.Gateway, r *pb.Route) *attachment {
 		for j, m := range matches {
 			one := e
 			one.MatchIndex, one.Match = j, m
+			one.ahead = s.model.aheadOf(&one)
 			a.entries = append(a.entries, &one)
 		}
 	}

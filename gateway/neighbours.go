@@ -50,15 +50,15 @@ func (s *Snapshot) eachHost(name string, visit func(*Host, *pb.Route)) {
 const maxNeighbours = 1000
 
 func neighboursIn(h *Host, r *pb.Route) []Problem {
-	if len(h.Entries) > maxNeighbours {
+	if len(h.written) > maxNeighbours {
 		return nil
 	}
 	var out []Problem
-	for _, strict := range h.Entries {
+	for _, strict := range h.written {
 		if !narrow(strict.Match.GetPath()) || !strict.Policies.Protected() {
 			continue
 		}
-		for _, wide := range h.Entries {
+		for _, wide := range h.written {
 			if strict.Route != r && wide.Route != r || wide.Policies.Protected() || narrow(wide.Match.GetPath()) || !sameBackend(strict, wide) {
 				continue
 			}

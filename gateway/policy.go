@@ -20,6 +20,9 @@ const (
 	// Union is Sum for policies that protect: no level drops what another asks for. What
 	// two levels ask for alike is kept once, from the outer one.
 	Union
+	// Nearest: the nearest level that says something is in force as a whole, for policies
+	// whose fields mean something together only.
+	Nearest
 )
 
 // Places are the levels that a policy may stand on.
@@ -59,6 +62,10 @@ type Policy[P proto.Message] struct {
 	// References are the other objects that it names. Where one of them is missing the
 	// policy cannot be enforced, and the entry is answered with 503.
 	References func(P) []Reference
+	// Preflights reports whether what is in force answers the preflights of requests (Fetch,
+	// section 3.2.2), which then reach the rule of the request that they ask about: see
+	// Entry.Preflight.
+	Preflights func(Value[P]) bool
 	// Explain says what is in force of it, nothing included, and what it does to a request.
 	// What no row of it is about is printed by its fields; nil: all of it.
 	Explain func(*Explanation, Value[P])
@@ -82,9 +89,9 @@ type Reference struct {
 // Value is what is in force of one policy at an entry. Its zero value: no level says
 // anything.
 type Value[P proto.Message] struct {
-	// Merged is what Nearer makes of the levels; nil for none, and for other rules.
+	// Merged is what Nearer and Nearest make of the levels; nil for none, and for other rules.
 	Merged P
-	// Levels are those that say something, outermost first.
+	// Levels are those that say something, outermost first; of Nearest the nearest alone.
 	Levels []Sourced[P]
 }
 
@@ -120,6 +127,7 @@ type AnyPolicy interface {
 	warnEntry(e *Entry) []Problem
 	references(m proto.Message) []Reference
 	explain(x *Explanation)
+	preflights(e *Effective) bool
 	messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message])
 }
 
@@ -171,6 +179,10 @@ func (p *Policy[P]) references(m proto.Message) []Reference {
 	return p.References(m.(P))
 }
 
+func (p *Policy[P]) preflights(e *Effective) bool {
+	return p.Preflights != nil && p.Preflights(p.Of(e))
+}
+
 func (p *Policy[P]) explain(x *Explanation) {
 	if p.Explain != nil {
 		p.Explain(x, p.Of(x.Entry.Policies))
@@ -203,7 +215,10 @@ func (p *Policy[P]) merge(e *Effective, f protoreflect.FieldDescriptor, levels [
 
 func (p *Policy[P]) join(e *Effective, levels []Sourced[P]) *Value[P] {
 	v := &Value[P]{}
-	if p.Merge == Nearer {
+	if p.Merge == Nearest {
+		levels = levels[len(levels)-1:]
+	}
+	if p.Merge == Nearer || p.Merge == Nearest {
 		all := p.empty().ProtoReflect()
 		for _, l := range levels {
 			e.mergeFields(all, l.Value.ProtoReflect(), string(p.Name), l.Source)

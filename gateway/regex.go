@@ -14,6 +14,14 @@ import (
 // (re2.max_program_size.error_level, whose default is 100).
 const MaxRegexSize = 100
 
+// CheckRegex says why proxies would not take a regular expression (RE2); "" when they do.
+func CheckRegex(pattern string) string {
+	if err := checkRegex(pattern); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // checkRegex tells whether Envoy 1.40 takes a regular expression. Envoy uses RE2,
 // whose syntax Go has as well, on bytes (encoding Latin-1), so that a character
 // beyond U+00FF can only be named, never matched, and is refused here.

@@ -41,7 +41,7 @@ func shadowedIn(h *Host) []Problem {
 	var out []Problem
 	var listed []*Entry
 	first := map[string]*Entry{}
-	for _, e := range h.Entries {
+	for _, e := range h.written {
 		if e.First {
 			continue
 		}

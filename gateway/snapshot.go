@@ -49,8 +49,13 @@ type Host struct {
 	Listener *pb.Listener
 	// Hostname is exact ("a.example.com"), wildcard ("*.example.com") or "*".
 	Hostname string
-	// Entries in match order: the first that matches serves the request.
+	// Entries in match order: the first that matches serves the request. They are written,
+	// with the preflights of those.
 	Entries []*Entry
+
+	// written are the entries of routes, and answering how many of them answer preflights.
+	written   []*Entry
+	answering int
 }
 
 // Entry is one match of one rule of one route.
@@ -77,6 +82,12 @@ type Entry struct {
 	Problem string
 	// First is set for what stands before everything else of its host: a damaged route.
 	First bool
+	// Preflight: the entry is for the preflights that ask about requests of the entry after
+	// it, which is for other methods than OPTIONS. It is the same but for its match; where no
+	// policy of that entry answers preflights it refuses them, with a rule of its own.
+	Preflight bool
+
+	ahead *ahead // nil when preflights come to the entry itself, or to none
 }
 
 // Receivers are the targets that requests go to: those with a weight, or one alone.

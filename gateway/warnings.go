@@ -101,10 +101,10 @@ func (s *Snapshot) PolicyWarnings(names []string) []Problem {
 	seen := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(routes)) {
 		s.eachHost(name, func(h *Host, r *pb.Route) {
-			if len(h.Entries) > maxNeighbours {
+			if len(h.written) > maxNeighbours {
 				return
 			}
-			for _, e := range h.Entries {
+			for _, e := range h.written {
 				if e.Route != r {
 					continue
 				}

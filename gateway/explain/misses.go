@@ -17,7 +17,7 @@ func (x *explainer) misses(h *gateway.Host, served *gateway.Entry) {
 			after = true
 		}
 		// Another match of the rule that serves would change nothing.
-		if served != nil && e.Rule == served.Rule {
+		if e.Preflight || served != nil && e.Rule == served.Rule {
 			continue
 		}
 		reason := gateway.Mismatch(e.Match, &x.request)
@@ -67,6 +67,9 @@ func (x *explainer) lessSpecific(served *gateway.Host) {
 			continue
 		}
 		for _, e := range h.Entries {
+			if e.Preflight {
+				continue
+			}
 			also := slices.ContainsFunc(served.Entries, func(o *gateway.Entry) bool { return o.Rule == e.Rule })
 			if !also && e.Matches(&x.request) {
 				x.miss(e, fmt.Sprintf("it matches, but for host %q; the request is served by %q alone, which is more specific", h.Hostname, served.Hostname))

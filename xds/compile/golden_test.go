@@ -4,7 +4,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -30,13 +29,13 @@ func TestGolden(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal("no golden files", err)
 	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+	for _, file := range append(files, scenarios(t)...) {
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "../../"), ".txtar"), func(t *testing.T) {
 			a, err := txtar.ParseFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			in := string(a.Files[slices.IndexFunc(a.Files, func(f txtar.File) bool { return f.Name == "in.yaml" })].Data)
+			in := filledIn.Replace(section(t, a, "in.yaml"))
 			s := policies.Model().Build(nil, 1, gateway.Changes{Updates: decode(t, in)})
 			g, problems := compile.New(compile.Settings{
 				Limiters: []compile.Endpoint{{Address: "127.0.0.1", Port: 7402}}, OTLP: compile.Endpoint{Address: "127.0.0.1", Port: 4317},

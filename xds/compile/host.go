@@ -164,7 +164,11 @@ func fieldOf(e *gateway.Entry) string {
 }
 
 func routeName(e *gateway.Entry) string {
-	return e.Route.GetName() + "/" + e.RuleName + "/" + strconv.Itoa(e.MatchIndex)
+	name := e.Route.GetName() + "/" + e.RuleName + "/" + strconv.Itoa(e.MatchIndex)
+	if e.Preflight {
+		name += "-preflight"
+	}
+	return name
 }
 
 // part is what is gathered while an entry is compiled, and kept when that

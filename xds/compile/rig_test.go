@@ -17,11 +17,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	jose "github.com/go-jose/go-jose/v4"
@@ -380,7 +382,15 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("ratelimit", `"mine";r=1`)
 	w.Header().Set("ratelimit-policy", `"mine";q=1`)
 	w.Header().Set("x-envoy-upstream-healthchecked-cluster", "evil")
+	for _, line := range req.Header["X-Respond"] {
+		name, value, _ := strings.Cut(line, ":")
+		w.Header().Add(name, strings.TrimSpace(value))
+	}
 	_, _ = io.Copy(io.Discard, req.Body)
+	if n, err := strconv.Atoi(req.Header.Get("x-respond-bytes")); err == nil {
+		_, _ = io.WriteString(w, strings.Repeat("upstream", n/8))
+		return
+	}
 	_, _ = io.WriteString(w, "upstream")
 }
 
@@ -439,7 +449,12 @@ func (l *limiter) ShouldRateLimit(_ context.Context, req *ratelimitv3.RateLimitR
 	if l.over && !onlyShadows(req) {
 		code = ratelimitv3.RateLimitResponse_OVER_LIMIT
 	}
-	return &ratelimitv3.RateLimitResponse{OverallCode: code}, nil
+	res := &ratelimitv3.RateLimitResponse{OverallCode: code}
+	if code == ratelimitv3.RateLimitResponse_OVER_LIMIT {
+		res.ResponseHeadersToAdd = []*corev3.HeaderValue{{Key: "content-type", Value: "application/problem+json"}}
+		res.RawBody = fmt.Appendf(nil, `{"type":"about:blank","title":"Too many requests","status":429,"code":%q,"detail":"over"}`, ratelimit.CodeExceeded) // as the real one has it
+	}
+	return res, nil
 }
 
 // onlyShadows reports whether all limits of a call only count, as the real limiter has it.

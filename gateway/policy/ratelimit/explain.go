@@ -13,7 +13,10 @@ func explain(x *gateway.Explanation, v gateway.Value[*pb.RateLimitPolicy]) {
 	all := limits(v.Levels)
 	for _, r := range all {
 		text := limitText(r.Value)
-		if !x.Forwards() {
+		switch {
+		case x.Answer.GetDecidedBy() == pb.ExplainDecider_EXPLAIN_DECIDER_POLICY:
+			text += "; not asked here, since the request is answered before"
+		case !x.Forwards():
 			text += "; not asked here, since no backend is behind this rule"
 		}
 		x.Row("rate_limit", text, r.Source)

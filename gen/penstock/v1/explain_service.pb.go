@@ -53,6 +53,8 @@ const (
 	ExplainDecider_EXPLAIN_DECIDER_BACKEND ExplainDecider = 11
 	// A function answers, or cannot.
 	ExplainDecider_EXPLAIN_DECIDER_FUNCTION ExplainDecider = 12
+	// A policy answers by itself, such as cors a preflight.
+	ExplainDecider_EXPLAIN_DECIDER_POLICY ExplainDecider = 13
 )
 
 // Enum value maps for ExplainDecider.
@@ -71,6 +73,7 @@ var (
 		10: "EXPLAIN_DECIDER_DIRECT_RESPONSE",
 		11: "EXPLAIN_DECIDER_BACKEND",
 		12: "EXPLAIN_DECIDER_FUNCTION",
+		13: "EXPLAIN_DECIDER_POLICY",
 	}
 	ExplainDecider_value = map[string]int32{
 		"EXPLAIN_DECIDER_UNSPECIFIED":     0,
@@ -86,6 +89,7 @@ var (
 		"EXPLAIN_DECIDER_DIRECT_RESPONSE": 10,
 		"EXPLAIN_DECIDER_BACKEND":         11,
 		"EXPLAIN_DECIDER_FUNCTION":        12,
+		"EXPLAIN_DECIDER_POLICY":          13,
 	}
 )
 
@@ -875,7 +879,7 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\x05route\x18\x01 \x01(\tR\x05route\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12+\n" +
 	"\x06origin\x18\x03 \x01(\v2\x13.penstock.v1.OriginR\x06origin\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason*\xa4\x03\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*\xc0\x03\n" +
 	"\x0eExplainDecider\x12\x1f\n" +
 	"\x1bEXPLAIN_DECIDER_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EXPLAIN_DECIDER_NOT_SENT\x10\x01\x12\x1c\n" +
@@ -890,7 +894,8 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\x1fEXPLAIN_DECIDER_DIRECT_RESPONSE\x10\n" +
 	"\x12\x1b\n" +
 	"\x17EXPLAIN_DECIDER_BACKEND\x10\v\x12\x1c\n" +
-	"\x18EXPLAIN_DECIDER_FUNCTION\x10\f2n\n" +
+	"\x18EXPLAIN_DECIDER_FUNCTION\x10\f\x12\x1a\n" +
+	"\x16EXPLAIN_DECIDER_POLICY\x10\r2n\n" +
 	"\x0eExplainService\x12\\\n" +
 	"\aExplain\x12\x1b.penstock.v1.ExplainRequest\x1a\x1c.penstock.v1.ExplainResponse\"\x16\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/v1/explainBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
