@@ -45,6 +45,9 @@ func (d draw) policies() *pb.Policies {
 	if d.chance("retry") {
 		p.Retry = &pb.RetryPolicy{Other: &pb.RetryRule{Attempts: proto.Uint32(uint32(rapid.IntRange(0, 3).Draw(d.T, "attempts")))}}
 	}
+	if d.chance("cors") {
+		p.Cors = &pb.CorsPolicy{AllowOrigins: []string{d.of("origin", "https://a.x", "https://b.x")}, Disabled: d.chance("disabled")}
+	}
 	if d.chance("header") {
 		p.Headers = &pb.HeadersPolicy{Request: &pb.HeaderChange{Remove: []string{d.of("remove", "x-a", "x-b")}}}
 	}
@@ -224,7 +227,7 @@ func samePointers(rt *rapid.T, prev, next *Snapshot) {
 					rt.Fatalf("hosts out of order: %s after %s", h.Hostname, last)
 				}
 				last = h.Hostname
-				if !slices.IsSortedFunc(h.Entries, compareEntries) || len(h.Entries) == 0 {
+				if !slices.IsSortedFunc(h.written, compareEntries) || len(h.written) == 0 {
 					rt.Fatalf("entries of %s are out of order or none", h.Hostname)
 				}
 				if b := before[h.Hostname]; b != nil && b != h && prev.Get(g.GetName()) == next.Get(g.GetName()) && sameInputs(b, h, prev, next) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/cors"
 	"github.com/penstock-gateway/penstock/gateway/policy/headers"
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
@@ -17,6 +18,7 @@ import (
 // checked, explained and compiled.
 func Proxies() []*policy.Policy {
 	return []*policy.Policy{
+		cors.Proxies,
 		jwt.Proxies,
 		ratelimit.Proxies,
 		headers.Proxies,

@@ -32,7 +32,11 @@ var kubernetes = []string{"istio.io/", "k8s.io/", "sigs.k8s.io/"}
 var cellar = []string{"internal/signal"}
 
 var rules = []rule{
-	{tree: "gateway/source/kubernetes", may: []string{"gateway", "gateway/source/file"},
+	{tree: "gateway/source/kubernetes/istio/part", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "what translations see of a resource is said without knowing any"},
+	{tree: "gateway/policy/cors/istio", may: []string{"gateway", "gateway/source/kubernetes/istio/part"}, never: []string{"github.com/envoyproxy/"},
+		why: "a policy's translation from Istio knows Istio's types and the model"},
+	{tree: "gateway/source/kubernetes", may: []string{"gateway", "gateway/source/file", "gateway/policy/cors/istio"},
 		why: "a front door turns foreign resources into the model and knows nothing behind it"},
 	{tree: "gateway/source", may: []string{"gateway", "gateway/explain", "gateway/source", "internal/suggest"}, never: kubernetes,
 		why: "front doors know the model only; Kubernetes and Istio types stay in gateway/source/kubernetes"},

@@ -200,6 +200,10 @@ func (g *generator) policies(n int) *pb.Policies {
 		}
 		p.Authentication = &pb.AuthenticationPolicy{Jwt: j}
 	}
+	if g.oneIn(3) {
+		p.Cors = pick(g, &pb.CorsPolicy{AllowOrigins: []string{"https://a.test", "https://*.b.test"}, AllowCredentials: true},
+			&pb.CorsPolicy{AllowOrigins: []string{"*"}}, &pb.CorsPolicy{Disabled: true})
+	}
 	if g.oneIn(2) {
 		p.RateLimit = &pb.RateLimitPolicy{}
 		for i := range 1 + g.IntN(2) {
@@ -279,6 +283,14 @@ func (g *generator) request(token func(*generator) string) *sent {
 	}
 	if g.oneIn(20) {
 		q.lines = append(q.lines, "x-big: "+strings.Repeat("b", pick(g, 1000, 1500, 3000, 50000, 61000, 70000)))
+	}
+	if g.oneIn(6) {
+		q.lines = append(q.lines, "Origin: "+pick(g, "https://a.test", "https://x.b.test", "https://b.test", "null", ""))
+		if g.oneIn(2) {
+			q.method = "OPTIONS"
+			q.lines = append(q.lines, "Access-Control-Request-Method: "+pick(g, "GET", "POST", "PUT", "DELETE"),
+				"Access-Control-Request-Headers: "+pick(g, "x-env", "content-type,x-env", "x-other", "X-Real-IP"))
+		}
 	}
 	for range pick(g, 0, 1, 1, 1, 1, 1, 2) {
 		if line := token(g); line != "" {

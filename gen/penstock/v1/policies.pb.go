@@ -23,7 +23,8 @@ const (
 
 // Policies gathers one of each policy. It may stand on a Gateway, a Route or a
 // rule. Merge order: gateway, then route, then rule. Of timeout and retry the
-// nearer wins field by field; header changes, authentication and limits add up.
+// nearer wins field by field, of cors as a whole; header changes, authentication and limits
+// add up.
 type Policies struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Time bounds.
@@ -35,7 +36,9 @@ type Policies struct {
 	// Who may call.
 	Authentication *AuthenticationPolicy `protobuf:"bytes,4,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// How often.
-	RateLimit     *RateLimitPolicy `protobuf:"bytes,5,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
+	RateLimit *RateLimitPolicy `protobuf:"bytes,5,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
+	// Which pages of other origins may call.
+	Cors          *CorsPolicy `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,18 +108,26 @@ func (x *Policies) GetRateLimit() *RateLimitPolicy {
 	return nil
 }
 
+func (x *Policies) GetCors() *CorsPolicy {
+	if x != nil {
+		return x.Cors
+	}
+	return nil
+}
+
 var File_penstock_v1_policies_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_policies_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/policies.proto\x12\vpenstock.v1\x1a penstock/v1/authentication.proto\x1a\x19penstock/v1/headers.proto\x1a\x1cpenstock/v1/rate_limit.proto\x1a\x17penstock/v1/retry.proto\x1a\x19penstock/v1/timeout.proto\"\xae\x02\n" +
+	"\x1apenstock/v1/policies.proto\x12\vpenstock.v1\x1a penstock/v1/authentication.proto\x1a\x16penstock/v1/cors.proto\x1a\x19penstock/v1/headers.proto\x1a\x1cpenstock/v1/rate_limit.proto\x1a\x17penstock/v1/retry.proto\x1a\x19penstock/v1/timeout.proto\"\xdb\x02\n" +
 	"\bPolicies\x124\n" +
 	"\atimeout\x18\x01 \x01(\v2\x1a.penstock.v1.TimeoutPolicyR\atimeout\x12.\n" +
 	"\x05retry\x18\x02 \x01(\v2\x18.penstock.v1.RetryPolicyR\x05retry\x124\n" +
 	"\aheaders\x18\x03 \x01(\v2\x1a.penstock.v1.HeadersPolicyR\aheaders\x12I\n" +
 	"\x0eauthentication\x18\x04 \x01(\v2!.penstock.v1.AuthenticationPolicyR\x0eauthentication\x12;\n" +
 	"\n" +
-	"rate_limit\x18\x05 \x01(\v2\x1c.penstock.v1.RateLimitPolicyR\trateLimitBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"rate_limit\x18\x05 \x01(\v2\x1c.penstock.v1.RateLimitPolicyR\trateLimit\x12+\n" +
+	"\x04cors\x18\x06 \x01(\v2\x17.penstock.v1.CorsPolicyR\x04corsBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_policies_proto_rawDescOnce sync.Once
@@ -138,6 +149,7 @@ var file_penstock_v1_policies_proto_goTypes = []any{
 	(*HeadersPolicy)(nil),        // 3: penstock.v1.HeadersPolicy
 	(*AuthenticationPolicy)(nil), // 4: penstock.v1.AuthenticationPolicy
 	(*RateLimitPolicy)(nil),      // 5: penstock.v1.RateLimitPolicy
+	(*CorsPolicy)(nil),           // 6: penstock.v1.CorsPolicy
 }
 var file_penstock_v1_policies_proto_depIdxs = []int32{
 	1, // 0: penstock.v1.Policies.timeout:type_name -> penstock.v1.TimeoutPolicy
@@ -145,11 +157,12 @@ var file_penstock_v1_policies_proto_depIdxs = []int32{
 	3, // 2: penstock.v1.Policies.headers:type_name -> penstock.v1.HeadersPolicy
 	4, // 3: penstock.v1.Policies.authentication:type_name -> penstock.v1.AuthenticationPolicy
 	5, // 4: penstock.v1.Policies.rate_limit:type_name -> penstock.v1.RateLimitPolicy
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 5: penstock.v1.Policies.cors:type_name -> penstock.v1.CorsPolicy
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_policies_proto_init() }
@@ -158,6 +171,7 @@ func file_penstock_v1_policies_proto_init() {
 		return
 	}
 	file_penstock_v1_authentication_proto_init()
+	file_penstock_v1_cors_proto_init()
 	file_penstock_v1_headers_proto_init()
 	file_penstock_v1_rate_limit_proto_init()
 	file_penstock_v1_retry_proto_init()

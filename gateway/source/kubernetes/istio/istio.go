@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	cors "github.com/penstock-gateway/penstock/gateway/policy/cors/istio"
 	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -383,7 +384,7 @@ var supported = map[protoreflect.Name][]protoreflect.Name{
 	"ServerTLSSettings": {"https_redirect", "mode", "credential_name", "credential_names"},
 
 	"VirtualService":       {"hosts", "gateways", "http"},
-	"HTTPRoute":            {"name", "match", "route", "redirect", "direct_response", "rewrite", "timeout", "retries", "headers"},
+	"HTTPRoute":            {"name", "match", "route", "redirect", "direct_response", "rewrite", "timeout", "retries", "headers", "cors_policy"},
 	"HTTPMatchRequest":     {"uri", "method", "headers", "without_headers", "query_params", "ignore_uri_case"},
 	"HTTPRouteDestination": {"destination", "weight"},
 	"Destination":          {"host", "subset", "port"},
@@ -391,6 +392,7 @@ var supported = map[protoreflect.Name][]protoreflect.Name{
 	"HTTPRewrite":          {"uri", "authority"},
 	"HTTPDirectResponse":   {"status", "body"},
 	"HTTPBody":             {"string"},
+	"CorsPolicy":           cors.Fields,
 	"HTTPRetry":            {"attempts", "per_try_timeout", "retry_on"},
 
 	"DestinationRule":        {"host", "traffic_policy", "subsets"},

@@ -8,6 +8,8 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	cors "github.com/penstock-gateway/penstock/gateway/policy/cors/istio"
+	"github.com/penstock-gateway/penstock/gateway/source/kubernetes/istio/part"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -92,6 +94,18 @@ func (t *translator) attached(v *serviceResource, hosts []string) []string {
 	return out
 }
 
+// part is what a policy's translation sees of a resource.
+func (t *translator) part(v *serviceResource, p places, from, to string) part.Part {
+	return part.Part{
+		From: from, To: to, Link: p.set,
+		Report: func(path, hint, format string, args ...any) { t.refuse(&v.resource, path, hint, format, args...) },
+		Written: func(path string) bool {
+			_, ok := v.places[path]
+			return ok
+		},
+	}
+}
+
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
 // ruleName makes a rule's name of a route's, which may be any text in Istio.
@@ -140,6 +154,12 @@ func (t *translator) rule(v *serviceResource, p places, i int, h *networking.HTT
 				t.refuse(&v.resource, from+"."+field, "take it away", "has no effect beside %s", actions[0])
 			}
 		}
+	}
+	if c := cors.Translate(t.part(v, p, from+".corsPolicy", to+".policies.cors"), h.GetCorsPolicy()); c != nil {
+		if rule.Policies == nil {
+			rule.Policies = &pb.Policies{}
+		}
+		rule.Policies.Cors = c
 	}
 	if headers := t.headers(v, from+".headers", h.GetHeaders()); headers != nil {
 		if rule.Policies == nil {
