@@ -1,7 +1,7 @@
 # The everyday commands. `make up` and `make test` need Go, and Python 3 with pip;
 # `make test` needs Node.js with npm, curl and openssl, too; `make race` a C compiler.
 .DEFAULT_GOAL := build
-.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms bench-kills soak sim vet lint gen clean tools FORCE
+.PHONY: build up down test race bench bench-listener bench-scaler bench-xds bench-functions bench-storms bench-kills soak sim vet lint gen gen-check breaking baseline vuln fuzz clean tools FORCE
 
 GO ?= go
 # No C compiler is needed, and the same source gives the same binary. The flags
@@ -111,6 +111,44 @@ $(LINT): tools/lint/go.mod tools/lint/go.sum
 lint: vet $(BUF) $(LINT)
 	$(LINT) run
 	$(BUF) lint
+	$(MAKE) --no-print-directory breaking
+
+# That clients of an older release can go on: compares the API with proto/baseline.binpb.gz,
+# which `make baseline` writes when a release is made, or when a break is decided on.
+breaking: $(BUF)
+	$(BUF) build proto --exclude-source-info -o .tools/buf/api.binpb
+	$(BUF) breaking .tools/buf/api.binpb --against proto/baseline.binpb.gz --config '{"version":"v2","breaking":{"use":["WIRE_JSON"]}}'
+
+baseline: $(BUF)
+	$(BUF) build proto --exclude-source-info -o proto/baseline.binpb.gz
+
+# That what is generated is what `make gen` generates.
+gen-check: gen
+	@if ! git diff --exit-code --stat -- gen; then echo "gen/ is not what proto/ says: run make gen and commit both" >&2; exit 1; fi
+
+# Known vulnerabilities in what the code calls. The database is a module of tools/vuln, as
+# govulncheck is, so that it comes from the module proxy; update both to know newer ones.
+# Those of Go itself are printed, and no error: another Go mends them.
+VULN := .tools/vuln
+vuln:
+	mkdir -p $(VULN)
+	$(GO) -C tools/vuln mod download golang.org/x/vulndb
+	$(GO) -C tools/vuln build -ldflags "-s -w" -o $(CURDIR)/$(VULN)/ . golang.org/x/vuln/cmd/govulncheck golang.org/x/vulndb/cmd/indexdb
+	rm -rf $(VULN)/db
+	$(VULN)/indexdb -out $(VULN)/db -vulns "$$($(GO) -C tools/vuln list -m -f '{{.Dir}}' golang.org/x/vulndb)/data/osv"
+	$(VULN)/govulncheck -format json -db "file://$(CURDIR)/$(VULN)/db" ./... > $(VULN)/found.json
+	$(GO) -C tools/vuln test .
+	$(VULN)/vuln < $(VULN)/found.json
+
+# Every fuzz target for a while, one after the other: make fuzz FUZZTIME=10m PKG=./gateway/...
+# What is found is kept in the package's testdata/fuzz, where `make test` tries it again.
+FUZZTIME ?= 60s
+fuzz:
+	@for p in $$($(GO) list -f '{{.Dir}}' $(PKG)); do \
+		for f in $$(grep -hos '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
+			echo "== $$p $$f"; (cd $$p && $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
+		done; \
+	done
 
 # Keeps the installed tools; .tools/ may be removed by hand.
 clean:
