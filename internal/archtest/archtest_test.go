@@ -74,6 +74,8 @@ var rules = []rule{
 		why: "the suite knows a runner by what it says on its stream, so that it is the same for every runner"},
 	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
+	{tree: "internal/control/kv", may: nil, never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...),
+		why: "it follows values without knowing what they mean, nor the store but for its watch"},
 	{tree: "internal/signal", may: nil, never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...), why: "a signal carries no value, so it knows of none"},
 	{tree: "internal/cow", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
 	{tree: "internal/console", may: []string{"telemetry"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),

@@ -27,6 +27,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/store"
@@ -297,6 +298,7 @@ func (c *Core) install(s *gateway.Snapshot) {
 
 // follow takes over the revisions that other replicas write.
 func (c *Core) follow(ctx context.Context) {
+	pause := kv.NewBackoff()
 	for ctx.Err() == nil {
 		for rev := range c.store.Watch(ctx, c.Snapshot().Revision()) {
 			err := c.writing.take(ctx)
@@ -308,11 +310,9 @@ func (c *Core) follow(ctx context.Context) {
 				c.log.Error("cannot take over a revision; will try again", "revision", rev.Number, "error", err)
 				break
 			}
+			pause.Reset()
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+		sleep(ctx, pause.NextBackOff())
 	}
 }
 

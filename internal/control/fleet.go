@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -177,11 +178,7 @@ func ForgetReplicas(ctx context.Context, st store.Store) error {
 
 // follow takes over what the other replicas tell whenever it changes.
 func (f *fleet) follow(ctx context.Context) {
-	for range f.core.store.WatchState(ctx, replicasPrefix) {
-		if err := f.load(ctx); err != nil && ctx.Err() == nil {
-			f.core.log.Warn("cannot follow the proxies of other replicas", "error", err)
-		}
-	}
+	kv.Follow(ctx, f.core.store, replicasPrefix, f.core.log, "the proxies of other replicas", f.load)
 }
 
 // run tells the other replicas of the proxies here.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 )
@@ -116,19 +117,7 @@ func (j *joins) load(ctx context.Context) error {
 
 // follow takes over what any replica revokes.
 func (j *joins) follow(ctx context.Context) {
-	for range j.core.store.WatchState(ctx, revokedPrefix) {
-		for {
-			err := j.load(ctx)
-			if err == nil || ctx.Err() != nil {
-				break
-			}
-			j.core.log.Warn("cannot follow what other replicas revoke; will try again", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	}
+	kv.Follow(ctx, j.core.store, revokedPrefix, j.core.log, "what other replicas revoke", j.load)
 }
 
 func (j *joins) haveCA() error {

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -270,20 +270,7 @@ func (q *quarantine) run(ctx context.Context) {
 	var compiler sync.WaitGroup
 	compiler.Go(func() { q.compile(ctx) })
 	defer compiler.Wait()
-	var again <-chan time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-q.unsaved:
-		case <-again:
-		}
-		again = nil
-		if err := q.save(ctx); err != nil && ctx.Err() == nil {
-			q.log.Warn("cannot save what proxies refused; tried again until it works", "error", err)
-			again = time.After(time.Second)
-		}
-	}
+	kv.Run(ctx, q.unsaved, q.log, "save what proxies refused", q.save)
 }
 
 // save brings the store up to date.
@@ -315,11 +302,7 @@ func (q *quarantine) nextDirty() (string, *refusedResource) {
 
 // follow takes over what other replicas find.
 func (q *quarantine) follow(ctx context.Context) {
-	for range q.core.store.WatchState(ctx, quarantinePrefix) {
-		if err := q.load(ctx); err != nil && ctx.Err() == nil {
-			q.log.Warn("cannot follow what proxies of other replicas refuse", "error", err)
-		}
-	}
+	kv.Follow(ctx, q.core.store, quarantinePrefix, q.log, "what proxies of other replicas refuse", q.load)
 }
 
 // load takes over what the store has. What another replica ended is lifted here.

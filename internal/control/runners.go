@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -154,12 +155,9 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 
 // follow takes over what other replicas say of their runners.
 func (r *runners) follow(ctx context.Context) {
-	for range r.core.store.WatchState(ctx, runnersPrefix) {
-		err := r.load(ctx, func() { r.core.publish(r.core.Snapshot()) })
-		if err != nil && ctx.Err() == nil {
-			r.core.log.Warn("cannot follow the runners of other replicas", "error", err)
-		}
-	}
+	kv.Follow(ctx, r.core.store, runnersPrefix, r.core.log, "the runners of other replicas", func(ctx context.Context) error {
+		return r.load(ctx, func() { r.core.publish(r.core.Snapshot()) })
+	})
 }
 
 // RegisterRunners adds the RunnerService to the mutually authenticated server.
