@@ -150,6 +150,12 @@ func TestRemote(t *testing.T) {
 	wrong := "pst1_" + strings.TrimPrefix(pinOfAnother(t), "psj1_")
 	out, err = r.laptop(t, t.TempDir(), []string{server, "PENSTOCK_TOKEN=" + wrong}, "history")
 	wantError(t, asError(err, out), "certificate authority is not the one of the token")
+	// Without a scheme.
+	out, err = r.laptop(t, t.TempDir(), []string{"PENSTOCK_SERVER=" + r.api}, "status")
+	wantError(t, asError(err, out), r.api+" speaks TLS: name it with https://, as in https://"+r.api)
+	if out, err := r.laptop(t, t.TempDir(), []string{"PENSTOCK_SERVER=" + r.api, "PENSTOCK_TOKEN=" + token}, "history"); err != nil {
+		t.Error(out, err)
+	}
 	out, err = r.laptop(t, t.TempDir(), []string{"PENSTOCK_SERVER=http://192.0.2.1:7400", "PENSTOCK_TOKEN=" + token}, "history")
 	wantError(t, asError(err, out), "without TLS")
 

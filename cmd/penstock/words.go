@@ -15,6 +15,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 // rawStatus is how grpc-go prints a status that another error wraps. Its code says
@@ -34,6 +35,9 @@ func describeError(err error) string {
 // control plane says stands by itself.
 func describeStatus(st *status.Status) string {
 	text := st.Message()
+	if why := connect.WrongScheme(text); why != "" {
+		return why
+	}
 	if _, why, ok := strings.Cut(text, "authentication handshake failed: "); ok {
 		return "the server is not trusted: " + strings.Trim(why, "\"") + " (a token of Penstock knows its control plane; for other credentials give its certificate authority, --ca of `penstock login` or PENSTOCK_CA_FILE)"
 	}

@@ -127,18 +127,20 @@ func (c *Contexts) target(name string) (*Target, error) {
 
 // Target is the control plane of a context.
 func (x *Context) Target() (*Target, error) {
-	address, secure, err := parseServer(x.Server)
+	at, err := parseServer(x.Server)
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{Name: address, Address: address, HTTP: x.HTTP, Token: x.Token, Project: x.Project}
+	token := x.Token
 	if x.TokenFile != "" {
-		if t.Token, err = ReadToken(x.TokenFile, nil); err != nil {
+		if token, err = ReadToken(x.TokenFile, nil); err != nil {
 			return nil, fmt.Errorf("token_file: %w", err)
 		}
 	}
-	if secure {
-		t.TLS, err = clientTLS(t.Token, x.CAFile, x.CertFile, x.KeyFile)
+	t, err := at.target(token, x.CAFile, x.CertFile, x.KeyFile)
+	if err != nil {
+		return nil, err
 	}
-	return t, err
+	t.HTTP, t.Project = x.HTTP, x.Project
+	return t, nil
 }

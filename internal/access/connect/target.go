@@ -38,6 +38,8 @@ type Target struct {
 	Token string
 	// TLS is how the addresses are called; nil: without.
 	TLS *tls.Config
+	// guessed tells that nobody said whether TLS is spoken there.
+	guessed bool
 	// Project is the project of short names; "" when it is not said.
 	Project string
 }
@@ -172,7 +174,7 @@ func ofUsualAddress() (*Target, error) {
 	if token != "" {
 		return nil, fmt.Errorf("%w on this machine as your user, and %s is sent only to a server that is named, since any process may listen on %s: say which one with --server (or PENSTOCK_SERVER)", ErrNone, variable, DefaultAddress)
 	}
-	return &Target{Name: DefaultAddress, Address: DefaultAddress}, nil
+	return &Target{Name: DefaultAddress, Address: DefaultAddress, guessed: true}, nil
 }
 
 // LocalDataDir is the data folder of the control plane that this user runs on this
@@ -191,42 +193,66 @@ func ofServer(server string) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, secure, err := parseServer(server)
+	at, err := parseServer(server)
 	if err != nil {
 		return nil, err
 	}
-	if token == "" && !secure {
+	if !at.secure {
 		for _, e := range Running() {
-			if e.API == address {
+			if e.API != at.address {
+				continue
+			}
+			if token == "" {
 				return e.target(), nil
 			}
+			// One's own control plane, and nobody else, is at that address.
+			at.plain = at.plain || !e.TLS
 		}
 	}
-	t := &Target{Name: address, Address: address, Token: token}
-	if secure {
-		if t.TLS, err = clientTLS(token, os.Getenv("PENSTOCK_CA_FILE"), os.Getenv("PENSTOCK_CERT_FILE"), os.Getenv("PENSTOCK_KEY_FILE")); err != nil {
-			return nil, err
-		}
+	caFile, certFile, keyFile := os.Getenv("PENSTOCK_CA_FILE"), os.Getenv("PENSTOCK_CERT_FILE"), os.Getenv("PENSTOCK_KEY_FILE")
+	return at.target(token, caFile, certFile, keyFile)
+}
+
+// serverAddress is what a server was named as.
+type serverAddress struct {
+	address string // host:port
+	// secure tells that it must be TLS, plain that it must not.
+	secure, plain bool
+}
+
+// target is the control plane there. A credential goes to one that proves who it is, unless
+// http:// was said: any process of the machine may listen on a port that is free.
+func (a serverAddress) target(token, caFile, certFile, keyFile string) (t *Target, err error) {
+	t = &Target{Name: a.address, Address: a.address, Token: token}
+	credential := token != "" || certFile != ""
+	switch {
+	case a.secure, credential && !a.plain:
+		t.TLS, err = clientTLS(token, caFile, certFile, keyFile)
+	case !a.plain:
+		t.guessed = true
+	}
+	if err != nil {
+		return nil, err
 	}
 	return t, nil
 }
 
-// parseServer takes host:port, https://host:port or http://host:port apart. TLS is
-// left out for loopback addresses only, and there unless https is said.
-func parseServer(s string) (address string, secure bool, err error) {
+// parseServer takes host:port, https://host:port or http://host:port apart. It must be
+// TLS beyond this machine, and where https is said.
+func parseServer(s string) (serverAddress, error) {
 	address, https := strings.CutPrefix(s, "https://")
 	address, plain := strings.CutPrefix(address, "http://")
 	address = strings.TrimSuffix(address, "/")
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "" {
-		return "", false, fmt.Errorf("the server %q is not HOST:PORT", s)
+		return serverAddress{}, fmt.Errorf("the server %q is not HOST:PORT", s)
 	}
 	ip, err := netip.ParseAddr(host)
 	local := host == "localhost" || err == nil && ip.IsLoopback()
 	if plain && !local {
-		return "", false, fmt.Errorf("the server %q is not on this machine, and what is said to it without TLS can be read on the way: say https://", s)
+		return serverAddress{}, fmt.Errorf("the server %q is not on this machine, and what is said to it without TLS can be read on the way: say https://", s)
 	}
-	return address, https || !local, nil
+	return serverAddress{address: address, secure: https || !local, plain: plain}, nil
 }
 
 // tokenOfEnvironment is PENSTOCK_TOKEN, or the content of the file PENSTOCK_TOKEN_FILE,
@@ -281,7 +307,10 @@ func (t *Target) Dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	}
 	creds := insecure.NewCredentials()
 	if t.TLS != nil {
-		creds = credentials.NewTLS(t.TLS)
+		creds = secured{credentials.NewTLS(t.TLS), t.Address}
+	}
+	if t.guessed {
+		opts = append(opts, grpc.WithContextDialer(dialPlain))
 	}
 	opts = append(opts, grpc.WithTransportCredentials(creds))
 	if t.Token != "" {
@@ -314,17 +343,17 @@ func (t *Target) Client() (*http.Client, string, error) {
 	if t.HTTP == "" {
 		return nil, "", fmt.Errorf("the HTTP address of %s is not known: say it with --http", t.Name)
 	}
-	address, secure, err := parseServer(t.HTTP)
+	at, err := parseServer(t.HTTP)
 	if err != nil {
 		return nil, "", err
 	}
-	if secure && t.TLS == nil {
+	if at.secure && t.TLS == nil {
 		return nil, "", fmt.Errorf("the HTTP address %q asks for TLS, as every one that is not on this machine does, and %s is called without: say https:// before the address of the server, too", t.HTTP, t.Name)
 	}
 	tr := &http.Transport{}
-	base := "http://" + address
+	base := "http://" + at.address
 	if t.TLS != nil {
-		tr.TLSClientConfig, base = t.TLS.Clone(), "https://"+address
+		tr.TLSClientConfig, base = t.TLS.Clone(), "https://"+at.address
 	}
 	return &http.Client{Transport: bearerTransport{t.Token, tr}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, base, nil
 }
