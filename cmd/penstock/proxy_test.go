@@ -99,6 +99,13 @@ func startProxyPlane(t *testing.T, certLife time.Duration) *proxyPlane {
 // answer makes the route answer with body.
 func (p *proxyPlane) answer(body string) {
 	p.t.Helper()
+	p.serves(&pb.RouteRule{Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200, Body: body}}})
+}
+
+// serves makes the route have one rule, for all paths, and applies what else it needs.
+func (p *proxyPlane) serves(rule *pb.RouteRule, more ...*pb.Resource) {
+	p.t.Helper()
+	rule.Matches = []*pb.RouteMatch{{Path: &pb.PathMatch{Match: &pb.PathMatch_Prefix{Prefix: "/"}}}}
 	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), connect.Owner(p.dir))
 	if err != nil {
 		p.t.Fatal(err)
@@ -106,20 +113,16 @@ func (p *proxyPlane) answer(body string) {
 	defer conn.Close()
 	_, err = pb.NewConfigServiceClient(conn).Apply(p.t.Context(), &pb.ApplyRequest{
 		Options: &pb.WriteOptions{Wait: pb.WaitMode_WAIT_MODE_NONE},
-		Resources: []*pb.Resource{
-			{Kind: &pb.Resource_Gateway{Gateway: &pb.Gateway{Name: "projects/default/gateways/edge", Listeners: []*pb.Listener{{Name: "http", Port: uint32(p.port)}}}}},
-			{Kind: &pb.Resource_Route{Route: &pb.Route{Name: "projects/default/routes/r", Rules: []*pb.RouteRule{{
-				Matches: []*pb.RouteMatch{{Path: &pb.PathMatch{Match: &pb.PathMatch_Prefix{Prefix: "/"}}}},
-				Action:  &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200, Body: body}},
-			}}}}},
-		},
+		Resources: append(more,
+			&pb.Resource{Kind: &pb.Resource_Gateway{Gateway: &pb.Gateway{Name: "projects/default/gateways/edge", Listeners: []*pb.Listener{{Name: "http", Port: uint32(p.port)}}}}},
+			&pb.Resource{Kind: &pb.Resource_Route{Route: &pb.Route{Name: "projects/default/routes/r", Rules: []*pb.RouteRule{rule}}}},
+		),
 	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-// run runs the program and returns its standard output.
 func (p *proxyPlane) run(args ...string) (string, error) {
 	p.t.Helper()
 	c := newRoot()

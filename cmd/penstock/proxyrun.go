@@ -32,6 +32,8 @@ type proxyRunFlags struct {
 	toolsDir, envoyPath string
 	concurrency         int
 	keptMaxAge          time.Duration
+	drainTime           time.Duration
+	stopTimeout         time.Duration
 	logLevel            string
 }
 
@@ -42,12 +44,20 @@ func newProxyRunCommand() *cobra.Command {
 		Short: "Run the Envoy of a proxy that joined, also while no control plane is there",
 		Long: "Runs Envoy, starts it again when it dies, renews the certificate, and keeps the configuration that Envoy\n" +
 			"acknowledged in DIR, sealed. When Envoy starts and no control plane can be reached, it serves that. A proxy that\n" +
-			"was revoked keeps nothing once it has heard so, and none starts from disk after its certificate has expired.",
+			"was revoked keeps nothing once it has heard so, and none starts from disk after its certificate has expired.\n" +
+			"At SIGTERM, /ready of Envoy's admin interface fails at once, so that a load balancer leaves the proxy out; new\n" +
+			"connections are taken for --drain-time more; requests under way may end until --stop-timeout is over.",
 		Example: "  penstock proxy run --dir /var/lib/penstock/edge-2",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.keptMaxAge <= 0 {
 				return fmt.Errorf("--kept-max-age %s: it must be positive", f.keptMaxAge)
+			}
+			if f.drainTime < 0 || f.drainTime%time.Second != 0 {
+				return fmt.Errorf("--drain-time %s: it must be a number of whole seconds", f.drainTime)
+			}
+			if f.stopTimeout < f.drainTime {
+				return fmt.Errorf("--stop-timeout %s: it must be at least --drain-time, %s", f.stopTimeout, f.drainTime)
 			}
 			dir, err := filepath.Abs(f.dir)
 			if err != nil {
@@ -64,6 +74,8 @@ func newProxyRunCommand() *cobra.Command {
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.IntVar(&f.concurrency, "concurrency", 0, "number of Envoy's worker threads (default: one for each core)")
 	fl.DurationVar(&f.keptMaxAge, "kept-max-age", keeper.DefaultMaxAge, "how long ago the control plane may have been there when the proxy starts without it")
+	fl.DurationVar(&f.drainTime, "drain-time", 5*time.Second, "how long new connections are taken after SIGTERM, in whole seconds")
+	fl.DurationVar(&f.stopTimeout, "stop-timeout", 25*time.Second, "how long after SIGTERM requests may take to end")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	_ = c.MarkFlagRequired("dir")
 	return c
@@ -129,9 +141,10 @@ func runProxy(ctx context.Context, f proxyRunFlags, errOut io.Writer) (err error
 	return superviseProxy(ctx, f, func(ctx context.Context) error { return k.Serve(ctx, l) }, state.adminSocket(f.dir), log)
 }
 
-// superviseProxy runs Envoy, the keeper and the renewal of the certificate until ctx ends.
-func superviseProxy(ctx context.Context, f proxyRunFlags, keep func(context.Context) error, admin string, log *slog.Logger) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// superviseProxy runs Envoy, the keeper and the renewal of the certificate until stop ends,
+// and then until Envoy has drained.
+func superviseProxy(stop context.Context, f proxyRunFlags, keep func(context.Context) error, admin string, log *slog.Logger) error {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
 	sup := supervise.New(supervise.Options{
 		Logger: log,
@@ -150,13 +163,20 @@ func superviseProxy(ctx context.Context, f proxyRunFlags, keep func(context.Cont
 			ended <- err
 		}()
 	}
-	err := sup.Start(ctx, f.envoy(admin))
-	if err == nil {
-		log.Info("Envoy runs", "admin", admin)
-		<-ctx.Done()
-	}
-	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && errors.Is(cause, context.Canceled) {
+	starting, started := context.WithCancel(ctx)
+	context.AfterFunc(stop, started) // who asks to stop before it runs waits for nothing
+	err := sup.Start(starting, f.envoy(admin))
+	started()
+	switch {
+	case err != nil && stop.Err() != nil:
 		err = nil // a wish to stop, not an error
+	case err == nil:
+		log.Info("Envoy runs", "admin", admin)
+		select {
+		case <-stop.Done():
+			f.drain(ctx, admin, log)
+		case <-ctx.Done():
+		}
 	}
 	sup.Stop()
 	cancel(nil)
@@ -165,7 +185,7 @@ func superviseProxy(ctx context.Context, f proxyRunFlags, keep func(context.Cont
 
 // envoy is the process. It is ready when it answers: what it serves is another matter.
 func (f *proxyRunFlags) envoy(admin string) supervise.Process {
-	args := []string{"-c", proxyRunEnvoy(f.dir), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"}
+	args := []string{"-c", proxyRunEnvoy(f.dir), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", strconv.Itoa(int(f.drainTime.Seconds()))}
 	if f.concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(f.concurrency))
 	}

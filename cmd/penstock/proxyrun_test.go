@@ -17,7 +17,7 @@ import (
 // startProxyRun starts `penstock proxy run` as a process of its own, and returns what ends it.
 func startProxyRun(t *testing.T, dir string, more ...string) (stop func()) {
 	t.Helper()
-	cmd := penstock(context.Background(), append([]string{"proxy", "run", "--dir=" + dir, "--concurrency=1"}, more...)...)
+	cmd := penstock(context.Background(), append([]string{"proxy", "run", "--dir=" + dir, "--concurrency=1", "--drain-time=0s"}, more...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

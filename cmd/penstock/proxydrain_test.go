@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+)
+
+// held is a backend whose requests wait.
+type held struct {
+	begun, release chan struct{}
+	backend        *pb.Resource
+}
+
+func startHeld(t *testing.T) *held {
+	t.Helper()
+	h := &held{begun: make(chan struct{}, 10), release: make(chan struct{})}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/slow" {
+			return
+		}
+		h.begun <- struct{}{}
+		select {
+		case <-h.release:
+		case <-r.Context().Done():
+		}
+		fmt.Fprint(w, "whole")
+	}))
+	t.Cleanup(s.Close)
+	_, port, err := net.SplitHostPort(s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.backend = &pb.Resource{Kind: &pb.Resource_Backend{Backend: &pb.Backend{
+		Name: "projects/default/backends/b", Target: &pb.Backend_Static{Static: &pb.StaticTarget{Endpoints: []*pb.Endpoint{{Address: "127.0.0.1", Port: uint32(n)}}}},
+	}}}
+	return h
+}
+
+// answer is what a request to the gateway got.
+type answer struct {
+	body string
+	err  error
+}
+
+// drained starts a proxy with a request under way, and tells it to end. ready asks
+// Envoy's admin interface, and wait returns what the process wrote and ended with.
+func drained(t *testing.T, p *proxyPlane, h *held, flags ...string) (got chan answer, ready func() (int, error), wait func() (string, error)) {
+	t.Helper()
+	dir := shortDir(t)
+	p.must("proxy", "join", "--token="+p.token(filepath.Base(dir)), "--control="+p.addr.XDS.String(), "--dir="+dir)
+	p.serves(&pb.RouteRule{Action: &pb.RouteRule_Forward{Forward: &pb.Forward{Backends: []*pb.WeightedBackend{{Backend: "backends/b"}}}}}, h.backend)
+	cmd := penstock(context.Background(), append([]string{"proxy", "run", "--dir=" + dir, "--concurrency=1"}, flags...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	p.until("Envoy to serve", func() bool {
+		res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", p.port))
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil && res.StatusCode == http.StatusOK
+	})
+	got = make(chan answer, 1)
+	go func() {
+		res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/slow", p.port))
+		if err != nil {
+			got <- answer{"", err}
+			return
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		got <- answer{res.Status + " " + string(b), err}
+	}()
+	<-h.begun
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: unixDialer(filepath.Join(dir, "admin.sock")), DisableKeepAlives: true}}
+	ready = func() (int, error) {
+		res, err := client.Get("http://envoy/ready")
+		if err != nil {
+			return 0, err
+		}
+		return res.StatusCode, res.Body.Close()
+	}
+	return got, ready, func() (string, error) {
+		err := <-ended // and with it the last of what it writes
+		return out.String(), err
+	}
+}
+
+// refused reports whether nobody listens on the port of the gateway.
+func (p *proxyPlane) refused() bool { return strings.Contains(p.get(), "connection refused") }
+
+// TestDrain: a proxy that is told to end says that it is not ready, takes no connections any
+// more, and ends when the request under way has its answer.
+func TestDrain(t *testing.T) {
+	p := startProxyPlane(t, 0)
+	h := startHeld(t)
+	got, ready, wait := drained(t, p, h, "--drain-time=1s", "--stop-timeout=10m")
+	p.until("the proxy to be not ready", func() bool {
+		code, err := ready()
+		return err == nil && code == http.StatusServiceUnavailable
+	})
+	p.until("the listener to be closed", p.refused)
+	select {
+	case a := <-got:
+		t.Fatalf("the request was cut off: %+v", a)
+	default:
+	}
+	close(h.release)
+	if a := <-got; a.err != nil || a.body != "200 OK whole" {
+		t.Errorf("the request under way got %+v", a)
+	}
+	out, err := wait()
+	if err != nil || strings.Contains(out, "cut off") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// TestDrainBound: a request that does not end keeps the proxy from ending for --stop-timeout
+// only.
+func TestDrainBound(t *testing.T) {
+	p := startProxyPlane(t, 0)
+	got, _, wait := drained(t, p, startHeld(t), "--drain-time=0s", "--stop-timeout=1s")
+	out, err := wait()
+	if err != nil || !strings.Contains(out, "they are cut off (--stop-timeout)") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	if a := <-got; a.err == nil {
+		t.Errorf("the request that does not end got %+v", a)
+	}
+}
+
+// TestDrainFlags goes through what cannot be meant.
+func TestDrainFlags(t *testing.T) {
+	for flags, want := range map[string]string{
+		"--drain-time=-1s":                   "--drain-time -1s: it must be a number of whole seconds",
+		"--drain-time=1500ms":                "--drain-time 1.5s: it must be a number of whole seconds",
+		"--stop-timeout=1s":                  "--stop-timeout 1s: it must be at least --drain-time, 5s",
+		"--drain-time=30s --stop-timeout=9s": "--stop-timeout 9s: it must be at least --drain-time, 30s",
+	} {
+		p := &proxyPlane{t: t}
+		_, err := p.run(append([]string{"proxy", "run", "--dir=" + t.TempDir()}, strings.Fields(flags)...)...)
+		wantError(t, err, want)
+	}
+}
