@@ -30,6 +30,10 @@ type generation struct {
 	want     int
 	slots    []*slot
 	crash    crash
+	// version is its number in the configuration; 0: not known.
+	version int64
+	// trial is what is to be found out of it before a request comes; see trial.
+	trial trial
 	// proven means that one of its instances has answered a request.
 	proven bool
 	// options of its instances, once prepared; release gives back what it holds in
@@ -68,6 +72,9 @@ func (g *generation) prepare() {
 			if !g.retired {
 				g.fill()
 				g.m.settle(g.function)
+				if g.function.scaled != nil {
+					g.function.scaled.pressure.Set()
+				}
 			}
 			g.m.collect()
 			g.m.mu.Unlock()
@@ -241,12 +248,12 @@ func (g *generation) trouble() string {
 	if g.problem != "" {
 		return g.problem
 	}
-	why := ""
+	why := g.trial.failure
 	for _, s := range g.slots {
-		if s.serves() || s.message == "" {
+		if s.serves() || s.message == "" && g.trial.failure == "" {
 			return ""
 		}
-		why = s.message
+		why = cmp.Or(s.message, why)
 	}
 	return why
 }

@@ -73,6 +73,7 @@ type control struct {
 	mu        sync.Mutex
 	wanted    []*pb.Function
 	secrets   []*pb.FunctionSecrets // sent with wanted
+	versions  []*pb.DeployedVersion // of wanted
 	state     *pb.RunnerState
 	hellos    []string
 	seen      map[int32]launch.ID // every process that was reported
@@ -139,7 +140,14 @@ func (c *control) note() {
 }
 
 // want tells the runners what to run.
-func (c *control) want(fs ...*pb.Function) { c.update(func() { c.wanted = fs }) }
+func (c *control) want(fs ...*pb.Function) { c.update(func() { c.wanted, c.versions = fs, nil }) }
+
+// wantVersion tells the runner one function, which is version n.
+func (c *control) wantVersion(f *pb.Function, n int64, served bool) {
+	c.update(func() {
+		c.wanted, c.versions = []*pb.Function{f}, []*pb.DeployedVersion{{Function: f.GetName(), Number: n, Served: served}}
+	})
+}
 
 // Connect implements pb.RunnerServiceServer.
 func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
@@ -167,15 +175,15 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	var listened []string
 	for first := true; ; first = false {
 		c.mu.Lock()
-		wanted, secrets, changed, sequence, listen := c.wanted, c.secrets, c.changed, c.sequence, c.listening
+		wanted, secrets, versions, changed, sequence, listen := c.wanted, c.secrets, c.versions, c.changed, c.sequence, c.listening
 		if c.deaf {
 			sequence = acknowledged
 		}
 		c.mu.Unlock()
 		if first || !slices.Equal(wanted, sent) || sequence != acknowledged || !slices.Equal(listen, listened) {
-			m := &pb.ConnectResponse{Functions: wanted, Secrets: secrets, Revision: 1, AcknowledgedSequence: sequence}
+			m := &pb.ConnectResponse{Functions: wanted, Secrets: secrets, Versions: versions, Revision: 1, AcknowledgedSequence: sequence}
 			if !first && slices.Equal(wanted, sent) {
-				m.Functions, m.Secrets, m.FunctionsUnchanged = nil, nil, true
+				m.Functions, m.Secrets, m.Versions, m.FunctionsUnchanged = nil, nil, nil, true
 			}
 			if !slices.Equal(listen, listened) {
 				m.Logs = &pb.LogSubscription{Functions: listen}

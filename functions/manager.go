@@ -49,6 +49,9 @@ type manager struct {
 	// hashKey is for key.
 	hashKey [sha256.Size]byte
 
+	// trials has room for as many as may be tried at once.
+	trials chan struct{}
+
 	mu        sync.Mutex
 	functions map[string]*function
 	stopped   bool
@@ -90,7 +93,7 @@ func newManager(c Config, metrics *instance.Metrics, activation *activate.Metric
 	}
 	m := &manager{
 		config: c, metrics: metrics, root: root, changed: signal.NewWake(),
-		functions: map[string]*function{}, logs: newLogbook(), activation: activation,
+		trials: make(chan struct{}, maxTrials), functions: map[string]*function{}, logs: newLogbook(), activation: activation,
 	}
 	if c.Collector != nil {
 		m.spans = spans.New(c.Collector, c.Registerer)
@@ -115,8 +118,8 @@ func (m *manager) compile(path string) {
 func (m *manager) close() { m.root.Close() }
 
 // apply makes the wanted functions the given ones, which are of a revision of the
-// configuration, with the values of their env_secrets by name.
-func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, revision int64) {
+// configuration, with the values of their env_secrets and their versions by name.
+func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, versions map[string]*pb.DeployedVersion, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {
@@ -125,7 +128,7 @@ func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, rev
 	names := map[string]bool{}
 	for _, w := range wanted {
 		names[w.GetName()] = true
-		m.applyOne(w, secrets[w.GetName()], revision)
+		m.applyOne(w, secrets[w.GetName()], versions[w.GetName()], revision)
 	}
 	for name, f := range m.functions {
 		if names[name] {
@@ -143,7 +146,7 @@ func (m *manager) apply(wanted []*pb.Function, secrets map[string]secretEnv, rev
 	m.changed.Set()
 }
 
-func (m *manager) applyOne(w *pb.Function, secrets secretEnv, revision int64) {
+func (m *manager) applyOne(w *pb.Function, secrets secretEnv, version *pb.DeployedVersion, revision int64) {
 	f := m.functions[w.GetName()]
 	if f == nil {
 		f = &function{name: w.GetName(), meter: &meter{function: w.GetName(), logs: m.logs}}
@@ -152,15 +155,18 @@ func (m *manager) applyOne(w *pb.Function, secrets secretEnv, revision int64) {
 	count := f.scale(m, w)
 	k := m.key(w, secrets)
 	if g := f.current(); g != nil && g.key == k {
-		g.revision = revision
-		g.scale(count)
+		g.revision, g.version = revision, version.GetNumber()
+		g.scale(max(count, g.trial.wants(time.Now())))
 		m.settle(f)
 		return
 	}
 	m.config.Logger.Info("function is wanted", "function", w.GetName(), "instances", count, "version", len(f.generations)+1)
 	g := newGeneration(m, f, w, k, count)
 	g.secrets = secrets
-	g.revision = revision
+	g.revision, g.version = revision, version.GetNumber()
+	if f.scaled != nil && version != nil && !version.GetServed() {
+		g.trial.due, g.want = true, max(1, g.want)
+	}
 	f.generations = append(f.generations, g)
 	// A version between that never became whole is not needed any more.
 	for _, old := range f.generations[:len(f.generations)-1] {

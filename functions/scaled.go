@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,6 +198,7 @@ func (s *scaled) decide() (active bool) {
 		if g.want = want; g.crash.count >= crashLoop {
 			g.want = min(want, max(1, s.config.Min)) // one that tries is enough
 		}
+		g.want = max(g.want, g.trial.wants(o.Now))
 		g.fill()
 	}
 	s.m.settle(s.f)
@@ -204,7 +206,7 @@ func (s *scaled) decide() (active bool) {
 		s.m.config.Logger.Info("function is scaled", "function", s.f.name, "from", before, "to", want, "reason", s.last.Reason)
 		s.m.changed.Set()
 	}
-	return slots > 0 || want > 0 || o.Queued > 0 || o.InFlight > 0
+	return slots > 0 || want > 0 || s.f.current().wants() > 0 || o.Queued > 0 || o.InFlight > 0
 }
 
 // serving is the generation that the scaler goes by: the newest that was whole, or
@@ -284,6 +286,9 @@ func (f *function) state() *pb.FunctionState {
 	}
 	if trouble != nil {
 		st.Trouble = trouble.Text
+	} else if g := f.serving(); g != nil && g.trial.failure != "" && !f.serves() {
+		// A start may be under way, or begins with the next request; so did the last.
+		st.Trouble = fmt.Sprintf("function %s: its last start failed: %s", f.name, g.crash.reason)
 	}
 	if !prepared && !st.Refusing {
 		return nil
@@ -354,11 +359,21 @@ func (c *crash) note(state pb.InstanceState, readyAt time.Time, message string) 
 	c.count++
 	first, rest, _ := strings.Cut(message, lastOutput)
 	c.reason = first
-	if lines := strings.Split(strings.TrimSpace(rest), "\n"); lines[len(lines)-1] != "" {
-		line := lines[len(lines)-1]
+	if line := lastWords(rest); line != "" && !strings.HasSuffix(first, strings.TrimPrefix(line, "[ERROR] ")) {
 		c.reason += fmt.Sprintf("; its last line: %.500s", line)
 	}
 	c.until = time.Now().Add(min(backoffMin<<min(c.count, 20), backoffMax))
+}
+
+// lastWords is the last line of an output that says something: the runtime of Lambda
+// ends with the head of a traceback that has no lines.
+func lastWords(output string) string {
+	for _, line := range slices.Backward(strings.Split(output, "\n")) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "Traceback (most recent call last)") {
+			return line
+		}
+	}
+	return ""
 }
 
 // starting tells whether the slot's instance is on its way to be ready.

@@ -138,7 +138,7 @@ func (s *session) receive(stream grpc.BidiStreamingClient[pb.ConnectRequest, pb.
 			s.manager.logs.subscribe(l.GetFunctions())
 		}
 		if !m.GetFunctionsUnchanged() {
-			s.manager.apply(m.GetFunctions(), secretsOf(m), m.GetRevision())
+			s.manager.apply(m.GetFunctions(), secretsOf(m), deployed(m), m.GetRevision())
 		}
 		s.manager.unlisting.acknowledged(m.GetAcknowledgedSequence())
 	}

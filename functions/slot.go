@@ -87,7 +87,7 @@ func (s *slot) report() []*pb.Instance {
 	if s.state != 0 {
 		r := &pb.Instance{
 			Function: s.g.function.name, Id: s.id, State: s.state, Restarts: s.restarts, Message: s.message,
-			StartTime: timestamppb.New(s.started),
+			StartTime: timestamppb.New(s.started), Version: s.g.version,
 		}
 		if s.instance != nil {
 			fill(r, s.instance)
@@ -100,6 +100,7 @@ func (s *slot) report() []*pb.Instance {
 		}
 		r := &pb.Instance{
 			Function: s.g.function.name, Id: m.ID(), State: m.state, Restarts: s.restarts, StartTime: timestamppb.New(m.started),
+			Version: s.g.version,
 		}
 		fill(r, m.Instance)
 		out = append(out, r)
@@ -171,6 +172,12 @@ func (s *slot) attempt(former *member) (end ending, next *member, again bool) {
 		return end, former, false
 	default:
 	}
+	tried, ok := s.tried()
+	if !ok {
+		return end, former, false
+	}
+	tried = sync.OnceFunc(tried)
+	defer tried()
 	o := s.g.options
 	o.ID = newID(s.g.function.name)
 	s.set(func() { s.id, s.started, s.state = o.ID, time.Now(), pb.InstanceState_INSTANCE_STATE_STARTING })
@@ -187,8 +194,12 @@ func (s *slot) attempt(former *member) (end ending, next *member, again bool) {
 		s.set(func() { s.drain(s.part()) })
 		return end, former, false
 	}
+	tried()
 	readyAt := time.Now()
 	s.set(func() {
+		if sc := s.g.function.scaled; sc != nil {
+			s.g.trial.ready(readyAt, sc.config.IdleTimeout)
+		}
 		s.state, s.message, s.readyAt = pb.InstanceState_INSTANCE_STATE_READY, "", readyAt
 		s.g.crash.count = 0
 		if former != nil {
@@ -241,6 +252,9 @@ func (s *slot) failed(i *instance.Instance, message string) (end ending) {
 		s.g.proven = s.g.proven || end.answered
 		if !end.answered {
 			s.g.crash.note(s.state, s.readyAt, message)
+		}
+		if s.g.function.scaled != nil && s.state == pb.InstanceState_INSTANCE_STATE_STARTING {
+			s.g.trial.failed(message)
 		}
 		if i != nil {
 			s.part().state = 0

@@ -68,6 +68,27 @@ func (s *Snapshot) CurrentVersion(f *pb.Function) int64 {
 	return 0
 }
 
+// VersionsOf are the numbers of the versions that deployments are, by name, without
+// those of which none is kept. It looks at each version once, however many there are.
+func (s *Snapshot) VersionsOf(deployments []*pb.Function) map[string]int64 {
+	out := make(map[string]int64, len(deployments))
+	newest := map[string]*pb.Function{}
+	for _, d := range deployments {
+		if _, number := FunctionOf(d.GetName()); number != 0 {
+			out[d.GetName()] = number
+		} else {
+			newest[d.GetName()] = Template(d)
+		}
+	}
+	for _, o := range s.List(KindFunctionVersions, "") {
+		v := o.(*pb.FunctionVersion)
+		if spec := newest[v.GetFunction()]; spec != nil && v.GetNumber() > out[v.GetFunction()] && proto.Equal(v.GetSpec(), spec) {
+			out[v.GetFunction()] = v.GetNumber()
+		}
+	}
+	return out
+}
+
 func (s *Snapshot) versionNumbers(function string) string {
 	var out []string
 	for _, v := range s.Versions(function) {

@@ -456,7 +456,7 @@ func TestTrafficText(t *testing.T) {
 		9: {{Version: 9, Weight: 1}, {Weight: 1}},
 		0: {{Version: 5, Weight: 1}},
 	} {
-		if got, err := versionBefore(&pb.Function{Traffic: traffic}, versions); got != want || (want == 0) != (err != nil) {
+		if got, err := versionBefore(&pb.Function{Traffic: traffic}, &pb.DescribeFunctionResponse{Versions: versions, CurrentVersion: 9}); got != want || (want == 0) != (err != nil) {
 			t.Errorf("before %v: %d (%v), want %d", traffic, got, err, want)
 		}
 	}

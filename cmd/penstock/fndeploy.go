@@ -192,11 +192,33 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 		return err
 	}
 	if output != "" {
-		return printWrite(w, output, resp, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
+		err := printWrite(w, output, resp, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
+		if output == "text" {
+			printLastWords(w, resp.GetResult().GetServing(), d.function.GetName())
+		}
+		return err
 	}
 	printWarnings(w, resp.GetResult().GetWarnings())
 	return resultError(resp.GetResult())
 }
+
+// printLastWords prints what a function printed before it ended, all that is known of it:
+// the line above has only the reason.
+func printLastWords(w io.Writer, s *pb.ServingReport, function string) {
+	for _, p := range s.GetProblems() {
+		_, output, found := strings.Cut(p.GetDetail(), lastOutput)
+		if p.GetObject() != function || !found {
+			continue
+		}
+		fmt.Fprintln(w, "  its last output:")
+		for line := range strings.Lines(output) {
+			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\r\n"))
+		}
+	}
+}
+
+// lastOutput separates, in a reason, what was printed before.
+const lastOutput = "; last output:\n"
 
 func (d *deployment) upload(ctx context.Context, client *fnClient) (*pb.UploadPackageResponse, error) {
 	stream, err := client.ops.UploadPackage(ctx)

@@ -127,11 +127,15 @@ func (s *devSession) run(ctx context.Context) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	last, away := "", false
+	last, seen, away := "", "", false
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
-		if now := fingerprint(s.dir); now != last {
+		// What changes between two looks is being written: half a file is no version.
+		now := fingerprint(s.dir)
+		whole := last == "" || now == seen
+		seen = now
+		if now != last && whole {
 			began := time.Now()
 			err := s.deploy(ctx)
 			switch {

@@ -155,20 +155,20 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 		}
 	}
 	fmt.Fprintln(w, "\nversions")
-	table(w, "NUMBER CREATED SOURCE", func(row func(...any)) {
+	table(w, "NUMBER CREATED FIRST-SERVED REQUESTS SOURCE", func(row func(...any)) {
 		for _, v := range d.GetVersions() {
-			row(v.GetNumber(), v.GetMetadata().GetCreateTime().AsTime().Local().Format(time.DateTime), shortSource(v.GetSpec().GetSource()))
+			served := "never"
+			if t := v.GetFirstServeTime(); t != nil {
+				served = t.AsTime().Local().Format(time.DateTime)
+			}
+			row(v.GetNumber(), v.GetMetadata().GetCreateTime().AsTime().Local().Format(time.DateTime), served,
+				requestsOf(f, v.GetNumber(), d.GetCurrentVersion()), shortSource(v.GetSpec().GetSource()))
 		}
 	})
 	fmt.Fprintln(w, "\ninstances")
 	table(w, "ID VERSION STATE PID ADDRESS RESTARTS ISOLATION", func(row func(...any)) {
 		for _, i := range d.GetInstances() {
-			_, number := gateway.FunctionOf(i.GetFunction())
-			version := "newest"
-			if number != 0 {
-				version = fmt.Sprint(number)
-			}
-			row(i.GetId(), version, strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_"), i.GetPid(),
+			row(i.GetId(), instanceVersion(i), strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_"), i.GetPid(),
 				instanceAddress(i), i.GetRestarts(), strings.Join(i.GetIsolation(), ","))
 		}
 	})
@@ -180,6 +180,48 @@ func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 	for _, s := range d.GetStats() {
 		describeStats(w, s)
 	}
+}
+
+// requestsOf is the part of the requests that a version gets, in words.
+func requestsOf(f *pb.Function, number, current int64) string {
+	if len(f.GetTraffic()) == 0 {
+		return map[bool]string{true: "all", false: "none"}[number == current]
+	}
+	var mine, all uint64
+	var tags []string
+	for _, t := range f.GetTraffic() {
+		all += uint64(t.GetWeight())
+		if t.GetVersion() == number || t.GetVersion() == 0 && number == current {
+			mine += uint64(t.GetWeight())
+			if t.GetTag() != "" {
+				tags = append(tags, t.GetTag())
+			}
+		}
+	}
+	part := "none"
+	switch {
+	case all > 0 && mine == all:
+		part = "all"
+	case mine > 0:
+		part = fmt.Sprintf("%.3g%%", 100*float64(mine)/float64(all))
+	}
+	if len(tags) > 0 {
+		part += " (tag " + strings.Join(tags, ", ") + ")"
+	}
+	return part
+}
+
+// instanceVersion is the number of the version that an instance runs. Of one of an older
+// runner, which does not say it, only that of a deployment by number is known.
+func instanceVersion(i *pb.Instance) string {
+	number := i.GetVersion()
+	if number == 0 {
+		_, number = gateway.FunctionOf(i.GetFunction())
+	}
+	if number == 0 {
+		return ""
+	}
+	return fmt.Sprint(number)
 }
 
 // environmentText is a function's own environment, a line each; of secrets only where

@@ -85,13 +85,13 @@ func newFnRollbackCommand() *cobra.Command {
 	var to int64
 	c := fnVerb("rollback NAME", "Give all requests to an older version", func(c *cobra.Command) {
 		wf.add(c)
-		c.Flags().Int64Var(&to, "to", 0, "number of the version (default: the one before that which gets the requests)")
+		c.Flags().Int64Var(&to, "to", 0, "number of the version (default: the last one that served before that which gets the requests)")
 	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
 		return client.change(ctx, cmd, name, wf.options(), func(f *pb.Function, d *pb.DescribeFunctionResponse) error {
 			number := to
 			if number == 0 {
 				var err error
-				if number, err = versionBefore(f, d.GetVersions()); err != nil {
+				if number, err = versionBefore(f, d); err != nil {
 					return err
 				}
 			}
@@ -109,9 +109,8 @@ func newFnRollbackCommand() *cobra.Command {
 }
 
 // versionBefore is the version to go back to: the one that shares the requests with
-// the newest, else the one before that which gets them. versions are sorted, the
-// newest first.
-func versionBefore(f *pb.Function, versions []*pb.FunctionVersion) (int64, error) {
+// the newest, else the last one that served before that which gets them.
+func versionBefore(f *pb.Function, d *pb.DescribeFunctionResponse) (int64, error) {
 	serving, newest := int64(0), false
 	var weight uint32
 	for _, t := range f.GetTraffic() {
@@ -123,15 +122,13 @@ func versionBefore(f *pb.Function, versions []*pb.FunctionVersion) (int64, error
 	if newest && serving != 0 {
 		return serving, nil // it is the newest that is taken back
 	}
-	for i, v := range versions {
-		if (serving == 0 || v.GetNumber() == serving) && i+1 < len(versions) {
-			return versions[i+1].GetNumber(), nil
-		}
-		if serving == 0 || v.GetNumber() == serving {
-			break
-		}
+	if serving == 0 {
+		serving = d.GetCurrentVersion()
 	}
-	return 0, fmt.Errorf("%s has no version before the one that gets the requests: `penstock fn describe` shows which are kept", f.GetName())
+	if number := gateway.VersionBefore(f, d.GetVersions(), serving); number != 0 {
+		return number, nil
+	}
+	return 0, fmt.Errorf("%s has no version that served before the one that gets the requests: `penstock fn describe` shows which are kept; --to takes any of them", f.GetName())
 }
 
 func newFnPromoteCommand() *cobra.Command {

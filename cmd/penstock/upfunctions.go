@@ -59,6 +59,14 @@ func (u *up) awaitFunctions(ctx context.Context) string {
 	admin := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: unixDialer(u.socket), DisableKeepAlives: true}}
 	wait, cancel := context.WithTimeout(callCtx, functionsWait)
 	defer cancel()
+	// A deployment that comes at once would be told that nobody runs it.
+	_ = until(wait, func(ctx context.Context) error {
+		s, err := pb.NewProxyServiceClient(conn).GetStatus(ctx, &pb.GetStatusRequest{})
+		if err == nil && s.GetRunnerCount() == 0 {
+			err = errors.New("the runner is not connected yet")
+		}
+		return err
+	})
 	said := "not known yet: see `" + programName() + " fn ls`"
 	_ = until(wait, func(ctx context.Context) error {
 		r, err := functionReadiness(ctx, pb.NewFunctionServiceClient(conn), admin)

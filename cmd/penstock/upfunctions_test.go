@@ -51,15 +51,15 @@ func TestReadinessText(t *testing.T) {
 	}
 }
 
-// TestUpFunctions: `up` does not wait for functions that start at their first
-// request or cannot start, and says so of each.
+// TestUpFunctions: `up` says of each function whether it can be called, having tried
+// those that no instance is wanted of, and waits for none that cannot start.
 func TestUpFunctions(t *testing.T) {
 	root := t.TempDir()
 	config := filepath.Join(root, "functions.yaml")
 	content := `kind: Function
 name: idle
 source: idle
-server: {command: [python3, -m, http.server, $PORT]}
+server: {command: [sh, -c, "exec python3 -m http.server $PORT"]}
 scale: {max: 2}
 ---
 kind: Function
@@ -85,7 +85,7 @@ scale: {max: 2}
 	}
 	in := newInstallation(t)
 	out := in.up(t, "--no-jaeger", "--config", config)
-	for _, want := range []string{"1 of 3 ready (0 running, starts at", "broken: ", "no such table", "unbuilt: ", "the compiler says no"} {
+	for _, want := range []string{"1 of 3 ready; failing: ", "broken: ", "no such table", "unbuilt: ", "the compiler says no"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the summary does not say %q:\n%s", want, out)
 		}

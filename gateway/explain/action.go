@@ -203,7 +203,9 @@ func (x *explainer) function(t gateway.Target, b *pb.ExplainBackend) *pb.Explain
 	case ready > 0:
 		return possible(byFunction, 200, "200 by %s, or the status that it answers with", name)
 	case f.Trouble != "":
-		return possible(byFunction, 503, "503 Service Unavailable by the activator of %s: %s", name, f.Trouble)
+		o := possible(byFunction, 503, "503 Service Unavailable by the activator of %s: %s", name, f.Trouble)
+		o.MayBe = []*pb.ExplainOutcome{possible(byFunction, 200, "200 by %s, or the status that it answers with, if the next start succeeds", name)}
+		return o
 	}
 	return possible(byFunction, 200, "200 by the activator of %s: the first request starts an instance, which answers", name)
 }

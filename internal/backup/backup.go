@@ -48,9 +48,9 @@ const (
 // KeyFiles are the files below a data folder that are keys, or belong to one.
 var KeyFiles = []string{sealKeyFile, authorityCert, authorityKey}
 
-// statePrefixes are what of the run-time state is kept: roles, who has them, and what is
-// revoked. Tokens are not: one that was revoked since would be valid again.
-var statePrefixes = []string{"access/role/", "access/binding/", "revoked/"}
+// statePrefixes are what of the run-time state is kept: roles, who has them, what is
+// revoked, and which versions of functions have served. Tokens are not: one that was revoked since would be valid again.
+var statePrefixes = []string{"access/role/", "access/binding/", "revoked/", "served/"}
 
 // CAPin is the pin of the store that names the certificate authority.
 const CAPin = "ca"

@@ -38,11 +38,15 @@ func (r *runners) watchVersion(s *gateway.Snapshot, f *pb.Function) {
 		return
 	}
 	r.seen[f.GetName()] = f
-	versions := s.Versions(f.GetName())
+	versions := r.core.versions(s, f.GetName())
 	if len(versions) < 2 || versions[0].GetNumber() <= r.planned {
 		return
 	}
-	now, was := versions[0].GetNumber(), versions[1].GetNumber()
+	now := versions[0].GetNumber()
+	was := gateway.VersionBefore(f, versions, now)
+	if was == 0 {
+		return // none has served that it could go back to
+	}
 	window := defaultWatch
 	if d := f.GetAutoRollback().GetWindow(); d != nil {
 		window = d.AsDuration()

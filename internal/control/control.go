@@ -72,6 +72,7 @@ type Core struct {
 	settings compile.Settings
 	delivery *delivery.Server
 	runners  *runners
+	served   *servedBook
 	fleet    *fleet
 	packages *packages
 	acks     *acks
@@ -137,6 +138,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
 		},
 	})
+	c.served = &servedBook{core: c, at: map[string]time.Time{}}
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
 	c.packages = &packages{core: c, dir: o.PackagesDir, limit: packagesBytes}
@@ -162,6 +164,9 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		c.log.Error("an object is damaged in the store; what it protected answers 503, the rest is served", "object", d.Name, "error", d.Detail)
 	}
 	c.snapshot.Store(policies.Model().Build(nil, head.Number, whole))
+	if err := c.served.load(ctx); err != nil {
+		return nil, fmt.Errorf("read which versions have served: %w", err)
+	}
 	if err := c.runners.load(ctx, nil); err != nil {
 		return nil, err
 	}
@@ -187,6 +192,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
+	c.done.Go(func() { c.served.follow(run) })
 	c.done.Go(func() { c.acks.run(run) })
 	c.done.Go(func() { c.joins.follow(run) })
 	c.done.Go(func() { c.fleet.run(run) })

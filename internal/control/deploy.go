@@ -22,6 +22,8 @@ type deployments struct {
 	// revisions are those in which deployments became what they are, by name; 0 when
 	// that was before this replica began.
 	revisions map[string]int64
+	// numbers are those of the versions that they are, by name.
+	numbers map[string]int64
 	// secrets are the values of their env_secrets, by name.
 	secrets map[string]map[string]string
 	// moving are the functions of which something stays for the others' sake.
@@ -49,7 +51,7 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 		if !r.allServe(wanted) {
 			for _, d := range old.byFunction[f.GetName()] {
 				named := slices.ContainsFunc(wanted, func(w *pb.Function) bool { return w.GetName() == d.GetName() })
-				if !named && r.serves(d.GetName()) {
+				if !named && r.relied(d.GetName()) {
 					wanted = append(slices.Clip(wanted), d)
 					next.moving[f.GetName()] = true
 				}
@@ -78,14 +80,35 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 		return
 	}
 	next.version++
+	next.numbers = s.VersionsOf(next.list)
 	r.deployed = next
 	r.changed.Notify()
 }
 
-// allServe tells whether every one of some deployments takes requests. The caller
+// allServe tells whether every one of some deployments may be relied on. The caller
 // holds mu.
 func (r *runners) allServe(list []*pb.Function) bool {
-	return !slices.ContainsFunc(list, func(f *pb.Function) bool { return !r.serves(f.GetName()) })
+	return !slices.ContainsFunc(list, func(f *pb.Function) bool { return !r.relied(f.GetName()) })
+}
+
+// relied tells whether requests may be moved to a deployment: it takes them, and an
+// instance is ready, or the runner says that it can be started. The caller holds mu.
+func (r *runners) relied(name string) bool {
+	for _, k := range r.known {
+		if len(k.serve[name]) == 0 {
+			continue
+		}
+		ready := slices.ContainsFunc(k.state.GetInstances(), func(i *pb.Instance) bool {
+			return i.GetFunction() == name && i.GetState() == pb.InstanceState_INSTANCE_STATE_READY
+		})
+		untried := slices.ContainsFunc(k.state.GetFunctions(), func(f *pb.FunctionState) bool {
+			return f.GetFunction() == name && f.GetRevision() == 0
+		})
+		if ready || !untried {
+			return true
+		}
+	}
+	return false
 }
 
 // serves tells whether a deployment takes requests: an instance is ready, or can be
@@ -133,6 +156,13 @@ func (r *runners) wanted(sent *uint64) *pb.ConnectResponse {
 	}
 	*sent = r.deployed.version
 	out.Functions = r.deployed.list
+	for _, d := range out.Functions {
+		if n := r.deployed.numbers[d.GetName()]; n != 0 {
+			function, _ := gateway.FunctionOf(d.GetName())
+			served := !r.core.served.since(gateway.VersionOf(function, n)).IsZero()
+			out.Versions = append(out.Versions, &pb.DeployedVersion{Function: d.GetName(), Number: n, Served: served})
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.deployed.secrets)) {
 		out.Secrets = append(out.Secrets, &pb.FunctionSecrets{Function: name, Env: r.deployed.secrets[name]})
 	}
@@ -152,7 +182,7 @@ func (r *runners) moved() {
 func (r *runners) standIn(name string) string {
 	function, _ := gateway.FunctionOf(name)
 	for _, d := range r.deployed.byFunction[function] {
-		if d.GetName() != name && r.serves(d.GetName()) {
+		if d.GetName() != name && r.relied(d.GetName()) {
 			return d.GetName()
 		}
 	}

@@ -44,9 +44,9 @@ func (r *runners) way(name string) explain.Function {
 	}
 	ready := slices.ContainsFunc(f.Instances, func(i *pb.Instance) bool { return i.GetState() == pb.InstanceState_INSTANCE_STATE_READY })
 	switch {
-	case r.serves(name):
-	case r.standIn(name) != "":
+	case !r.relied(name) && r.standIn(name) != "":
 		f.StandIn = r.standIn(name)
+	case r.serves(name):
 	case refusing:
 	case len(f.Instances) > 0 && !ready:
 		f.Nowhere = "its instances are not ready yet"

@@ -90,12 +90,10 @@ func (r *runners) endpoints(function string) []compile.Endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of := func(k *runner) []compile.Endpoint { return k.serve[function] }
-	if !r.serves(function) {
-		if other := r.standIn(function); other != "" {
-			function = other
-		} else {
-			of = func(k *runner) []compile.Endpoint { return k.refuse[function] }
-		}
+	if other := r.standIn(function); other != "" && !r.relied(function) {
+		function = other
+	} else if !r.serves(function) {
+		of = func(k *runner) []compile.Endpoint { return k.refuse[function] }
 	}
 	var out []compile.Endpoint
 	for _, k := range r.known {

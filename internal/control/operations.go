@@ -66,7 +66,7 @@ func (o operations) DescribeFunction(ctx context.Context, r *pb.DescribeFunction
 		return nil, err
 	}
 	s := o.core.Snapshot()
-	out := &pb.DescribeFunctionResponse{Function: o.core.Annotator()(f).(*pb.Function), Versions: s.Versions(f.GetName()), BuildOutput: map[string]string{}}
+	out := &pb.DescribeFunctionResponse{Function: o.core.Annotator()(f).(*pb.Function), Versions: o.core.versions(s, f.GetName()), CurrentVersion: s.CurrentVersion(f), BuildOutput: map[string]string{}}
 	for _, name := range s.Referrers(f.GetName()) {
 		if _, ok := s.Get(name).(*pb.Route); ok && api.CallerOf(ctx).MayRead(name) {
 			out.Routes = append(out.Routes, name)

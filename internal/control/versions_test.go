@@ -390,6 +390,7 @@ func TestLogs(t *testing.T) {
 	p := start(t, dir)
 	p.mustPut(t, function("1"))
 	runner, _ := connectRunner(t, p, dir+"/pki", runnerIdentity+"a", "a")
+	until(t, "the runner to be connected", func() bool { return len(p.core.runners.connected()) == 1 })
 	ctx := t.Context()
 	reader, err := pb.NewFunctionOperationsServiceClient(p.conn).StreamLogs(ctx, &pb.StreamLogsRequest{Name: testFunction, Follow: true, Tail: 2})
 	if err != nil {

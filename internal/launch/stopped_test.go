@@ -10,6 +10,7 @@ import (
 )
 
 // TestStopped: a process that was stopped is there, and is told from one that runs.
+// TestStopped: a process that was stopped is there, and is told from one that runs.
 func TestStopped(t *testing.T) {
 	cmd := exec.Command("sleep", "600")
 	if err := launch.Start(cmd); err != nil {

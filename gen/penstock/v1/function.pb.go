@@ -1616,9 +1616,11 @@ type FunctionVersion struct {
 	// The configuration revision that made it, so a number is never used again.
 	Number int64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
 	// What it was, without scale, traffic and metadata.
-	Spec          *Function `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Spec *Function `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Output only: when an instance of it was first ready; unset: none ever was.
+	FirstServeTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=first_serve_time,json=firstServeTime,proto3" json:"first_serve_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *FunctionVersion) Reset() {
@@ -1686,6 +1688,13 @@ func (x *FunctionVersion) GetSpec() *Function {
 	return nil
 }
 
+func (x *FunctionVersion) GetFirstServeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstServeTime
+	}
+	return nil
+}
+
 // Instance is one running copy of a function.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1710,7 +1719,9 @@ type Instance struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// What keeps it apart from the machine, such as "landlock", "pid-namespace";
 	// empty: nothing.
-	Isolation     []string `protobuf:"bytes,10,rep,name=isolation,proto3" json:"isolation,omitempty"`
+	Isolation []string `protobuf:"bytes,10,rep,name=isolation,proto3" json:"isolation,omitempty"`
+	// Number of the version that it runs; 0: not known.
+	Version       int64 `protobuf:"varint,11,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1813,6 +1824,13 @@ func (x *Instance) GetIsolation() []string {
 		return x.Isolation
 	}
 	return nil
+}
+
+func (x *Instance) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // FunctionState is what a runner says of a function as a whole.
@@ -2343,13 +2361,14 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\x12max_latency_factor\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x10maxLatencyFactor\x12,\n" +
 	"\fmin_requests\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\vminRequests\x12C\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06window\"\x9f\x02\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06window\"\xeb\x02\n" +
 	"\x0fFunctionVersion\x12z\n" +
 	"\x04name\x18\x01 \x01(\tBf\xbaHcra2_^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functionVersions/[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?$R\x04name\x121\n" +
 	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x12\x1a\n" +
 	"\bfunction\x18\x03 \x01(\tR\bfunction\x12\x16\n" +
 	"\x06number\x18\x04 \x01(\x03R\x06number\x12)\n" +
-	"\x04spec\x18\x05 \x01(\v2\x15.penstock.v1.FunctionR\x04spec\"\xb7\x02\n" +
+	"\x04spec\x18\x05 \x01(\v2\x15.penstock.v1.FunctionR\x04spec\x12J\n" +
+	"\x10first_serve_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\x0efirstServeTime\"\xd1\x02\n" +
 	"\bInstance\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -2362,7 +2381,8 @@ const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1c\n" +
 	"\tisolation\x18\n" +
-	" \x03(\tR\tisolation\"\xce\x02\n" +
+	" \x03(\tR\tisolation\x12\x18\n" +
+	"\aversion\x18\v \x01(\x03R\aversion\"\xce\x02\n" +
 	"\rFunctionState\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12+\n" +
 	"\x11activator_address\x18\x02 \x01(\tR\x10activatorAddress\x12%\n" +
@@ -2534,15 +2554,16 @@ var file_penstock_v1_function_proto_depIdxs = []int32{
 	29, // 27: penstock.v1.AutoRollback.window:type_name -> google.protobuf.Duration
 	28, // 28: penstock.v1.FunctionVersion.metadata:type_name -> penstock.v1.Metadata
 	10, // 29: penstock.v1.FunctionVersion.spec:type_name -> penstock.v1.Function
-	9,  // 30: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
-	31, // 31: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
-	31, // 32: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
-	11, // 33: penstock.v1.Function.EnvSecretsEntry.value:type_name -> penstock.v1.SecretKey
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	31, // 30: penstock.v1.FunctionVersion.first_serve_time:type_name -> google.protobuf.Timestamp
+	9,  // 31: penstock.v1.Instance.state:type_name -> penstock.v1.InstanceState
+	31, // 32: penstock.v1.Instance.start_time:type_name -> google.protobuf.Timestamp
+	31, // 33: penstock.v1.ScaleDecision.time:type_name -> google.protobuf.Timestamp
+	11, // 34: penstock.v1.Function.EnvSecretsEntry.value:type_name -> penstock.v1.SecretKey
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_proto_init() }

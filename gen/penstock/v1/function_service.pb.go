@@ -418,9 +418,11 @@ type DescribeFunctionResponse struct {
 	Routes []string `protobuf:"bytes,7,rep,name=routes,proto3" json:"routes,omitempty"`
 	// The last lines of a build that failed, by function; an older version has "@" and
 	// its number behind the name.
-	BuildOutput   map[string]string `protobuf:"bytes,8,rep,name=build_output,json=buildOutput,proto3" json:"build_output,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BuildOutput map[string]string `protobuf:"bytes,8,rep,name=build_output,json=buildOutput,proto3" json:"build_output,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Number of the version that the function is now; 0 when none is kept of it.
+	CurrentVersion int64 `protobuf:"varint,9,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DescribeFunctionResponse) Reset() {
@@ -507,6 +509,13 @@ func (x *DescribeFunctionResponse) GetBuildOutput() map[string]string {
 		return x.BuildOutput
 	}
 	return nil
+}
+
+func (x *DescribeFunctionResponse) GetCurrentVersion() int64 {
+	if x != nil {
+		return x.CurrentVersion
+	}
+	return 0
 }
 
 // StreamLogsRequest asks for lines.
@@ -1458,7 +1467,7 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05known\x18\x03 \x01(\bR\x05known\"3\n" +
 	"\x17DescribeFunctionRequest\x12\x18\n" +
-	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"\x8f\x04\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"\xb8\x04\n" +
 	"\x18DescribeFunctionResponse\x121\n" +
 	"\bfunction\x18\x01 \x01(\v2\x15.penstock.v1.FunctionR\bfunction\x128\n" +
 	"\bversions\x18\x02 \x03(\v2\x1c.penstock.v1.FunctionVersionR\bversions\x123\n" +
@@ -1467,7 +1476,8 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\tdecisions\x18\x05 \x03(\v2\x1a.penstock.v1.ScaleDecisionR\tdecisions\x122\n" +
 	"\x06states\x18\x06 \x03(\v2\x1a.penstock.v1.FunctionStateR\x06states\x12\x16\n" +
 	"\x06routes\x18\a \x03(\tR\x06routes\x12Y\n" +
-	"\fbuild_output\x18\b \x03(\v26.penstock.v1.DescribeFunctionResponse.BuildOutputEntryR\vbuildOutput\x1a>\n" +
+	"\fbuild_output\x18\b \x03(\v26.penstock.v1.DescribeFunctionResponse.BuildOutputEntryR\vbuildOutput\x12'\n" +
+	"\x0fcurrent_version\x18\t \x01(\x03R\x0ecurrentVersion\x1a>\n" +
 	"\x10BuildOutputEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +

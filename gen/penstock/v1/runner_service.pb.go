@@ -614,7 +614,9 @@ type ConnectResponse struct {
 	Logs *LogSubscription `protobuf:"bytes,5,opt,name=logs,proto3" json:"logs,omitempty"`
 	// Values of the functions' env_secrets; with functions, and left out with them. A
 	// runner gives them to the instances only: they are in no state, line or file.
-	Secrets       []*FunctionSecrets `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*FunctionSecrets `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Which versions the functions are; with functions, and left out with them.
+	Versions      []*DeployedVersion `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -691,6 +693,78 @@ func (x *ConnectResponse) GetSecrets() []*FunctionSecrets {
 	return nil
 }
 
+func (x *ConnectResponse) GetVersions() []*DeployedVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// DeployedVersion is the version that a function of the list is.
+type DeployedVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in functions.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Its number.
+	Number int64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// An instance of it has been ready before, here or elsewhere. One that has not is
+	// started once to try it, also where no instance is wanted.
+	Served        bool `protobuf:"varint,3,opt,name=served,proto3" json:"served,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeployedVersion) Reset() {
+	*x = DeployedVersion{}
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeployedVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeployedVersion) ProtoMessage() {}
+
+func (x *DeployedVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeployedVersion.ProtoReflect.Descriptor instead.
+func (*DeployedVersion) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeployedVersion) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *DeployedVersion) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DeployedVersion) GetServed() bool {
+	if x != nil {
+		return x.Served
+	}
+	return false
+}
+
 // FunctionSecrets are the values of one function's env_secrets.
 type FunctionSecrets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -704,7 +778,7 @@ type FunctionSecrets struct {
 
 func (x *FunctionSecrets) Reset() {
 	*x = FunctionSecrets{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +790,7 @@ func (x *FunctionSecrets) String() string {
 func (*FunctionSecrets) ProtoMessage() {}
 
 func (x *FunctionSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[9]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +803,7 @@ func (x *FunctionSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionSecrets.ProtoReflect.Descriptor instead.
 func (*FunctionSecrets) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{9}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FunctionSecrets) GetFunction() string {
@@ -757,7 +831,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +843,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_runner_service_proto_msgTypes[10]
+	mi := &file_penstock_v1_runner_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +856,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{10}
+	return file_penstock_v1_runner_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogSubscription) GetFunctions() []string {
@@ -839,14 +913,19 @@ const file_penstock_v1_runner_service_proto_rawDesc = "" +
 	"request_id\x18\x06 \x01(\tR\trequestId\x12\x19\n" +
 	"\btrace_id\x18\a \x01(\tR\atraceId\x12\x1a\n" +
 	"\bsequence\x18\b \x01(\x04R\bsequence\x12\x16\n" +
-	"\x06source\x18\t \x01(\tR\x06source\"\xb2\x02\n" +
+	"\x06source\x18\t \x01(\tR\x06source\"\xec\x02\n" +
 	"\x0fConnectResponse\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.penstock.v1.FunctionR\tfunctions\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12/\n" +
 	"\x13functions_unchanged\x18\x03 \x01(\bR\x12functionsUnchanged\x123\n" +
 	"\x15acknowledged_sequence\x18\x04 \x01(\x04R\x14acknowledgedSequence\x120\n" +
 	"\x04logs\x18\x05 \x01(\v2\x1c.penstock.v1.LogSubscriptionR\x04logs\x126\n" +
-	"\asecrets\x18\x06 \x03(\v2\x1c.penstock.v1.FunctionSecretsR\asecrets\"\xa3\x01\n" +
+	"\asecrets\x18\x06 \x03(\v2\x1c.penstock.v1.FunctionSecretsR\asecrets\x128\n" +
+	"\bversions\x18\a \x03(\v2\x1c.penstock.v1.DeployedVersionR\bversions\"]\n" +
+	"\x0fDeployedVersion\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x03R\x06number\x12\x16\n" +
+	"\x06served\x18\x03 \x01(\bR\x06served\"\xa3\x01\n" +
 	"\x0fFunctionSecrets\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12<\n" +
 	"\x03env\x18\x02 \x03(\v2%.penstock.v1.FunctionSecrets.EnvEntryB\x03\x80\x01\x01R\x03env\x1a6\n" +
@@ -871,7 +950,7 @@ func file_penstock_v1_runner_service_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_runner_service_proto_rawDescData
 }
 
-var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_penstock_v1_runner_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*FetchPackageRequest)(nil),   // 0: penstock.v1.FetchPackageRequest
 	(*FetchPackageResponse)(nil),  // 1: penstock.v1.FetchPackageResponse
@@ -882,46 +961,48 @@ var file_penstock_v1_runner_service_proto_goTypes = []any{
 	(*RunnerLogs)(nil),            // 6: penstock.v1.RunnerLogs
 	(*LogLine)(nil),               // 7: penstock.v1.LogLine
 	(*ConnectResponse)(nil),       // 8: penstock.v1.ConnectResponse
-	(*FunctionSecrets)(nil),       // 9: penstock.v1.FunctionSecrets
-	(*LogSubscription)(nil),       // 10: penstock.v1.LogSubscription
-	nil,                           // 11: penstock.v1.RunnerState.ProblemsEntry
-	nil,                           // 12: penstock.v1.RunnerState.ProblemOutputEntry
-	nil,                           // 13: penstock.v1.FunctionSecrets.EnvEntry
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*Instance)(nil),              // 15: penstock.v1.Instance
-	(*FunctionState)(nil),         // 16: penstock.v1.FunctionState
-	(*FunctionStats)(nil),         // 17: penstock.v1.FunctionStats
-	(*ScaleDecision)(nil),         // 18: penstock.v1.ScaleDecision
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Function)(nil),              // 20: penstock.v1.Function
+	(*DeployedVersion)(nil),       // 9: penstock.v1.DeployedVersion
+	(*FunctionSecrets)(nil),       // 10: penstock.v1.FunctionSecrets
+	(*LogSubscription)(nil),       // 11: penstock.v1.LogSubscription
+	nil,                           // 12: penstock.v1.RunnerState.ProblemsEntry
+	nil,                           // 13: penstock.v1.RunnerState.ProblemOutputEntry
+	nil,                           // 14: penstock.v1.FunctionSecrets.EnvEntry
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*Instance)(nil),              // 16: penstock.v1.Instance
+	(*FunctionState)(nil),         // 17: penstock.v1.FunctionState
+	(*FunctionStats)(nil),         // 18: penstock.v1.FunctionStats
+	(*ScaleDecision)(nil),         // 19: penstock.v1.ScaleDecision
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Function)(nil),              // 21: penstock.v1.Function
 }
 var file_penstock_v1_runner_service_proto_depIdxs = []int32{
 	3,  // 0: penstock.v1.ConnectRequest.hello:type_name -> penstock.v1.RunnerHello
 	4,  // 1: penstock.v1.ConnectRequest.state:type_name -> penstock.v1.RunnerState
 	5,  // 2: penstock.v1.ConnectRequest.stats:type_name -> penstock.v1.RunnerStats
 	6,  // 3: penstock.v1.ConnectRequest.logs:type_name -> penstock.v1.RunnerLogs
-	14, // 4: penstock.v1.RunnerHello.sign_of_life:type_name -> google.protobuf.Duration
-	15, // 5: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
-	11, // 6: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
-	16, // 7: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
-	12, // 8: penstock.v1.RunnerState.problem_output:type_name -> penstock.v1.RunnerState.ProblemOutputEntry
-	17, // 9: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
-	18, // 10: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
+	15, // 4: penstock.v1.RunnerHello.sign_of_life:type_name -> google.protobuf.Duration
+	16, // 5: penstock.v1.RunnerState.instances:type_name -> penstock.v1.Instance
+	12, // 6: penstock.v1.RunnerState.problems:type_name -> penstock.v1.RunnerState.ProblemsEntry
+	17, // 7: penstock.v1.RunnerState.functions:type_name -> penstock.v1.FunctionState
+	13, // 8: penstock.v1.RunnerState.problem_output:type_name -> penstock.v1.RunnerState.ProblemOutputEntry
+	18, // 9: penstock.v1.RunnerStats.functions:type_name -> penstock.v1.FunctionStats
+	19, // 10: penstock.v1.RunnerStats.decisions:type_name -> penstock.v1.ScaleDecision
 	7,  // 11: penstock.v1.RunnerLogs.lines:type_name -> penstock.v1.LogLine
-	19, // 12: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	20, // 13: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
-	10, // 14: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
-	9,  // 15: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
-	13, // 16: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
-	2,  // 17: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
-	0,  // 18: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
-	8,  // 19: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
-	1,  // 20: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
-	19, // [19:21] is the sub-list for method output_type
-	17, // [17:19] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	20, // 12: penstock.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	21, // 13: penstock.v1.ConnectResponse.functions:type_name -> penstock.v1.Function
+	11, // 14: penstock.v1.ConnectResponse.logs:type_name -> penstock.v1.LogSubscription
+	10, // 15: penstock.v1.ConnectResponse.secrets:type_name -> penstock.v1.FunctionSecrets
+	9,  // 16: penstock.v1.ConnectResponse.versions:type_name -> penstock.v1.DeployedVersion
+	14, // 17: penstock.v1.FunctionSecrets.env:type_name -> penstock.v1.FunctionSecrets.EnvEntry
+	2,  // 18: penstock.v1.RunnerService.Connect:input_type -> penstock.v1.ConnectRequest
+	0,  // 19: penstock.v1.RunnerService.FetchPackage:input_type -> penstock.v1.FetchPackageRequest
+	8,  // 20: penstock.v1.RunnerService.Connect:output_type -> penstock.v1.ConnectResponse
+	1,  // 21: penstock.v1.RunnerService.FetchPackage:output_type -> penstock.v1.FetchPackageResponse
+	20, // [20:22] is the sub-list for method output_type
+	18, // [18:20] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_runner_service_proto_init() }
@@ -942,7 +1023,7 @@ func file_penstock_v1_runner_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_runner_service_proto_rawDesc), len(file_penstock_v1_runner_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
