@@ -43,6 +43,7 @@ func findGroups() *groups {
 	own, _ := os.ReadFile("/proc/self/cgroup")
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	g := newGroups(string(own), string(mounts))
+	g.v2 = above(g.v2)
 	g.check()
 	g.tidy()
 	return g
@@ -124,8 +125,8 @@ func (g *groups) usable(controller string) error {
 	if !has("cgroup.controllers") {
 		return fmt.Errorf("the control group %s has no %s controller", g.v2, controller)
 	}
-	if err := os.WriteFile(filepath.Join(g.v2, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
-		return fmt.Errorf("the controller cannot be passed on to groups below %s, in which the runner is: %w (give the runner a group of its own below a delegated one: Delegate=yes and DelegateSubgroup= of systemd)", g.v2, err)
+	if err := g.passOn(controller); err != nil {
+		return fmt.Errorf("the controller cannot be passed on to groups below %s, in which the runner is: %w", g.v2, err)
 	}
 	return nil
 }
