@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/unknown"
 )
 
 // Damage is an object that the configuration has and that can no longer be read.
@@ -22,6 +23,8 @@ type Damage struct {
 	Name string
 	// Detail says what is wrong with it.
 	Detail string
+	// Newer tells that it is whole, and that this version does not know all of it.
+	Newer bool
 	// Footprint is what Footprint returned for it, nil when that is lost, too. Of a route
 	// or a gateway without one it is not known what it protected: the routes of its whole
 	// project answer 503 then.
@@ -31,6 +34,7 @@ type Damage struct {
 // lost is a damaged object in a Snapshot.
 type lost struct {
 	detail string
+	newer  bool
 	// husk is what is left of a route or a gateway; nil for other kinds, and when nothing
 	// is.
 	husk Object
@@ -39,11 +43,16 @@ type lost struct {
 	claims []string
 }
 
-// damagePrefix begins the message of the Problem of a damaged object.
-const damagePrefix = "damaged in the store: "
+// One of these begins the message of the Problem of a damaged object.
+const (
+	damagePrefix = "damaged in the store: "
+	newerPrefix  = "written by a newer version of Penstock: "
+)
 
-// IsDamage reports whether a problem is that its object is damaged.
-func IsDamage(p Problem) bool { return strings.HasPrefix(p.Message, damagePrefix) }
+// IsDamage reports whether a problem is that its object cannot be read.
+func IsDamage(p Problem) bool {
+	return strings.HasPrefix(p.Message, damagePrefix) || strings.HasPrefix(p.Message, newerPrefix)
+}
 
 // Footprint is what has to be known of an object when it is lost: the hosts and gateways of
 // a route, the listeners of a gateway, and the headers that their policies set to claims.
@@ -93,9 +102,9 @@ func claimsOnly(policies []*pb.Policies) *pb.Policies {
 
 // newLost reads the footprint of a damaged object.
 func newLost(d Damage) *lost {
-	l := &lost{detail: d.Detail}
+	l := &lost{detail: d.Detail, newer: d.Newer}
 	r := &pb.Resource{}
-	if len(d.Footprint) == 0 || proto.Unmarshal(d.Footprint, r) != nil {
+	if len(d.Footprint) == 0 || proto.Unmarshal(d.Footprint, r) != nil || len(unknown.Fields(r)) > 0 {
 		return l
 	}
 	var policies *pb.Policies
@@ -169,7 +178,11 @@ func (s *Snapshot) damageProblem(name string) []Problem {
 	case k == KindGateways:
 		closes = "its listeners answer 503"
 	}
-	return []Problem{{Object: name, Message: fmt.Sprintf("%s%s; %s until it is written again (penstock apply), deleted (penstock delete) or rolled back (penstock rollback)", damagePrefix, l.detail, closes)}}
+	prefix := damagePrefix
+	if l.newer {
+		prefix = newerPrefix
+	}
+	return []Problem{{Object: name, Message: fmt.Sprintf("%s%s; %s until it is written again (penstock apply), deleted (penstock delete) or rolled back (penstock rollback)", prefix, l.detail, closes)}}
 }
 
 // Damaged reports whether an object is damaged. Get returns what is left of it: of a route

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/unknown"
 )
 
 // now is the time that certificates are judged at.
@@ -32,6 +33,9 @@ func (m *Model) Validate(o Object) []Problem {
 	c := &checker{model: m, object: o, edge: loosest}
 	if err := checkName(o); err != nil {
 		c.add("name", "%v", err)
+	}
+	for _, field := range unknown.Fields(o) {
+		c.add(field, "this version of the control plane does not know it: was it written by a newer version of the client? Upgrade the control plane first")
 	}
 	c.protoRules()
 	c.durations(o.ProtoReflect(), "")

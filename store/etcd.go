@@ -89,6 +89,9 @@ func open(ctx context.Context, o Options) (_ Store, err error) {
 		s.cancel()
 		return nil, err
 	}
+	if err := s.openFormat(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if err := s.openSeal(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -165,6 +168,7 @@ func (s *etcdStore) stateKey(key string) string  { return s.key("s", key) }
 func (s *etcdStore) listKey(l list) string       { return s.key("i", l.part+fmt.Sprintf("%02d", l.bucket)) }
 func (s *etcdStore) headKey() string             { return s.key("head") }
 func (s *etcdStore) epochKey() string            { return s.key("epoch") }
+func (s *etcdStore) formatKey() string           { return s.key("format") }
 func (s *etcdStore) sealKey() string             { return s.key("seal") }
 func prefixEnd(prefix string) clientv3.OpOption {
 	return clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix))

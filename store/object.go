@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/unknown"
 )
 
 // resourceName returns the full name of whatever kind r holds. It goes by
@@ -89,6 +90,11 @@ func (s *sealer) decodeResource(name string, h hash, data []byte) (*pb.Resource,
 	r := new(pb.Resource)
 	if err := proto.Unmarshal(plain, r); err != nil {
 		return nil, corrupt(err.Error())
+	}
+	// What the fields that are not known would have said may protect something.
+	if fields := unknown.Fields(r); len(fields) > 0 {
+		return nil, &CorruptError{Name: name, Hash: h.String(), Newer: true,
+			Detail: "this one does not know " + strings.Join(fields, ", ")}
 	}
 	if got, err := resourceName(r); err != nil || got != name {
 		return nil, corrupt(fmt.Sprintf("it is the content of %q", got))

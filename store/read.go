@@ -140,7 +140,7 @@ func (s *etcdStore) resolve(ctx context.Context, to Revision, diffs []difference
 // and can be.
 func (s *etcdStore) readResource(ctx context.Context, d difference, data []byte) (*pb.Resource, error) {
 	r, err := s.seal.decodeResource(d.name, d.to, data)
-	if _, damaged := errors.AsType[*CorruptError](err); !damaged {
+	if bad, damaged := errors.AsType[*CorruptError](err); !damaged || bad.Newer {
 		return r, err
 	}
 	s.noteDamage(d.to, err)

@@ -38,6 +38,11 @@ func Rebuild(ctx context.Context, o Options, from, into string) (_ *Rebuilt, err
 	if err != nil {
 		return nil, err
 	}
+	if f := values["format"]; f != "" {
+		if err := checkFormat(from, f); err != nil {
+			return nil, err
+		}
+	}
 	for h, data := range loggedObjects(from, o.Prefix+"/o/") {
 		values["o/"+h.String()] = string(data)
 	}

@@ -210,6 +210,8 @@ var (
 	// ErrNoSpace is a disk, a quota or an etcd that is full. Reads go on, and so do
 	// writes once there is space.
 	ErrNoSpace = errors.New("no space left")
+	// ErrNewer is a store, or a resource, that a newer version of Penstock has written.
+	ErrNewer = errors.New("written by a newer version of Penstock")
 	// ErrUncertain is an exchange with etcd that was interrupted: its outcome is not known.
 	ErrUncertain = errors.New("are most of its members there?")
 	// ErrClosed is a store after Close.
@@ -238,10 +240,18 @@ type CorruptError struct {
 	// Footprint is what Options.Footprint returned for the resource; nil when nothing was
 	// kept.
 	Footprint []byte
+	// Newer tells that it is whole, and that a newer version of Penstock wrote it.
+	Newer bool
 }
+
+// Is makes one of a newer version an ErrNewer.
+func (e *CorruptError) Is(target error) bool { return e.Newer && target == ErrNewer }
 
 // Error implements error.
 func (e *CorruptError) Error() string {
+	if e.Newer {
+		return fmt.Sprintf("stored object %s (sha256 %s) was written by a newer version of Penstock: %s", e.Name, e.Hash, e.Detail)
+	}
 	return fmt.Sprintf("stored object %s (sha256 %s) is damaged: %s", e.Name, e.Hash, e.Detail)
 }
 
@@ -268,7 +278,8 @@ func (e *DamageError) Unwrap() []error {
 
 // Open connects to the etcd at Endpoints or, without any, starts one inside this
 // process in DataDir. It fails when etcd does not answer within RequestTimeout,
-// when another process holds DataDir (ErrInUse), and when the seal key is missing or
+// when another process holds DataDir (ErrInUse), when a newer version wrote it in a form
+// that is not known here (ErrNewer), and when the seal key is missing or
 // not the one this store was first opened with (ErrSealKey).
 func Open(ctx context.Context, o Options) (Store, error) {
 	o, err := o.withDefaults()

@@ -161,7 +161,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		return nil, fmt.Errorf("load revision %d: %w", head.Number, err)
 	}
 	for _, d := range whole.Damaged {
-		c.log.Error("an object is damaged in the store; what it protected answers 503, the rest is served", "object", d.Name, "error", d.Detail)
+		c.log.Error("an object in the store cannot be read; what it protected answers 503, the rest is served", "object", d.Name, "error", d.Detail)
 	}
 	c.snapshot.Store(policies.Model().Build(nil, head.Number, whole))
 	if err := c.served.load(ctx); err != nil {
@@ -349,7 +349,7 @@ func toChanges(diff []store.Change, err error) (gateway.Changes, error) {
 	if damage, ok := errors.AsType[*store.DamageError](err); ok {
 		err = nil
 		for _, d := range damage.Objects {
-			ch.Damaged = append(ch.Damaged, gateway.Damage{Name: d.Name, Detail: d.Detail, Footprint: d.Footprint})
+			ch.Damaged = append(ch.Damaged, gateway.Damage{Name: d.Name, Detail: d.Detail, Newer: d.Newer, Footprint: d.Footprint})
 		}
 	}
 	for _, d := range diff {

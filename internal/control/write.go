@@ -518,15 +518,18 @@ func clearStatus(o gateway.Object) {
 }
 
 // etag is a hash of what the user wrote: neither times, uid nor origin change it, so that
-// the same file is no change wherever it lies and whoever applies it. That
-// of a secret is random, and stays as long as its content: everybody who may read a
-// secret's name sees the etag, and from a hash a short password could be guessed.
+// the same file is no change wherever it lies and whoever applies it. It stays as long as
+// the content, also when an earlier version of Penstock made it in another way. That
+// of a secret is random: everybody who may read a secret's name sees the etag, and from a
+// hash a short password could be guessed.
 func etag(o, old gateway.Object) string {
 	b := content(o)
-	if _, secret := o.(*pb.Secret); secret {
-		if old != nil && bytes.Equal(content(proto.Clone(old).(gateway.Object)), b) {
-			return old.GetMetadata().GetEtag()
+	if old != nil {
+		if tag := old.GetMetadata().GetEtag(); tag != "" && bytes.Equal(content(proto.Clone(old).(gateway.Object)), b) {
+			return tag
 		}
+	}
+	if _, secret := o.(*pb.Secret); secret {
 		return strings.ToLower(rand.Text()[:20])
 	}
 	sum := sha256.Sum256(b)
