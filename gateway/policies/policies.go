@@ -6,6 +6,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/authn/jwt"
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policy/compression"
 	"github.com/penstock-gateway/penstock/gateway/policy/cors"
 	"github.com/penstock-gateway/penstock/gateway/policy/headers"
 	"github.com/penstock-gateway/penstock/gateway/policy/ratelimit"
@@ -22,6 +23,7 @@ func Proxies() []*policy.Policy {
 		jwt.Proxies,
 		ratelimit.Proxies,
 		headers.Proxies,
+		compression.Proxies,
 		timeout.Proxies,
 		retry.Proxies,
 	}

@@ -23,7 +23,7 @@ const (
 
 // Policies gathers one of each policy. It may stand on a Gateway, a Route or a
 // rule. Merge order: gateway, then route, then rule. Of timeout and retry the
-// nearer wins field by field, of cors as a whole; header changes, authentication and limits
+// nearer wins field by field, of cors and compression as a whole; header changes, authentication and limits
 // add up.
 type Policies struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -38,7 +38,9 @@ type Policies struct {
 	// How often.
 	RateLimit *RateLimitPolicy `protobuf:"bytes,5,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
 	// Which pages of other origins may call.
-	Cors          *CorsPolicy `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
+	Cors *CorsPolicy `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
+	// Which responses are compressed.
+	Compression   *CompressionPolicy `protobuf:"bytes,7,opt,name=compression,proto3" json:"compression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,11 +117,18 @@ func (x *Policies) GetCors() *CorsPolicy {
 	return nil
 }
 
+func (x *Policies) GetCompression() *CompressionPolicy {
+	if x != nil {
+		return x.Compression
+	}
+	return nil
+}
+
 var File_penstock_v1_policies_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_policies_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/policies.proto\x12\vpenstock.v1\x1a penstock/v1/authentication.proto\x1a\x16penstock/v1/cors.proto\x1a\x19penstock/v1/headers.proto\x1a\x1cpenstock/v1/rate_limit.proto\x1a\x17penstock/v1/retry.proto\x1a\x19penstock/v1/timeout.proto\"\xdb\x02\n" +
+	"\x1apenstock/v1/policies.proto\x12\vpenstock.v1\x1a penstock/v1/authentication.proto\x1a\x1dpenstock/v1/compression.proto\x1a\x16penstock/v1/cors.proto\x1a\x19penstock/v1/headers.proto\x1a\x1cpenstock/v1/rate_limit.proto\x1a\x17penstock/v1/retry.proto\x1a\x19penstock/v1/timeout.proto\"\x9d\x03\n" +
 	"\bPolicies\x124\n" +
 	"\atimeout\x18\x01 \x01(\v2\x1a.penstock.v1.TimeoutPolicyR\atimeout\x12.\n" +
 	"\x05retry\x18\x02 \x01(\v2\x18.penstock.v1.RetryPolicyR\x05retry\x124\n" +
@@ -127,7 +136,8 @@ const file_penstock_v1_policies_proto_rawDesc = "" +
 	"\x0eauthentication\x18\x04 \x01(\v2!.penstock.v1.AuthenticationPolicyR\x0eauthentication\x12;\n" +
 	"\n" +
 	"rate_limit\x18\x05 \x01(\v2\x1c.penstock.v1.RateLimitPolicyR\trateLimit\x12+\n" +
-	"\x04cors\x18\x06 \x01(\v2\x17.penstock.v1.CorsPolicyR\x04corsBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
+	"\x04cors\x18\x06 \x01(\v2\x17.penstock.v1.CorsPolicyR\x04cors\x12@\n" +
+	"\vcompression\x18\a \x01(\v2\x1e.penstock.v1.CompressionPolicyR\vcompressionBAZ?github.com/penstock-gateway/penstock/gen/penstock/v1;penstockv1b\x06proto3"
 
 var (
 	file_penstock_v1_policies_proto_rawDescOnce sync.Once
@@ -150,6 +160,7 @@ var file_penstock_v1_policies_proto_goTypes = []any{
 	(*AuthenticationPolicy)(nil), // 4: penstock.v1.AuthenticationPolicy
 	(*RateLimitPolicy)(nil),      // 5: penstock.v1.RateLimitPolicy
 	(*CorsPolicy)(nil),           // 6: penstock.v1.CorsPolicy
+	(*CompressionPolicy)(nil),    // 7: penstock.v1.CompressionPolicy
 }
 var file_penstock_v1_policies_proto_depIdxs = []int32{
 	1, // 0: penstock.v1.Policies.timeout:type_name -> penstock.v1.TimeoutPolicy
@@ -158,11 +169,12 @@ var file_penstock_v1_policies_proto_depIdxs = []int32{
 	4, // 3: penstock.v1.Policies.authentication:type_name -> penstock.v1.AuthenticationPolicy
 	5, // 4: penstock.v1.Policies.rate_limit:type_name -> penstock.v1.RateLimitPolicy
 	6, // 5: penstock.v1.Policies.cors:type_name -> penstock.v1.CorsPolicy
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: penstock.v1.Policies.compression:type_name -> penstock.v1.CompressionPolicy
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_policies_proto_init() }
@@ -171,6 +183,7 @@ func file_penstock_v1_policies_proto_init() {
 		return
 	}
 	file_penstock_v1_authentication_proto_init()
+	file_penstock_v1_compression_proto_init()
 	file_penstock_v1_cors_proto_init()
 	file_penstock_v1_headers_proto_init()
 	file_penstock_v1_rate_limit_proto_init()
