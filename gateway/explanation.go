@@ -27,9 +27,6 @@ type Explanation struct {
 	Rows []*pb.ExplainPolicy
 	// Answer is what a filter answers; nil when the request passes all of them.
 	Answer *pb.ExplainOutcome
-	// GuardAnswer is what the guard answers, behind the filters; nil when it lets the
-	// request pass.
-	GuardAnswer *pb.ExplainOutcome
 	// MayBe is what filters before the answer may answer instead.
 	MayBe []*pb.ExplainOutcome
 	// MayBeLate is what may come of a policy when the request was sent to a backend.

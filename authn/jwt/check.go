@@ -37,7 +37,7 @@ type Verdict struct {
 	// Reason says what is wrong, after the words "the token"; of a request without one
 	// it is a sentence.
 	Reason string
-	// ByGuard: the guard refuses, which stands behind the limits.
+	// ByGuard: the guard refuses, which stands behind the filter that verifies.
 	ByGuard bool
 	// Issuer and Subject are those of the first provider's verified token; "" without one.
 	Issuer, Subject string

@@ -33,10 +33,7 @@ func explain(x *gateway.Explanation, v gateway.Value[*pb.AuthenticationPolicy]) 
 	for i, a := range asked {
 		x.Row(policyField, describe(x, a, providers[i], verdict), a.Source)
 	}
-	switch o := refusal(x, asked, providers, verdict); {
-	case verdict.ByGuard:
-		x.GuardAnswer = o
-	case !verdict.Passes:
+	if o := refusal(x, asked, providers, verdict); o != nil {
 		x.Answers(o)
 	}
 }

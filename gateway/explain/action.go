@@ -11,15 +11,10 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// through follows the request through the filters in front of a rule to what it does. The
-// guard stands behind the filters, so what they may answer comes before its refusal.
+// through follows the request through the filters in front of a rule to what it does.
 func (x *explainer) through(h *gateway.Host, e *gateway.Entry, said *gateway.Explanation) *pb.ExplainOutcome {
 	out := said.Answer
-	switch {
-	case out != nil:
-	case said.GuardAnswer != nil:
-		out = said.GuardAnswer
-	default:
+	if out == nil {
 		out = x.action(h, e, said.MayBeLate)
 	}
 	out.MayBe = append(said.MayBe, out.GetMayBe()...)

@@ -70,8 +70,8 @@ func TestChain(t *testing.T) {
 		got = append(got, name)
 	}
 	want := []string{
-		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "(penstock.v1.host-case)", "penstock.v1.on-demand", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
-		"penstock.v1.guard", "(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "envoy.filters.http.router",
+		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "(penstock.v1.host-case)", "penstock.v1.on-demand", "penstock.v1.cors", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
+		"penstock.v1.compression", "penstock.v1.guard", "(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "envoy.filters.http.router",
 	}
 	if !slices.Equal(got, want) || p.Err() != nil {
 		t.Errorf("%v (%v), want %v", got, p.Err(), want)
@@ -101,7 +101,7 @@ func TestChain(t *testing.T) {
 	if len(types) != 0 {
 		t.Errorf("entries for filters that are not in the chain: %v", types)
 	}
-	jwt := filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true)[7].GetConfigDiscovery()
+	jwt := filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true)[8].GetConfigDiscovery()
 	if jwt.GetDefaultConfig() == nil || !jwt.GetApplyDefaultConfigWithoutWarming() || len(jwt.GetTypeUrls()) != 1 {
 		t.Errorf("the jwt filter: %v", jwt)
 	}
