@@ -97,6 +97,11 @@ type Core struct {
 	// unsettled wakes settle. It does nothing before settleFrom, which compiling guards.
 	unsettled  signal.Wake
 	settleFrom time.Time
+	// frozen is published in place of newer snapshots while settle needs that; nil: none.
+	// compiling guards it.
+	frozen *gateway.Snapshot
+	// unkept wakes keepShared.
+	unkept signal.Wake
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -107,9 +112,15 @@ type view struct {
 	view     compile.View
 	compiler *compile.Compiler
 	problems []gateway.Problem
-	// published is what the proxies may have.
+	// published is what the proxies may have, made from snapshot.
 	published *xds.Generation
+	snapshot  *gateway.Snapshot
 	name      string
+	// kept is what the store is to have of what proxies share, and stored what it has
+	// (shared.go); nil for nothing.
+	kept, stored *sharing
+	// held: what was compiled last waits until the store has kept.
+	held bool
 	// tried is what the last compile made, and of what.
 	tried tried
 }
@@ -122,7 +133,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	}
 	c := &Core{
 		store: o.Store, log: o.Logger, version: o.Version, settings: o.Settings,
-		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: signal.NewWake(),
+		writing: make(turn, 1), now: time.Now, views: map[string]*view{}, unsettled: signal.NewWake(), unkept: signal.NewWake(),
 		streamAge: cmp.Or(o.StreamAge, delivery.DefaultStreamAge),
 	}
 	c.delivery = delivery.New(delivery.Options{
@@ -198,6 +209,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.fleet.run(run) })
 	c.done.Go(func() { c.fleet.follow(run) })
 	c.done.Go(func() { c.settle(run) })
+	c.done.Go(func() { c.keepShared(run) })
 	c.done.Go(func() { c.salvage.run(run) })
 	c.done.Go(func() { c.bad.run(run) })
 	c.done.Go(func() { c.bad.follow(run) })
@@ -229,14 +241,21 @@ func (c *Core) addView(name string) {
 		return
 	}
 	c.compiling.Lock()
+	_, known := c.views[name]
+	c.compiling.Unlock()
+	var before *xds.Generation
+	var stored *sharing
+	if !known {
+		before, stored = c.remembered(name) // not under compiling: the store may be slow
+	}
+	c.compiling.Lock()
 	defer c.compiling.Unlock()
 	if _, known := c.views[name]; !known {
-		before := c.remembered(name)
 		if before != nil {
 			c.settleFrom = c.now().Add(returning)
 			c.unsettled.Set()
 		}
-		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: before}
+		c.views[name] = &view{name: name, view: v, compiler: compile.New(c.settings), published: before, kept: stored, stored: stored}
 	}
 	c.publishLocked(c.Snapshot())
 }
@@ -249,20 +268,30 @@ func (c *Core) publish(s *gateway.Snapshot) {
 }
 
 func (c *Core) publishLocked(s *gateway.Snapshot) {
-	for name, v := range c.views {
+	if c.frozen != nil {
+		s = c.frozen
+	}
+	for _, v := range c.views {
 		g, problems := c.compile(v, s)
 		v.problems = problems
 		differs := shared(v.published, g)
-		if differs {
-			c.remember(name, g) // it has what was before, too
+		v.held = differs && !v.stored.covers(g)
+		if v.held {
+			c.hold(v, s, g)
+			continue
 		}
-		c.deliver(name, g)
-		c.salvage.published(v, s, g)
+		c.give(v, s, g)
 		if differs {
 			c.unsettled.Set()
 		}
-		v.published = g
 	}
+}
+
+// give hands a generation to the delivery. The caller holds compiling.
+func (c *Core) give(v *view, s *gateway.Snapshot, g *xds.Generation) {
+	c.deliver(v.name, g)
+	c.salvage.published(v, s, g)
+	v.published, v.snapshot = g, s
 }
 
 // tried is a compile: a write compiles to be checked, and once it is stored the

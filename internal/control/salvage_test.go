@@ -57,15 +57,20 @@ func strictEnvoy(t *testing.T, p *plane, dir string) *envoytest.Envoy {
 	return e
 }
 
-// applyYAML writes and returns what came of it within the write's wait.
-func applyYAML(t *testing.T, p *plane, yaml string, deletes ...string) {
+func decodeYAML(t *testing.T, yaml string) []gateway.Object {
 	t.Helper()
 	objects, errs := file.Decode("test.yaml", []byte(yaml))
 	if len(errs) > 0 {
 		t.Fatal(errs.Error())
 	}
+	return objects
+}
+
+// applyYAML writes and returns what came of it within the write's wait.
+func applyYAML(t *testing.T, p *plane, yaml string, deletes ...string) {
+	t.Helper()
 	req := &pb.ApplyRequest{Deletes: deletes, Options: &pb.WriteOptions{WaitTimeout: durationpb.New(30 * time.Second)}}
-	for _, o := range objects {
+	for _, o := range decodeYAML(t, yaml) {
 		req.Resources = append(req.Resources, gateway.ToResource(o))
 	}
 	if _, err := pb.NewConfigServiceClient(p.conn).Apply(t.Context(), req); err != nil {

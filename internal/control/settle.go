@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -18,19 +19,6 @@ const (
 	// settleHold bounds for how long it lets none go first after that.
 	settleHold = time.Second
 )
-
-// shared tells whether what all hosts of a view share differs.
-func shared(a, b *xds.Generation) bool {
-	if a == nil {
-		return false
-	}
-	for r := range b.All(xds.ExtensionConfig) {
-		if old := a.Get(xds.ExtensionConfig, r.Name); old == nil || old.Version != r.Version {
-			return true
-		}
-	}
-	return false
-}
 
 // settle publishes again when the proxies are there, without what was only for
 // the way there (see compile.Input.Previous). While a proxy is not, it stays: its
@@ -51,8 +39,8 @@ func (c *Core) settle(ctx context.Context) {
 }
 
 // settled tells whether it could publish without what was for the way. It does
-// when every proxy has followed to the newest revision, which with hold it makes
-// sure that it stays.
+// when every proxy has followed to the newest revision. With hold newer ones wait
+// meanwhile, but not the endpoints of functions.
 func (c *Core) settled(ctx context.Context, hold bool) bool {
 	c.compiling.Lock()
 	wait := c.settleFrom.Sub(c.now())
@@ -66,24 +54,49 @@ func (c *Core) settled(ctx context.Context, hold bool) bool {
 		sleep(ctx, settleAfter)
 		return false
 	}
+	if hold {
+		revision = c.freeze()
+		defer c.thaw()
+		if !c.followed(ctx, revision, settleHold) {
+			return false
+		}
+	}
 	c.compiling.Lock()
 	defer c.compiling.Unlock()
-	if c.Snapshot().Revision() != revision {
-		if !hold {
-			return false
-		}
-		c.publishLocked(c.Snapshot())
-		if !c.followed(ctx, c.Snapshot().Revision(), settleHold) {
-			return false
-		}
+	s := cmp.Or(c.frozen, c.Snapshot())
+	if s.Revision() != revision {
+		return false
 	}
-	for name, v := range c.views {
-		v.published, v.problems = v.compiler.Compile(c.input(c.Snapshot(), v))
-		c.deliver(name, v.published)
-		c.salvage.published(v, c.Snapshot(), v.published)
-		c.forget(ctx, name)
+	for _, v := range c.views {
+		if v.held {
+			continue // it has not been sent; once it is, settle is woken again
+		}
+		g, problems := v.compiler.Compile(c.input(s, v))
+		v.problems = problems
+		c.give(v, s, g)
+		v.kept = nil
 	}
+	c.unkept.Set()
 	return true
+}
+
+// freeze has the snapshot of now published until thaw, and returns its revision.
+func (c *Core) freeze() int64 {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	c.frozen = c.Snapshot()
+	c.publishLocked(c.frozen)
+	return c.frozen.Revision()
+}
+
+func (c *Core) thaw() {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	frozen := c.frozen
+	c.frozen = nil
+	if now := c.Snapshot(); now != frozen {
+		c.publishLocked(now)
+	}
 }
 
 // followed waits until every proxy has a revision, or is silent. It is false when
