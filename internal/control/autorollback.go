@@ -91,7 +91,9 @@ func (r *runners) judge() {
 		}
 		if why := ro.verdict(f.GetAutoRollback(), r.statsOf(name)); why != "" {
 			delete(r.rollouts, name)
-			go r.core.rollBack(f, ro.previous, fmt.Sprintf("version %d: %s", ro.version, why))
+			r.core.background(func(ctx context.Context) {
+				r.core.rollBack(ctx, f, ro.previous, fmt.Sprintf("version %d: %s", ro.version, why))
+			})
 		}
 	}
 }
@@ -118,8 +120,8 @@ func (ro *rollout) verdict(rule *pb.AutoRollback, now *pb.FunctionStats) string 
 }
 
 // rollBack gives all requests of a function to an older version.
-func (c *Core) rollBack(f *pb.Function, version int64, why string) {
-	ctx, cancel := context.WithTimeout(api.WithCaller(context.Background(), api.System("penstock")), autoRollbackTimeout)
+func (c *Core) rollBack(ctx context.Context, f *pb.Function, version int64, why string) {
+	ctx, cancel := context.WithTimeout(api.WithCaller(ctx, api.System("penstock")), autoRollbackTimeout)
 	defer cancel()
 	next := proto.CloneOf(f)
 	next.Traffic = []*pb.Traffic{{Version: version, Weight: 100}}

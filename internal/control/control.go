@@ -103,8 +103,12 @@ type Core struct {
 	// unkept wakes keepShared.
 	unkept signal.Wake
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	// run ends with Close, which waits for done. closing is held while something is added
+	// to it in the background.
+	run     context.Context
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	closing sync.Mutex
 }
 
 // view is what one group of proxies may see.
@@ -199,7 +203,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.addView(compile.View{Project: "default", Gateway: "-"}.String())
 
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c.stop = stop
+	c.run, c.stop = run, stop
 	c.done.Go(func() { c.follow(run) })
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
@@ -216,9 +220,22 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	return c, nil
 }
 
-// Close stops following and disconnects the proxies.
+// background runs f beside its caller, until Close at the latest: ctx ends then, and
+// Close waits. After Close it does nothing.
+func (c *Core) background(f func(ctx context.Context)) {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if c.run.Err() == nil {
+		c.done.Go(func() { f(c.run) })
+	}
+}
+
+// Close stops following and disconnects the proxies. Nothing of this Core runs on when
+// it returns, once Serve has returned, too.
 func (c *Core) Close() {
+	c.closing.Lock()
 	c.stop()
+	c.closing.Unlock()
 	c.gate.close()
 	c.done.Wait()
 	c.fleet.leave()

@@ -190,6 +190,7 @@ const apiWindow = 4 << 20
 
 func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	s := grpc.NewServer(
+		grpc.WaitForHandlers(true), // so that none of them uses a store that is closed
 		grpc.Creds(access.Credentials(o.APITLS)), grpc.InTapHandle(o.Access.Tap), grpc.MaxConcurrentStreams(maxAPIStreams),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithTracerProvider(o.TracerProvider))),
@@ -214,7 +215,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(append(delivery.GRPCOptions(c.streamAge), grpc.Creds(c.guard.credentials(o.TLS)),
+	s := grpc.NewServer(append(delivery.GRPCOptions(c.streamAge), grpc.WaitForHandlers(true), grpc.Creds(c.guard.credentials(o.TLS)),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.InTapHandle(c.guard.tap),
 		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), c.guard.unary), grpc.ChainStreamInterceptor(c.guard.stream))...)
 	c.delivery.Register(s)

@@ -186,7 +186,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		c.install(plan.next)
 		if len(plan.changes) > manyChanges {
 			// What a big write left behind would stay resident for minutes.
-			go debug.FreeOSMemory()
+			c.background(func(context.Context) { debug.FreeOSMemory() })
 		}
 		return plan.outcome(rev.Number, true), nil
 	}
