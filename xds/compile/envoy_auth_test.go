@@ -380,9 +380,9 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 	t.Run("tokens", func(t *testing.T) { forgedTokens(t, r) })
 }
 
-// forgedTokens: each is refused.
-func forgedTokens(t *testing.T, r *rig) {
-	port := r.serve(t, gatewayOn+hosts(protected))
+// forged are headers that must prove nothing, by what is wrong with them.
+func (r *rig) forged(t *testing.T) map[string][]string {
+	t.Helper()
 	good := r.token(t, nil)
 	parts := strings.Split(good, ".")
 	enc := func(v any) string {
@@ -403,7 +403,7 @@ func forgedTokens(t *testing.T, r *rig) {
 	evil := *r
 	evil.rotate(t)
 	foreign := evil.token(t, nil)
-	for name, header := range map[string][]string{
+	return map[string][]string{
 		"alg none":        {"Authorization: Bearer " + enc(map[string]any{"alg": "none"}) + "." + parts[1] + "."},
 		"alg NoNe":        {"Authorization: Bearer " + enc(map[string]any{"alg": "NoNe"}) + "." + parts[1] + "."},
 		"HS256":           {"Authorization: Bearer " + hs + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))},
@@ -414,12 +414,18 @@ func forgedTokens(t *testing.T, r *rig) {
 		"bad then good":   {"Authorization: Bearer bad", "Authorization: Bearer " + good},
 		"cookie":          {"Cookie: access_token=" + good},
 		"other header":    {"X-Authorization: Bearer " + good},
-	} {
+	}
+}
+
+// forgedTokens: each is refused.
+func forgedTokens(t *testing.T, r *rig) {
+	port := r.serve(t, gatewayOn+hosts(protected))
+	for name, header := range r.forged(t) {
 		if a := r.do(t, port, "GET", "x.test/must", header...); a.status != 401 || a.got != nil {
 			t.Errorf("%s: %d", name, a.status)
 		}
 	}
-	if a := r.do(t, port, "GET", "x.test/must?access_token="+good); a.status != 401 || a.got != nil {
+	if a := r.do(t, port, "GET", "x.test/must?access_token="+r.token(t, nil)); a.status != 401 || a.got != nil {
 		t.Errorf("token in the query: %d", a.status)
 	}
 }

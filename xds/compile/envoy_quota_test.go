@@ -49,31 +49,17 @@ func testQuota(t *testing.T, r *rig) {
 		r.limiter.take()
 		asks := func(what, host, path string, status int, who string, header ...string) {
 			t.Helper()
-			lines := append([]string{}, header...)
-			requests := map[string]func() answer{
-				"HTTP/1.1": func() answer { return r.do(t, port, "GET", host+path, lines...) },
-				"absolute form": func() answer {
-					return r.raw(t, port, "GET http://"+host+path+" HTTP/1.1\r\nHost: other\r\nConnection: close\r\n"+strings.Join(append(lines, "\r\n"), "\r\n"))
-				},
-				"HTTP/2": func() answer {
-					fields := []string{":method", "GET", ":scheme", "http", ":path", path, ":authority", host}
-					for _, l := range lines {
-						name, value, _ := strings.Cut(l, ": ")
-						fields = append(fields, strings.ToLower(name), value)
-					}
-					return r.h2(t, port, fields...)
-				},
-			}
-			for form, do := range requests {
-				a, calls := do(), r.limiter.take()
+			defer func() { r.way = http11 }()
+			for _, r.way = range ways {
+				a, calls := r.do(t, port, "GET", host+path, header...), r.limiter.take()
 				if a.status != status {
-					t.Errorf("%s, %s, %s: %d, want %d", layout, what, form, a.status, status)
+					t.Errorf("%s, %s, %s: %d, want %d", layout, what, r.way, a.status, status)
 				}
 				switch {
 				case who == "" && len(calls) > 0:
-					t.Errorf("%s, %s, %s: counted %q", layout, what, form, calls)
+					t.Errorf("%s, %s, %s: counted %q", layout, what, r.way, calls)
 				case who != "" && (len(calls) != 1 || len(calls[0]) != 3 || !strings.Contains(calls[0][1], who) || strings.Contains(fmt.Sprint(calls), "mallory")):
-					t.Errorf("%s, %s, %s: counted %q, want %q", layout, what, form, calls, who)
+					t.Errorf("%s, %s, %s: counted %q, want %q", layout, what, r.way, calls, who)
 				}
 			}
 		}

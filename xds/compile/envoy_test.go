@@ -35,7 +35,7 @@ func TestEnvoy(t *testing.T) {
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
-		{"Callers", testCallers}, {"Quota", testQuota},
+		{"Callers", testCallers}, {"Quota", testQuota}, {"Ways", testWays}, {"WaysLayouts", testWaysLayouts},
 		{"Claims", testClaims},
 		{"Tokens", testTokens},
 		{"KeySets", testKeySets},

@@ -62,6 +62,7 @@ type rig struct {
 	snapshot *gateway.Snapshot
 	last     *xds.Generation
 	revision int64
+	way      way
 
 	upstream *upstream
 	limiter  *limiter
@@ -305,12 +306,11 @@ type answer struct {
 	got *seen
 }
 
-// do sends a request to a port of Envoy. header are "name: value" lines.
+// do sends a request to a port of Envoy, in the rig's way. header are "name: value" lines.
 func (r *rig) do(t *testing.T, port int, method, url string, header ...string) answer {
 	t.Helper()
 	host, path, _ := strings.Cut(url, "/")
-	lines := append([]string{method + " /" + path + " HTTP/1.1", "Host: " + host, "Connection: close"}, header...)
-	return r.raw(t, port, strings.Join(lines, "\r\n")+"\r\n\r\n")
+	return r.send(t, port, method, host, "/"+path, header...)
 }
 
 // raw sends bytes as they are and reads one HTTP/1.1 response.
