@@ -22,6 +22,7 @@ var (
 	BadSlash       = Answer{"PK-EDGE-ENCODED-SLASH", 400, "The path has an encoded slash or backslash, which this listener refuses."}
 	BadSemicolon   = Answer{"PK-EDGE-SEMICOLON", 400, "The path has a semicolon, which this listener refuses."}
 	AmbiguousPath  = Answer{"PK-EDGE-AMBIGUOUS-PATH", 400, "The path could be read in two ways that lead to different routes: with its encoded slashes, semicolons or repeated slashes, and without."}
+	BadUpgrade     = Answer{"PK-EDGE-UPGRADE", 400, "A connection is upgraded to a WebSocket only; the header upgrade asks for another protocol."}
 	BadHeaderName  = Answer{"PK-EDGE-HEADER-NAME", 400, "A header has '_' in its name, which this listener refuses."}
 	TooManyHeaders = Answer{"PK-EDGE-HEADERS-COUNT", 431, "The request has more headers than this listener takes."}
 	HeadersTooBig  = Answer{"PK-EDGE-HEADERS-SIZE", 431, "The header lines of the request are longer than this listener takes."}
@@ -55,7 +56,7 @@ var (
 // Answers lists every answer, for the documentation.
 func Answers() []Answer {
 	return []Answer{
-		BadHost, HostTooLong, Misdirected, BadScheme, BadMethod, BadPath, BadSlash, BadSemicolon, AmbiguousPath, BadHeaderName, TooManyHeaders, HeadersTooBig,
+		BadHost, HostTooLong, Misdirected, BadScheme, BadMethod, BadPath, BadSlash, BadSemicolon, AmbiguousPath, BadUpgrade, BadHeaderName, TooManyHeaders, HeadersTooBig,
 		BadProtocol, BadEncoding, OldProtocol, SlowHeaders, SlowRequest, BodyTooBig, Overloaded,
 		NoRoute, RoutesLoading, RouteBroken, Unauthenticated, RefusedToken, Forbidden, LimitExceeded, LimiterDown, NoEndpoint, BackendReset, BackendTimeout, BackendProtocol, Other,
 	}

@@ -120,6 +120,9 @@ func (x *explainer) edge(e gateway.Edge) *pb.ExplainOutcome {
 	case is:
 		return refused(first)
 	}
+	if other := x.upgrade(); other != "" {
+		return answered(byEdge, gateway.BadUpgrade, "the header upgrade asks for %q", other)
+	}
 	path, err := e.NormalizePath(x.rawPath)
 	bad, _ := errors.AsType[*gateway.EdgeError](err)
 	switch {
@@ -167,6 +170,19 @@ func (x *explainer) normalized(e gateway.Edge) {
 	default:
 		x.changed("rules and the backend get the path %s, its normal form (RFC 3986, section 6.2.2)", x.request.Path)
 	}
+}
+
+// upgrade is the protocol that an HTTP/1.1 client wants to go on with and that the proxy does
+// not know; "". HTTP/2 without TLS (h2c) it ignores.
+func (x *explainer) upgrade() string {
+	asks := slices.ContainsFunc(x.request.Headers["connection"], func(v string) bool {
+		return slices.ContainsFunc(strings.Split(v, ","), func(t string) bool { return strings.EqualFold(strings.TrimSpace(t), "upgrade") })
+	})
+	to := strings.Join(x.request.Headers["upgrade"], ",")
+	if !asks || to == "" || strings.EqualFold(to, "websocket") || strings.EqualFold(to, "h2c") {
+		return ""
+	}
+	return to
 }
 
 // misdirected is the answer of a listener with several certificates to a request for another

@@ -204,6 +204,7 @@ func (r *rig) h2(t *testing.T, port int, fields ...string) answer {
 		}
 		if ended {
 			a.got = r.upstream.after(before)
+			r.coded(t, fields[1], a)
 			return a
 		}
 	}
@@ -245,11 +246,16 @@ kind: Backend
 name: none
 static: {endpoints: [{address: 127.0.0.1, port: 1}]}
 ---
+kind: Backend
+name: odd
+static: {endpoints: [{address: 127.0.0.1, port: `+fmt.Sprint(oddServer(t))+`}]}
+---
 kind: Route
 name: more
 hostnames: [b.x.test]
 rules:
 - {name: down, matches: [{path: {prefix: /down}}], forward: {backends: [{backend: none}]}}
+- {name: odd, matches: [{path: {prefix: /odd}}], forward: {backends: [{backend: odd}]}}
 - {name: say, matches: [{path: {prefix: /say}}], direct_response: {status: 400, body: mine}}
 - {name: limited, matches: [{path: {prefix: /limited}}], forward: {backends: [{backend: up}]}, policies: {rate_limit: {limits: [{name: l, requests: 1, window: 60s, on_failure: CLOSED}]}}}
 `)
@@ -285,6 +291,8 @@ rules:
 		{"GET /x " + head + "a.x.test\r\n" + strings.Repeat("x-a: b\r\n", 700) + "\r\n", "PK-EDGE-HEADERS-COUNT", 431},
 		{"GET /x " + head + "a.x.test\r\nx-a:" + strings.Repeat("b", 70_000) + "\r\n\r\n", "PK-EDGE-HEADERS-SIZE", 431},
 		{"GET /x " + head + "a.x.test\r\nx-a:" + strings.Repeat("b", 150_000) + "\r\n\r\n", "PK-EDGE-HEADERS-SIZE", 431},
+		{"GET /must HTTP/1.1\r\nHost: a.x.test\r\nConnection: close, Upgrade\r\nUpgrade: other\r\n\r\n", "PK-EDGE-UPGRADE", 400},
+		{"GET /odd " + head + "b.x.test\r\n\r\n", "PK-BACKEND-PROTOCOL", 502},
 		{"GET /nope " + head + "a.x.test\r\n\r\n", "PK-ROUTE-NONE", 404},
 		{"GET /nope " + head + "unknown\r\n\r\n", "PK-ROUTE-NONE", 404},
 		{"GET /must " + head + "a.x.test\r\n\r\n", "PK-AUTH-TOKEN", 401},
@@ -296,6 +304,15 @@ rules:
 		a := r.raw(t, port, c.request)
 		if code := a.code(t); a.status != c.status || code != c.code || a.got != nil {
 			t.Errorf("%.80q: %d %s, want %d %s (%s)", c.request, a.status, code, c.status, c.code, a.body)
+		}
+	}
+	for _, upgrade := range []string{"other", "websocket", "WebSocket", "h2c", "HTTP/3", "websocket, other"} {
+		a := r.raw(t, port, "GET /say HTTP/1.1\r\nHost: b.x.test\r\nConnection: close, Upgrade\r\nUpgrade: "+upgrade+"\r\n\r\n")
+		o := explain.Explain(r.snapshot, &pb.ExplainRequest{
+			Url: fmt.Sprintf("http://b.x.test:%d/say", port), HeaderLines: []string{"connection: close, Upgrade", "upgrade: " + upgrade},
+		}, nil).GetOutcome()
+		if a.status != int(o.GetStatus()) || a.code(t) != o.GetCode() {
+			t.Errorf("upgrade to %s: %d %s, explain says %s", upgrade, a.status, a.body, o.GetText())
 		}
 	}
 	r.limiter.setBroken(false)
@@ -354,6 +371,40 @@ rules:
 	}
 	if a := h2(fields...); a.status != 431 || a.code(t) != "PK-EDGE-HEADERS-COUNT" {
 		t.Errorf("HTTP/2, 101 headers: %d %s", a.status, a.body)
+	}
+}
+
+// oddServer answers with what is not HTTP.
+func oddServer(t *testing.T) (port int) {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = bufio.NewReader(c).ReadString('\n')
+			_, _ = io.WriteString(c, "220 mail.test ESMTP\r\n")
+			c.Close()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// testSlow: what does not arrive in time is answered with the part that was late.
+func testSlow(t *testing.T, r *rig) {
+	port := r.serve(t, strings.Replace(gatewayOn, "port: PORT}", "port: PORT, upload_timeout: 0.3s}", 1)+hosts(protected, "a.x.test"))
+	if a := r.raw(t, port, "POST /public HTTP/1.1\r\nHost: a.x.test\r\nContent-Length: 5\r\n\r\nhe"); a.status != 408 || a.code(t) != "PK-EDGE-REQUEST-TIMEOUT" {
+		t.Errorf("a body that does not end: %d %s", a.status, a.body)
+	}
+	port = r.serve(t, gatewayOn+hosts(protected, "a.x.test"))
+	if a := r.raw(t, port, "GET /public HTTP/1.1\r\nHost: a.x"); a.status != 408 || a.code(t) != "PK-EDGE-HEADERS-TIMEOUT" {
+		t.Errorf("a head that does not end: %d %s", a.status, a.body)
 	}
 }
 

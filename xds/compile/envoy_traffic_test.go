@@ -187,6 +187,7 @@ func testRetries(t *testing.T, r *rig) {
 	refuse := endpoint(func(w http.ResponseWriter, req *http.Request) {
 		refusals.Add(1)
 		w.Header().Set("x-penstock-refused", "busy")
+		w.Header().Set("x-from-upstream", "yes")
 		w.WriteHeader(503)
 	})
 	good := endpoint(func(w http.ResponseWriter, req *http.Request) {

@@ -79,8 +79,9 @@ var edgeReplies = []reply{
 	when(details("low_version"), gateway.OldProtocol),
 	when(details("http1.invalid_transfer_encoding"), gateway.BadEncoding),
 	when(detailsStart("http1."), gateway.BadProtocol),
-	when(details("request_header_timeout"), gateway.SlowHeaders),
-	// A request whose head does not come has no method.
+	when(details("upgrade_failed"), gateway.BadUpgrade),
+	// A request whose head does not come has no method. Its idle timer is the first to end it.
+	when(details("request_header_timeout")+" || "+details("stream_idle_timeout")+" && !has(request.method)", gateway.SlowHeaders),
 	when(details("stream_idle_timeout")+" && request.method != '' && "+noRouteYet, gateway.RoutesLoading),
 	when("response.code == 408", gateway.SlowRequest),
 	when("response.code == 413", gateway.BodyTooBig),

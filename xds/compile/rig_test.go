@@ -63,6 +63,7 @@ type rig struct {
 	last     *xds.Generation
 	revision int64
 	way      way
+	codes    map[string]bool // of the gateway's own answers so far
 
 	upstream *upstream
 	limiter  *limiter
@@ -74,7 +75,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{whole: t, upstream: newUpstream(t), limiter: newLimiter(t), spans: newCollector(t), view: compile.View{Project: "default", Gateway: "-"}, instances: map[string][]compile.Endpoint{}}
+	r := &rig{whole: t, codes: map[string]bool{}, upstream: newUpstream(t), limiter: newLimiter(t), spans: newCollector(t), view: compile.View{Project: "default", Gateway: "-"}, instances: map[string][]compile.Endpoint{}}
 	var err error
 	if r.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
@@ -344,7 +345,22 @@ func (r *rig) raw(t *testing.T, port int, request string) answer {
 		a.body = string(b)
 	}
 	a.got = r.upstream.after(before)
+	r.coded(t, method, a)
 	return a
+}
+
+// written are the bodies of the routes that answer with an error by themselves.
+var written = []string{"mine", "100% short"}
+
+// coded checks that an answer of the gateway's own has a code, and notes it.
+func (r *rig) coded(t *testing.T, method string, a answer) {
+	t.Helper()
+	if a.status < 400 || a.header.Get("x-from-upstream") != "" || method == http.MethodHead || slices.Contains(written, a.body) {
+		return
+	}
+	if r.codes[a.code(t)] = true; !strings.HasPrefix(a.code(t), "PK-") {
+		t.Errorf("an answer %d without a code: %q", a.status, a.body)
+	}
 }
 
 // seen is a request as the upstream got it.
@@ -447,7 +463,12 @@ func (l *limiter) ShouldRateLimit(_ context.Context, req *ratelimitv3.RateLimitR
 	l.calls = append(l.calls, req)
 	code := ratelimitv3.RateLimitResponse_OK
 	if l.over && !onlyShadows(req) {
-		code = ratelimitv3.RateLimitResponse_OVER_LIMIT
+		// As the real one does.
+		return &ratelimitv3.RateLimitResponse{
+			OverallCode:          ratelimitv3.RateLimitResponse_OVER_LIMIT,
+			ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "content-type", Value: "application/problem+json"}},
+			RawBody:              []byte(`{"type": "about:blank", "title": "Too many requests", "status": 429, "code": "` + ratelimit.CodeExceeded + `", "detail": "later"}`),
+		}, nil
 	}
 	res := &ratelimitv3.RateLimitResponse{OverallCode: code}
 	if code == ratelimitv3.RateLimitResponse_OVER_LIMIT {
