@@ -166,6 +166,36 @@ func TestRemote(t *testing.T) {
 	if out := r.owner(t, "audit", "verify"); !strings.Contains(out, "as they were written") {
 		t.Error(out)
 	}
+	auditOffline(t, r)
+}
+
+// auditOffline exports the audit log, and checks it and its folder where no control plane is.
+func auditOffline(t *testing.T, r *remote) {
+	t.Helper()
+	var log struct {
+		Records []struct{ Hash string }
+	}
+	out := r.owner(t, "audit", "ls", "-o", "json", "--limit", "1000")
+	if err := json.Unmarshal([]byte(out), &log); err != nil || len(log.Records) < 2 {
+		t.Fatal(out, err)
+	}
+	file := filepath.Join(t.TempDir(), "audit.json")
+	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	away := []string{"PENSTOCK_SERVER=127.0.0.1:1"}
+	hash := log.Records[1].Hash
+	got, err := r.laptop(t, t.TempDir(), away, "audit", "verify", file, filepath.Join(r.dataDir, "access", "audit"), "--hash", hash)
+	if err != nil || strings.Count(got, "are as they were written") != 2 {
+		t.Error(got, err)
+	}
+	got, err = r.laptop(t, t.TempDir(), away, "audit", "verify", file, "--hash", strings.Repeat("0", 64))
+	wantError(t, asError(err, got), "no record has the hash")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(out, "token:ci", "token:xx")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err = r.laptop(t, t.TempDir(), away, "audit", "verify", file)
+	wantError(t, asError(err, got), "the audit log was changed: record", "its hash is not that of its content")
 }
 
 func pinOfAnother(t *testing.T) string {

@@ -15,18 +15,18 @@ const maxText = 1 << 10
 // take for a command or another line.
 func (r Record) bounded() Record {
 	for _, s := range []*string{&r.Identity, &r.Via, &r.From, &r.Action, &r.Verdict, &r.Reason} {
-		*s = plain(*s)
+		*s = Plain(*s)
 	}
 	objects := make([]Object, len(r.Objects))
 	for i, o := range r.Objects {
-		objects[i] = Object{Name: plain(o.Name), Before: plain(o.Before), After: plain(o.After)}
+		objects[i] = Object{Name: Plain(o.Name), Before: Plain(o.Before), After: Plain(o.After)}
 	}
 	r.Objects = objects
 	return r
 }
 
-// plain is a text with escapes, as in Go, for what cannot be printed, cut after maxText.
-func plain(s string) string {
+// Plain is a text with escapes, as in Go, for what cannot be printed, cut after maxText.
+func Plain(s string) string {
 	cut := len(s) > maxText
 	if cut {
 		s = s[:maxText]

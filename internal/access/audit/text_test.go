@@ -24,7 +24,7 @@ func TestPlain(t *testing.T) {
 		strings.Repeat("a", maxText+1):   strings.Repeat("a", maxText) + "…",
 		"a" + strings.Repeat("é", 1<<10): "a" + strings.Repeat("é", maxText/2-1) + "…",
 	} {
-		if got := plain(in); got != want {
+		if got := Plain(in); got != want {
 			t.Errorf("%.80q: %.80q, want %.80q", in, got, want)
 		}
 	}
@@ -33,7 +33,7 @@ func TestPlain(t *testing.T) {
 func FuzzPlain(f *testing.F) {
 	f.Add("a\x1b\xe6")
 	f.Fuzz(func(t *testing.T, s string) {
-		got := plain(s)
+		got := Plain(s)
 		if !utf8.ValidString(got) || len(got) > 10*maxText || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q", got)
 		}
