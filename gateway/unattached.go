@@ -64,3 +64,30 @@ func (s *Snapshot) UnattachedRoutes(names []string) []Problem {
 	}
 	return out
 }
+
+// Detached are the routes that a listener served before and none serves now, by a change
+// of the named objects, without those that are themselves among them.
+func (s *Snapshot) Detached(before *Snapshot, changed []string) []Problem {
+	projects, named := map[string]bool{}, map[string]bool{}
+	for _, name := range changed {
+		named[name] = true
+		if _, kind, _, ok := split(name); ok && kind == KindGateways {
+			projects[projectOf(name)] = true
+		}
+	}
+	var out []Problem
+	for project := range projects {
+		for _, o := range s.Listed(KindRoutes, project) {
+			r, ok := o.(*pb.Route)
+			if !ok || named[r.GetName()] {
+				continue
+			}
+			why := s.Unattached(r)
+			if old, was := before.Get(r.GetName()).(*pb.Route); why != "" && was && before.Unattached(old) == "" {
+				out = append(out, Problem{Object: r.GetName(), Message: "this change leaves it without a listener, and its requests get 404: " + why, Origin: r.GetMetadata().GetOrigin()})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	return out
+}

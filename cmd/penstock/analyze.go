@@ -23,9 +23,9 @@ func newAnalyzeCommand() *cobra.Command {
 		Use:   "analyze [-f FILE]",
 		Short: "Find what is valid and may not be meant",
 		Long: "Looks at the configuration that is in force, or with -f at files alone, for routes that no\n" +
-			"listener serves, rules that no request reaches, matches that another spelling walks around,\n" +
-			"timeouts below those of a function, and the like. validate --offline tells the same; writes\n" +
-			"tell it of what they are given, but for rules that no request reaches. Ends with exit code 2 when there are findings.",
+			"listener serves, rules that no request reaches, backends, secrets and consumers that nothing\n" +
+			"uses, matches that another spelling walks around, timeouts below those of a function, and the like. validate --offline tells the same; writes\n" +
+			"tell it of what they are given, but for what nothing reaches or uses. Exit code 0: no findings, 2: findings, 1: error.",
 		Example: "  penstock analyze\n  penstock analyze -f examples/support-desk",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ff.paths = append(ff.paths, args...)
@@ -41,7 +41,7 @@ func newAnalyzeCommand() *cobra.Command {
 				err = printMessage(cmd.OutOrStdout(), cf.output, &pb.WriteResult{Warnings: findings})
 			} else {
 				printWarnings(cmd.OutOrStdout(), findings)
-				fmt.Fprintf(cmd.OutOrStdout(), "%d resources, %d findings\n", len(all), len(findings))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s, %s\n", counted(len(all), "resource"), counted(len(findings), "finding"))
 			}
 			if err == nil && len(findings) > 0 {
 				return errFindings
@@ -93,6 +93,7 @@ func findingsOf(all []gateway.Object, whole bool) []gateway.Problem {
 	if whole || len(state.List(gateway.KindGateways, "")) > 0 {
 		found = append(found, state.UnattachedRoutes(names)...)
 	}
+	found = append(found, state.Unused(names)...)
 	slices.SortStableFunc(found, func(a, b gateway.Problem) int { return strings.Compare(a.Object, b.Object) })
 	return found
 }

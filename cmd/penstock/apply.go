@@ -211,6 +211,7 @@ func printDiff(w io.Writer, d *pb.DiffResponse) {
 	for _, c := range d.GetChanges() {
 		printChange(w, c)
 	}
+	printWarnings(w, d.GetWarnings())
 	fmt.Fprintf(w, "\nEnvoy resources: %d\n", len(d.GetProxyChanges()))
 	for _, p := range d.GetProxyChanges() {
 		mark := map[pb.ChangeType]string{
@@ -257,7 +258,7 @@ func newValidateCommand() *cobra.Command {
 				return located(set, err)
 			}
 			printWarnings(cmd.OutOrStdout(), resp.GetResult().GetWarnings())
-			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d resources, %d would change\n", len(req.GetResources()), len(resp.GetChanges()))
+			fmt.Fprintf(cmd.OutOrStdout(), "valid: %s, %d would change\n", counted(len(req.GetResources()), "resource"), len(resp.GetChanges()))
 			return nil
 		},
 	}
@@ -266,6 +267,10 @@ func newValidateCommand() *cobra.Command {
 	c.Flags().BoolVar(&offline, "offline", false, "without a control plane")
 	return c
 }
+
+// devIssuerStandIn is in the place of the key set of the development issuer, which no file
+// holds. Nothing is verified with it.
+var devIssuerStandIn = &pb.Secret{Name: devIssuerSecret, Value: &pb.Secret_Jwks{Jwks: `{"keys": []}`}}
 
 func validateOffline(w io.Writer, set *file.Set) error {
 	var problems []gateway.Problem
@@ -279,11 +284,16 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	for _, o := range objects {
 		names = append(names, o.GetName())
 	}
+	if len(state.Referrers(devIssuerSecret)) > 0 && state.Get(devIssuerSecret) == nil {
+		// It is in no file: the development issuer makes it.
+		state = policies.Model().Build(state, 2, gateway.Changes{Updates: []gateway.Object{devIssuerStandIn}})
+		fmt.Fprintln(w, "note: secrets/dev-issuer is there with `penstock up` and `penstock control --dev-issuer` only")
+	}
 	problems = append(problems, state.Check()...)
 	if problems = append(problems, state.UnservedByDefault(names)...); len(problems) > 0 {
 		return set.Locate(problems)
 	}
 	printWarnings(w, gateway.AsWarnings(findingsOf(objects, false)))
-	fmt.Fprintf(w, "valid: %d resources\n", len(objects))
+	fmt.Fprintf(w, "valid: %s\n", counted(len(objects), "resource"))
 	return nil
 }

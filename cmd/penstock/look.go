@@ -149,7 +149,7 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 	var counts []string
 	for _, k := range kinds {
 		if n := s.GetResources()[k]; n > 0 {
-			counts = append(counts, fmt.Sprintf("%d %s", n, map[bool]string{true: strings.TrimSuffix(k, "s"), false: k}[n == 1]))
+			counts = append(counts, counted(int(n), strings.TrimSuffix(k, "s")))
 		}
 	}
 	if len(counts) > 0 {

@@ -34,7 +34,7 @@ func newRoot() *cobra.Command {
 		Use:   "penstock",
 		Short: "An API gateway for functions and microservices on Envoy",
 		Long: "Penstock programs Envoy to route, authenticate, rate-limit and balance requests\n" +
-			"to functions and services. `penstock up` runs everything on one machine.",
+			"to functions and services. `penstock up` runs everything on one machine.\n\n" + exitCodes,
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -116,13 +116,32 @@ func TestReflexes(t *testing.T) {
 	}
 	// That project has no Gateway.
 	has(run(3, "status", "--project", "shop"), "resources: 1 route\n", "projects/shop/routes/cart: attached to no listener")
-	has(run(2, "analyze"), "warning: projects/shop/routes/cart: attached to no listener", " 1 findings\n")
+	has(run(2, "analyze"), "warning: projects/shop/routes/cart: attached to no listener", " 1 finding\n")
 	has(run(2, "analyze", "--project", "shop", "-o", "json"), `"object": "projects/shop/routes/cart"`)
 	has(run(0, "analyze", "--project", "default"), " 0 findings\n")
 	has(run(0, "list", "routes,functions"), "routes/hello")
 	has(run(0, "get", "routes"), "routes/hello")
 	has(run(0, "describe", "route", "hello"), "serving on 1 of 1 proxies")
 	has(run(0, "explain", strings.Replace(in.flags.gateway, "127.0.0.1", "localhost", 1)+"/hello"), "outcome   200 OK")
+
+	// Exit codes: an error is none of diff's and analyze's answers.
+	bad := write("bad/bad.yaml", "kind: Route\nname: bad\nruls: []\n")
+	for _, args := range [][]string{{"apply", "-f", bad}, {"diff", "-f", bad}, {"validate", "-f", bad}, {"analyze", "-f", bad}} {
+		has(run(1, args...), "bad.yaml:3", "ruls")
+	}
+	has(run(1, "diff", "-f", write("bad/invalid.yaml", "kind: Route\nname: bad\nrules: []\n")), "rules")
+	left := write("left/left.yaml", "kind: Backend\nname: left\nstatic: {endpoints: [{address: 127.0.0.1, port: 9}]}\n")
+	has(run(2, "diff", "-f", left), "+ projects/default/backends/left")
+	has(run(2, "analyze", "-f", left), "warning: projects/default/backends/left: nothing uses it", "1 resource, 1 finding\n")
+
+	// Who takes a listener from a route is told before and while doing so.
+	narrow := write("narrow/g.yaml", strings.Replace(run(0, "get", "gateway", "edge", "-o", "yaml"), "port:", "hostnames: [only.test]\n  port:", 1))
+	detached := "warning: projects/default/routes/hello: this change leaves it without a listener"
+	wide := write("wide/r.yaml", route+"hostnames: [site.test]\n")
+	run(0, "apply", wide)
+	has(run(2, "diff", "-f", narrow), detached)
+	has(run(0, "apply", "-f", narrow, "--dry-run"), detached)
+	run(0, "apply", hello, "--prune", "site")
 
 	// Output is input.
 	for _, format := range []string{"yaml", "json"} {

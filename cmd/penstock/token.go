@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/devissuer"
@@ -23,7 +24,7 @@ import (
 
 const (
 	// devIssuerSecret holds the public keys, for routes to refer to.
-	devIssuerSecret = "projects/default/secrets/dev-issuer"
+	devIssuerSecret = gateway.DevIssuerSecret
 	// devSubject is whom a token is for when nobody is named.
 	devSubject = "developer"
 )

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
@@ -76,14 +75,16 @@ func transportText(text string) string {
 	return text
 }
 
-// exitCode is 2 for what the user can mend in the input, differences and findings, 3 for a revision that is
-// stored but not served everywhere or a store that is damaged, 1 for the rest.
+// exitCodes is what the commands end with, for their users.
+const exitCodes = "Exit codes: 0 for done and serving, 1 for an error, a bad file included, 2 for differences (diff)\n" +
+	"and findings (analyze), 3 for a revision that is stored and does not all serve, and a damaged store."
+
+// exitCode is what exitCodes says.
 func exitCode(err error) int {
-	var bad file.Errors
 	switch {
 	case errors.Is(err, errNotServing), errors.Is(err, errDamaged):
 		return 3
-	case errors.Is(err, errDiffers), errors.Is(err, errFindings), errors.As(err, &bad), status.Code(err) == codes.InvalidArgument:
+	case errors.Is(err, errDiffers), errors.Is(err, errFindings):
 		return 2
 	}
 	return 1
@@ -121,6 +122,14 @@ func shorten(reason string) string {
 		line = string(r[:maxReason]) + "…"
 	}
 	return line
+}
+
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // more is where the whole of a shortened text is told; "" when nothing is missing.

@@ -126,13 +126,30 @@ func TestHoldAndIdle(t *testing.T) {
 func TestCold(t *testing.T) {
 	s := New(latencyConfig())
 	d := s.Decide(Observation{Now: start, LastRequest: start, Arrivals: 1, Queued: 1})
-	if d.Wanted != 1 && d.Wanted != 2 || d.Reason != ReasonPressure {
+	if d.Wanted != 1 || d.Reason != ReasonPressure {
 		t.Errorf("wanted %d because of %s", d.Wanted, d.Reason)
 	}
 	has(t, d, "fewer than 5 requests measured", "queue: 1 waiting and no instance ready", "(assumed)")
 	// That nothing was known is no reason to call the objective unreachable.
 	if d.Unreachable {
 		t.Error("unreachable though nothing is known")
+	}
+}
+
+// TestOneRequest: one request at a time starts one instance, with any objective, also
+// for a handler that takes one at once, and also while it takes longer than was thought.
+func TestOneRequest(t *testing.T) {
+	for _, objective := range []time.Duration{10 * time.Millisecond, 200 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
+		s := New(Config{Max: 10, Concurrency: 1, Objective: Objective{Quantile: 0.99, Limit: objective}})
+		o := Observation{Now: start, LastRequest: start, Arrivals: 1, Queued: 1}
+		for range 12 { // three seconds
+			d := s.Decide(o)
+			if d.Wanted != 1 {
+				t.Errorf("%s: wanted %d after %s:\n%s", objective, d.Wanted, o.Now.Sub(start), strings.Join(d.Steps(), "\n"))
+			}
+			o.Now, o.Starting = o.Now.Add(250*time.Millisecond), 1
+			o.Busy += 0.25
+		}
 	}
 }
 

@@ -19,6 +19,10 @@ type explanation struct {
 	pressure              pressure
 	hold                  time.Duration
 	need, held            int
+	// most bounds what an assumed T starts: the requests of the last second. bounded says
+	// that it did.
+	most    int
+	bounded bool
 
 	kpa kpa
 
@@ -114,6 +118,9 @@ func (e explanation) latencySteps(add func(string, ...any)) {
 		add("more than %s would not help: at most %s have to wait", instances(s.count), percent(allowed/2))
 	}
 	e.pressureSteps(add)
+	if e.bounded {
+		add("not more than %s while E[T] is assumed: so many requests are here or came in the last second", instances(e.most))
+	}
 	if e.held > e.need {
 		add("hold: %d were needed within the last %s = max(30 s, 6 x start %s%s)", e.held, seconds(e.hold.Seconds()), seconds(e.start), assumed(e.assumedStart))
 	}

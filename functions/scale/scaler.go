@@ -1,6 +1,7 @@
 package scale
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -106,6 +107,14 @@ func (s *Scaler) latency(o Observation, d *Decision, e *explanation) {
 	}
 	if e.pressure.count > need {
 		need, reason = e.pressure.count, ReasonPressure
+	}
+	if e.assumed {
+		// One request is a rate of one a second, and T is a guess: together they would start
+		// several instances for it.
+		lately, _, _ := s.history.over(leastKnown, leastKnown)
+		if e.most = max(1, o.InFlight+o.Queued, int(math.Ceil(lately))); need > e.most {
+			need, e.bounded = e.most, true
+		}
 	}
 	e.hold = s.config.Hold
 	if e.hold <= 0 {

@@ -31,7 +31,7 @@ func (c *Core) Diff(ctx context.Context, w *api.Write) (*pb.DiffResponse, error)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.DiffResponse{Changes: p.report, ProxyChanges: c.proxyChanges(head, p.next, (*view).same)}, nil
+	return &pb.DiffResponse{Changes: p.report, Warnings: p.warnings, ProxyChanges: c.proxyChanges(head, p.next, (*view).same)}, nil
 }
 
 // DiffRevisions implements api.Core.

@@ -301,7 +301,7 @@ func (c *Core) plan(ctx context.Context, w *api.Write) (*plan, error) {
 	for _, o := range ch.Updates {
 		written = append(written, o.GetName())
 	}
-	p.warnings = append(p.warnings, gateway.AsWarnings(slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written)))...)
+	p.warnings = append(p.warnings, gateway.AsWarnings(slices.Concat(p.next.Neighbours(written), p.next.PolicyWarnings(written), p.next.UnattachedRoutes(written), p.next.Detached(head, slices.Concat(written, ch.Deletes))))...)
 	return p, c.checkNext(head, p.next, ch)
 }
 

@@ -63,6 +63,7 @@ func seenStatus(c *Caller, s *pb.GetStatusResponse) *pb.GetStatusResponse {
 func SeenDiff(c *Caller, d *pb.DiffResponse) *pb.DiffResponse {
 	n := len(d.GetChanges())
 	d.Changes = slices.DeleteFunc(d.GetChanges(), func(ch *pb.Change) bool { return !c.MayRead(ch.GetName()) })
+	d.Warnings = slices.DeleteFunc(d.GetWarnings(), func(w *pb.Warning) bool { return !c.MayRead(w.GetObject()) })
 	if len(d.GetChanges()) < n {
 		d.ProxyChanges = nil
 	}

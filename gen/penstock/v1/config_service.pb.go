@@ -435,7 +435,9 @@ type DiffResponse struct {
 	// One row per resource.
 	Changes []*Change `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	// One row per Envoy resource that would be sent or removed.
-	ProxyChanges  []*ProxyChange `protobuf:"bytes,2,rep,name=proxy_changes,json=proxyChanges,proto3" json:"proxy_changes,omitempty"`
+	ProxyChanges []*ProxyChange `protobuf:"bytes,2,rep,name=proxy_changes,json=proxyChanges,proto3" json:"proxy_changes,omitempty"`
+	// What an apply would warn of, of an apply only.
+	Warnings      []*Warning `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +482,13 @@ func (x *DiffResponse) GetChanges() []*Change {
 func (x *DiffResponse) GetProxyChanges() []*ProxyChange {
 	if x != nil {
 		return x.ProxyChanges
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetWarnings() []*Warning {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1136,10 +1145,11 @@ const file_penstock_v1_config_service_proto_rawDesc = "" +
 	"\x05apply\x18\x01 \x01(\v2\x19.penstock.v1.ApplyRequestR\x05apply\x12#\n" +
 	"\rfrom_revision\x18\x02 \x01(\x03R\ffromRevision\x12\x1f\n" +
 	"\vto_revision\x18\x03 \x01(\x03R\n" +
-	"toRevision\"|\n" +
+	"toRevision\"\xae\x01\n" +
 	"\fDiffResponse\x12-\n" +
 	"\achanges\x18\x01 \x03(\v2\x13.penstock.v1.ChangeR\achanges\x12=\n" +
-	"\rproxy_changes\x18\x02 \x03(\v2\x18.penstock.v1.ProxyChangeR\fproxyChanges\"\xa3\x01\n" +
+	"\rproxy_changes\x18\x02 \x03(\v2\x18.penstock.v1.ProxyChangeR\fproxyChanges\x120\n" +
+	"\bwarnings\x18\x03 \x03(\v2\x14.penstock.v1.WarningR\bwarnings\"\xa3\x01\n" +
 	"\vProxyChange\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12/\n" +
@@ -1229,8 +1239,9 @@ var file_penstock_v1_config_service_proto_goTypes = []any{
 	(*Resource)(nil),              // 17: penstock.v1.Resource
 	(*WriteOptions)(nil),          // 18: penstock.v1.WriteOptions
 	(*WriteResult)(nil),           // 19: penstock.v1.WriteResult
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*ServingReport)(nil),         // 21: penstock.v1.ServingReport
+	(*Warning)(nil),               // 20: penstock.v1.Warning
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*ServingReport)(nil),         // 22: penstock.v1.ServingReport
 }
 var file_penstock_v1_config_service_proto_depIdxs = []int32{
 	17, // 0: penstock.v1.ApplyRequest.resources:type_name -> penstock.v1.Resource
@@ -1242,31 +1253,32 @@ var file_penstock_v1_config_service_proto_depIdxs = []int32{
 	1,  // 6: penstock.v1.DiffRequest.apply:type_name -> penstock.v1.ApplyRequest
 	3,  // 7: penstock.v1.DiffResponse.changes:type_name -> penstock.v1.Change
 	7,  // 8: penstock.v1.DiffResponse.proxy_changes:type_name -> penstock.v1.ProxyChange
-	0,  // 9: penstock.v1.ProxyChange.change:type_name -> penstock.v1.ChangeType
-	10, // 10: penstock.v1.ListRevisionsResponse.revisions:type_name -> penstock.v1.Revision
-	20, // 11: penstock.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	18, // 12: penstock.v1.RollbackRequest.options:type_name -> penstock.v1.WriteOptions
-	19, // 13: penstock.v1.RollbackResponse.result:type_name -> penstock.v1.WriteResult
-	3,  // 14: penstock.v1.RollbackResponse.changes:type_name -> penstock.v1.Change
-	17, // 15: penstock.v1.WatchResponse.updates:type_name -> penstock.v1.Resource
-	21, // 16: penstock.v1.WaitServingResponse.report:type_name -> penstock.v1.ServingReport
-	1,  // 17: penstock.v1.ConfigService.Apply:input_type -> penstock.v1.ApplyRequest
-	5,  // 18: penstock.v1.ConfigService.Diff:input_type -> penstock.v1.DiffRequest
-	8,  // 19: penstock.v1.ConfigService.ListRevisions:input_type -> penstock.v1.ListRevisionsRequest
-	11, // 20: penstock.v1.ConfigService.Rollback:input_type -> penstock.v1.RollbackRequest
-	13, // 21: penstock.v1.ConfigService.Watch:input_type -> penstock.v1.WatchRequest
-	15, // 22: penstock.v1.ConfigService.WaitServing:input_type -> penstock.v1.WaitServingRequest
-	2,  // 23: penstock.v1.ConfigService.Apply:output_type -> penstock.v1.ApplyResponse
-	6,  // 24: penstock.v1.ConfigService.Diff:output_type -> penstock.v1.DiffResponse
-	9,  // 25: penstock.v1.ConfigService.ListRevisions:output_type -> penstock.v1.ListRevisionsResponse
-	12, // 26: penstock.v1.ConfigService.Rollback:output_type -> penstock.v1.RollbackResponse
-	14, // 27: penstock.v1.ConfigService.Watch:output_type -> penstock.v1.WatchResponse
-	16, // 28: penstock.v1.ConfigService.WaitServing:output_type -> penstock.v1.WaitServingResponse
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	20, // 9: penstock.v1.DiffResponse.warnings:type_name -> penstock.v1.Warning
+	0,  // 10: penstock.v1.ProxyChange.change:type_name -> penstock.v1.ChangeType
+	10, // 11: penstock.v1.ListRevisionsResponse.revisions:type_name -> penstock.v1.Revision
+	21, // 12: penstock.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	18, // 13: penstock.v1.RollbackRequest.options:type_name -> penstock.v1.WriteOptions
+	19, // 14: penstock.v1.RollbackResponse.result:type_name -> penstock.v1.WriteResult
+	3,  // 15: penstock.v1.RollbackResponse.changes:type_name -> penstock.v1.Change
+	17, // 16: penstock.v1.WatchResponse.updates:type_name -> penstock.v1.Resource
+	22, // 17: penstock.v1.WaitServingResponse.report:type_name -> penstock.v1.ServingReport
+	1,  // 18: penstock.v1.ConfigService.Apply:input_type -> penstock.v1.ApplyRequest
+	5,  // 19: penstock.v1.ConfigService.Diff:input_type -> penstock.v1.DiffRequest
+	8,  // 20: penstock.v1.ConfigService.ListRevisions:input_type -> penstock.v1.ListRevisionsRequest
+	11, // 21: penstock.v1.ConfigService.Rollback:input_type -> penstock.v1.RollbackRequest
+	13, // 22: penstock.v1.ConfigService.Watch:input_type -> penstock.v1.WatchRequest
+	15, // 23: penstock.v1.ConfigService.WaitServing:input_type -> penstock.v1.WaitServingRequest
+	2,  // 24: penstock.v1.ConfigService.Apply:output_type -> penstock.v1.ApplyResponse
+	6,  // 25: penstock.v1.ConfigService.Diff:output_type -> penstock.v1.DiffResponse
+	9,  // 26: penstock.v1.ConfigService.ListRevisions:output_type -> penstock.v1.ListRevisionsResponse
+	12, // 27: penstock.v1.ConfigService.Rollback:output_type -> penstock.v1.RollbackResponse
+	14, // 28: penstock.v1.ConfigService.Watch:output_type -> penstock.v1.WatchResponse
+	16, // 29: penstock.v1.ConfigService.WaitServing:output_type -> penstock.v1.WaitServingResponse
+	24, // [24:30] is the sub-list for method output_type
+	18, // [18:24] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_config_service_proto_init() }
