@@ -19,6 +19,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/backup"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/store"
 )
 
@@ -45,7 +46,7 @@ func (b backups) Backup(r *pb.BackupRequest, stream grpc.ServerStreamingServer[p
 		return status.Error(codes.DataLoss, err.Error())
 	}
 	if err != nil && status.Code(err) == codes.Unknown {
-		return storeError(err)
+		return service.StoreError(err)
 	}
 	return err
 }

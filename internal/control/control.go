@@ -7,6 +7,14 @@
 // other replicas included (fleet.go). Revisions of other replicas come in through
 // the store's watch (follow). Instances of functions come from runners
 // (runners.go) and only make new generations.
+//
+// Rooms of its own have who is let in (admission) and the following of what replicas
+// share (kv); each names what it needs in its Params.
+//
+// Locks are taken in this order, from left to right, and none of them but writing is held
+// while the store or a proxy is waited for:
+//
+//	writing > compiling > salvage, gate > quarantine, runners > acks > fleet > delivery
 package control
 
 import (
@@ -27,7 +35,9 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/admission"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/store"
@@ -66,22 +76,21 @@ type Options struct {
 
 // Core is one replica of the control plane.
 type Core struct {
-	store    store.Store
-	log      *slog.Logger
-	version  string
-	settings compile.Settings
-	delivery *delivery.Server
-	runners  *runners
-	served   *servedBook
-	fleet    *fleet
-	packages *packages
-	acks     *acks
-	guard    *guard
-	joins    *joins
-	salvage  *salvager
-	bad      *quarantine
-	gate     *gate // nil: no shadow
-	now      func() time.Time
+	store     store.Store
+	log       *slog.Logger
+	version   string
+	settings  compile.Settings
+	delivery  *delivery.Server
+	runners   *runners
+	served    *servedBook
+	fleet     *fleet
+	packages  *packages
+	acks      *acks
+	admission *admission.Room
+	salvage   *salvager
+	bad       *quarantine
+	gate      *gate // nil: no shadow
+	now       func() time.Time
 	// streamAge is Options.StreamAge.
 	streamAge time.Duration
 
@@ -158,9 +167,11 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.fleet = newFleet(c)
 	c.packages = &packages{core: c, dir: o.PackagesDir, limit: packagesBytes}
 	c.acks = newAcks(c)
-	c.guard = newGuard(o.Logger)
 	c.salvage = newSalvager(c)
-	c.joins = newJoins(c, o.CA, o.ProxyCertLife)
+	c.admission = admission.New(admission.Params{
+		State: c.store, Log: c.log, CA: o.CA, CertLife: o.ProxyCertLife,
+		Exists: func(name string) bool { return c.Snapshot().Get(name) != nil },
+	})
 	c.bad = newQuarantine(c)
 	c.gate = newGate(c, o.Shadow)
 
@@ -189,7 +200,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if len(c.runners.known) > 0 {
 		c.acks.from = c.now().Add(returning)
 	}
-	if err := c.joins.load(ctx); err != nil {
+	if err := c.admission.Load(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.fleet.load(ctx); err != nil {
@@ -209,7 +220,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.runners.follow(run) })
 	c.done.Go(func() { c.served.follow(run) })
 	c.done.Go(func() { c.acks.run(run) })
-	c.done.Go(func() { c.joins.follow(run) })
+	c.done.Go(func() { c.admission.Follow(run) })
 	c.done.Go(func() { c.fleet.run(run) })
 	c.done.Go(func() { c.fleet.follow(run) })
 	c.done.Go(func() { c.settle(run) })
@@ -245,6 +256,12 @@ func (c *Core) Close() {
 // Delivery is the xDS server, to be registered on the mutually authenticated
 // gRPC server.
 func (c *Core) Delivery() *delivery.Server { return c.delivery }
+
+// CertificateRevoked is an error when a certificate, or the whole identity, was revoked,
+// and while that is not known.
+func (c *Core) CertificateRevoked(id, serial string) error {
+	return c.admission.CertificateRevoked(id, serial)
+}
 
 // Snapshot implements api.Core.
 func (c *Core) Snapshot() *gateway.Snapshot { return c.snapshot.Load() }
@@ -454,7 +471,7 @@ func (c *Core) written(ctx context.Context, revision int64) error {
 	}
 	head, err := c.store.Head(ctx)
 	if err != nil {
-		return storeError(err)
+		return service.StoreError(err)
 	}
 	if revision < 1 || revision > head.Number {
 		return status.Errorf(codes.OutOfRange, "revision %d does not exist; the newest is %d", revision, head.Number)

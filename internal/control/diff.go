@@ -20,6 +20,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	"github.com/penstock-gateway/penstock/gateway/source/file/strict"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
 )
@@ -46,7 +47,7 @@ func (c *Core) DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffRespo
 	changes, err := c.store.Diff(ctx, from, to)
 	all, err := toChanges(changes, err)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	out := &pb.DiffResponse{}
 	for _, ch := range changes {
@@ -69,7 +70,7 @@ func (c *Core) at(ctx context.Context, revision int64) (*gateway.Snapshot, error
 	}
 	whole, err := c.whole(ctx, revision)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	return policies.Model().Build(nil, revision, whole), nil
 }
@@ -341,7 +342,7 @@ func differing(a, b *xds.Generation) []xds.Ref {
 func (c *Core) Revisions(ctx context.Context, before int64, limit int) ([]*pb.Revision, error) {
 	revs, err := c.store.List(ctx, before, limit)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	out := make([]*pb.Revision, 0, len(revs))
 	for _, r := range revs {
@@ -379,7 +380,7 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 		case from < s.Revision():
 			diff, err := c.store.Diff(ctx, from, s.Revision())
 			if err != nil {
-				return storeError(err)
+				return service.StoreError(err)
 			}
 			for _, d := range diff {
 				if !wants(d.Name) {

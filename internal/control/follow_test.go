@@ -42,7 +42,7 @@ func (s *failingStore) ReadState(ctx context.Context, prefix string) (store.Stat
 func TestFollowTriesAgain(t *testing.T) {
 	refused := refusedCluster(nil)
 	refused.View = "default/other" // that nobody has, so nothing ends it
-	revoked := revokedPrefix + identitySubject("spiffe://x")
+	revoked := "revoked/identity/spiffe://x"
 	for _, c := range []struct {
 		key   string
 		say   func(t *testing.T, st store.Store)
@@ -65,7 +65,7 @@ func TestFollowTriesAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-		}, func(c *Core) bool { return len(c.guard.list()) == 1 }},
+		}, func(c *Core) bool { return len(c.admission.Revocations()) == 1 }},
 		{replicasPrefix + "other", func(t *testing.T, st store.Store) {
 			tell(t, st, "other", replicaState{Revision: 1, Proxies: []delivery.Standing{standing("p", 1, time.Now(), true)}})
 		}, func(c *Core) bool { return len(c.fleet.remotes()) == 1 }},

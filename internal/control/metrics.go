@@ -44,7 +44,7 @@ func (m collector) Collect(out chan<- prometheus.Metric) {
 	for state, n := range instances {
 		send(prometheus.GaugeValue, telemetry.MetricControlInstances, "Function instances.", float64(n), telemetry.LabelState, state)
 	}
-	for why, n := range c.guard.failed.snapshot() {
+	for why, n := range c.admission.FailedHandshakes() {
 		send(prometheus.CounterValue, telemetry.MetricControlHandshakes, "TLS handshakes that failed on the xDS port.", float64(n), telemetry.LabelReason, why)
 	}
 	for t, n := range c.delivery.Stats().Types {

@@ -21,6 +21,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/archive"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/internal/pki"
 )
 
@@ -90,7 +91,7 @@ func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequ
 	if err := p.keep(tmp.Name(), digest, size); err != nil {
 		return err
 	}
-	noteChange(stream.Context(), "packages/"+digest, "", strings.TrimPrefix(digest, archive.DigestPrefix)[:20])
+	service.NoteChange(stream.Context(), "packages/"+digest, "", strings.TrimPrefix(digest, archive.DigestPrefix)[:20])
 	return stream.SendAndClose(&pb.UploadPackageResponse{Digest: digest, Size: size})
 }
 

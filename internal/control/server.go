@@ -203,7 +203,7 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 	)
 	api.Register(s, c)
 	pb.RegisterFunctionOperationsServiceServer(s, operations{core: c})
-	pb.RegisterProxyAdmissionServiceServer(s, admission{joins: c.joins})
+	c.admission.RegisterAdmission(s)
 	pb.RegisterBackupServiceServer(s, backups{core: c})
 	pb.RegisterAccessServiceServer(s, o.Access.Server())
 	pb.RegisterDevTokenServiceServer(s, cmp.Or(o.DevIssuer, &devissuer.Issuer{}))
@@ -215,12 +215,12 @@ func (c *Core) apiServer(o ServeOptions) *grpc.Server {
 }
 
 func (c *Core) xdsServer(o ServeOptions) *grpc.Server {
-	s := grpc.NewServer(append(delivery.GRPCOptions(c.streamAge), grpc.WaitForHandlers(true), grpc.Creds(c.guard.credentials(o.TLS)),
-		grpc.MaxConcurrentStreams(maxStreams), grpc.InTapHandle(c.guard.tap),
-		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger), c.guard.unary), grpc.ChainStreamInterceptor(c.guard.stream))...)
+	options := append(delivery.GRPCOptions(c.streamAge), grpc.WaitForHandlers(true), grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ChainUnaryInterceptor(recoverUnary(o.Logger)))
+	s := grpc.NewServer(append(options, c.admission.ServerOptions(o.TLS)...)...)
 	c.delivery.Register(s)
 	c.RegisterRunners(s)
-	pb.RegisterProxyJoinServiceServer(s, c.joins)
+	c.admission.RegisterJoin(s)
 	return s
 }
 

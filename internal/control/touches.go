@@ -6,6 +6,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 )
 
 // touches are the objects that a write is about, for the check of who may do that.
@@ -45,22 +46,6 @@ func versionSpec(head *gateway.Snapshot, named map[string]gateway.Object, functi
 	return v.GetSpec()
 }
 
-// noteChange notes for the audit log what a call changed beside the configuration: "" is
-// before what is new, and after what is gone.
-func noteChange(ctx context.Context, name, before, after string) {
-	if tell := api.CallerOf(ctx).Changed; tell != nil {
-		tell(name, before, after)
-	}
-}
-
-// shortHash stands for a value in the audit log; "" for none.
-func shortHash(b []byte) string {
-	if len(b) == 0 {
-		return ""
-	}
-	return hashHex(b)[:20]
-}
-
 // tellChanges says what a write that is stored changed, for the audit log.
 func tellChanges(ctx context.Context, before *gateway.Snapshot, p *plan) {
 	etag := func(o gateway.Object) string {
@@ -70,6 +55,6 @@ func tellChanges(ctx context.Context, before *gateway.Snapshot, p *plan) {
 		return o.GetMetadata().GetEtag()
 	}
 	for _, ch := range p.changes {
-		noteChange(ctx, ch.Name, etag(before.Get(ch.Name)), etag(p.next.Get(ch.Name)))
+		service.NoteChange(ctx, ch.Name, etag(before.Get(ch.Name)), etag(p.next.Get(ch.Name)))
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/store"
 )
 
@@ -112,7 +113,7 @@ func (c *Core) writeInTurn(ctx context.Context, w *api.Write) (*api.Outcome, err
 	defer cancel()
 	if err := c.writing.take(queue); err != nil {
 		if ctx.Err() != nil {
-			return nil, storeError(ctx.Err())
+			return nil, service.StoreError(ctx.Err())
 		}
 		return nil, status.Errorf(codes.Unavailable, "writes before this one have waited for the store for %s: nothing was written", writeQueue)
 	}
@@ -153,7 +154,7 @@ func checkOptions(o *pb.WriteOptions) error {
 func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, error) {
 	if id := w.Options.GetRequestId(); id != "" {
 		if rev, found, err := c.store.ByRequest(ctx, id); err != nil {
-			return nil, storeError(err)
+			return nil, service.StoreError(err)
 		} else if found {
 			return c.replay(ctx, rev)
 		}
@@ -175,7 +176,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		})
 		if conflict, lost := errors.AsType[*store.ConflictError](err); lost {
 			if err := c.catchUp(ctx, conflict.Head); err != nil {
-				return nil, storeError(err)
+				return nil, service.StoreError(err)
 			}
 			continue
 		}
@@ -210,7 +211,7 @@ func message(w *api.Write) string {
 // replay answers a repeated request with what the first one did.
 func (c *Core) replay(ctx context.Context, rev store.Revision) (*api.Outcome, error) {
 	if err := c.catchUp(ctx, rev.Number); err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	out := &api.Outcome{Result: &pb.WriteResult{Revision: rev.Number, Changed: true}, Snapshot: c.Snapshot()}
 	d, err := c.DiffRevisions(ctx, rev.Number-1, rev.Number)
@@ -595,22 +596,5 @@ func commitError(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrUncertain) {
 		return status.Errorf(codes.Unavailable, "%v: the write may have happened all the same; repeat it, with the same request_id if it has one, or look at the history", err)
 	}
-	return storeError(err)
-}
-
-// storeError maps errors of the store to gRPC statuses.
-func storeError(err error) error {
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return status.Error(codes.NotFound, strings.TrimPrefix(err.Error(), "store: "))
-	case errors.Is(err, store.ErrNoSpace):
-		return status.Error(codes.ResourceExhausted, err.Error())
-	case errors.Is(err, store.ErrState):
-		return status.Error(codes.DataLoss, strings.TrimPrefix(err.Error(), "store: "))
-	case errors.Is(err, context.Canceled):
-		return status.Error(codes.Canceled, err.Error())
-	}
-	// A deadline, too: it is the one that we give the store. When the caller's own
-	// is over, the caller hears nothing of what is said here.
-	return status.Error(codes.Unavailable, "store: "+strings.TrimPrefix(err.Error(), "store: "))
+	return service.StoreError(err)
 }

@@ -1,11 +1,9 @@
-package control
+package admission
 
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -24,6 +22,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
+	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 )
@@ -57,30 +56,29 @@ type joinToken struct {
 // joins is the ProxyJoinService; admission is the part of it on the other port.
 type joins struct {
 	pb.UnimplementedProxyJoinServiceServer
-	core *Core
-	ca   *pki.CA
-	life time.Duration
-	now  func() time.Time
+	Params
+	guard *guard
+	now   func() time.Time
 	// loading is held from reading what is revoked until that is in force, so that
 	// an older reading never replaces a newer one.
 	loading sync.Mutex
 }
 
-func newJoins(c *Core, ca *pki.CA, life time.Duration) *joins {
-	if life == 0 {
-		life = defaultProxyCertLife
+func newJoins(p Params, g *guard) *joins {
+	if p.CertLife == 0 {
+		p.CertLife = defaultProxyCertLife
 	}
-	return &joins{core: c, ca: ca, life: life, now: time.Now}
+	return &joins{Params: p, guard: g, now: time.Now}
 }
 
 // audit logs what was decided about an identity.
-func (j *joins) audit(what string, args ...any) { j.core.log.Warn("audit: "+what, args...) }
+func (j *joins) audit(what string, args ...any) { j.Log.Warn("audit: "+what, args...) }
 
 // load takes over what is revoked.
 func (j *joins) load(ctx context.Context) error {
 	j.loading.Lock()
 	defer j.loading.Unlock()
-	read, err := j.core.store.ReadState(ctx, revokedPrefix)
+	read, err := j.State.ReadState(ctx, revokedPrefix)
 	if err != nil {
 		return fmt.Errorf("read what is revoked: %w", err)
 	}
@@ -88,7 +86,7 @@ func (j *joins) load(ctx context.Context) error {
 	// The key alone says who; what cannot be read must not let anybody in.
 	damaged := func(key, detail string) {
 		subject := strings.TrimPrefix(key, revokedPrefix)
-		j.core.log.Error("a revocation is damaged; it stays in force", "subject", subject, "error", detail)
+		j.Log.Error("a revocation is damaged; it stays in force", "subject", subject, "error", detail)
 		revoked[subject] = &pb.Revocation{Reason: "(the stored revocation is damaged)"}
 	}
 	for key, value := range read.Values {
@@ -109,19 +107,19 @@ func (j *joins) load(ctx context.Context) error {
 		damaged(d.Key, d.Detail)
 	}
 	if unknown != "" {
-		j.core.log.Error("the list of what is revoked is damaged: no certificate is let in until it is mended (penstock store repair)", "error", unknown)
+		j.Log.Error("the list of what is revoked is damaged: no certificate is let in until it is mended (penstock store repair)", "error", unknown)
 	}
-	j.core.guard.set(revoked, unknown != "")
+	j.guard.set(revoked, unknown != "")
 	return nil
 }
 
 // follow takes over what any replica revokes.
 func (j *joins) follow(ctx context.Context) {
-	kv.Follow(ctx, j.core.store, revokedPrefix, j.core.log, "what other replicas revoke", j.load)
+	kv.Follow(ctx, j.State, revokedPrefix, j.Log, "what other replicas revoke", j.load)
 }
 
 func (j *joins) haveCA() error {
-	if j.ca == nil {
+	if j.CA == nil {
 		return status.Error(codes.FailedPrecondition, "this control plane has no certificate authority, so no proxy can join here: issue certificates by your own one")
 	}
 	return nil
@@ -129,7 +127,7 @@ func (j *joins) haveCA() error {
 
 // checkRevoked refuses identities that are revoked whole.
 func (j *joins) checkRevoked(id string) error {
-	g := j.core.guard
+	g := j.guard
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.revoked[identitySubject(id)] != nil {
@@ -149,7 +147,7 @@ func (j *joins) Join(ctx context.Context, r *pb.JoinRequest) (*pb.JoinResponse, 
 	if err := protovalidate.Validate(r); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	hash := hashHex(r.GetSecret())
+	hash := service.HashHex(r.GetSecret())
 	token, err := j.token(ctx, hash)
 	if err != nil {
 		return nil, err
@@ -173,7 +171,7 @@ func (j *joins) Join(ctx context.Context, r *pb.JoinRequest) (*pb.JoinResponse, 
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := j.claim(ctx, hash, hashHex(der)); err != nil {
+	if err := j.claim(ctx, hash, service.HashHex(der)); err != nil {
 		if status.Code(err) == codes.Unauthenticated {
 			j.audit("refused a join token that was used before", "identity", token.Identity)
 		}
@@ -183,7 +181,7 @@ func (j *joins) Join(ctx context.Context, r *pb.JoinRequest) (*pb.JoinResponse, 
 	if err != nil {
 		return nil, err
 	}
-	return &pb.JoinResponse{Identity: token.Identity, Certificate: cert, Ca: j.ca.CertPEM()}, nil
+	return &pb.JoinResponse{Identity: token.Identity, Certificate: cert, Ca: j.CA.CertPEM()}, nil
 }
 
 var errTokenDamaged = status.Error(codes.Internal, "the stored join token is damaged: make another with `penstock proxy token`")
@@ -191,9 +189,9 @@ var errTokenDamaged = status.Error(codes.Internal, "the stored join token is dam
 // token finds a token that is in force.
 func (j *joins) token(ctx context.Context, hash string) (*joinToken, error) {
 	key := joinPrefix + "token/" + hash
-	read, err := j.core.store.ReadState(ctx, key)
+	read, err := j.State.ReadState(ctx, key)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	value, ok := read.Values[key]
 	if !ok && len(read.Damaged) > 0 {
@@ -222,20 +220,20 @@ func (j *joins) token(ctx context.Context, hash string) (*joinToken, error) {
 // the safe side. Claims go only after their token has.
 func (j *joins) claim(ctx context.Context, hash, key string) error {
 	prefix := joinPrefix + "claim/" + hash + "/"
-	read, err := j.core.store.ReadState(ctx, prefix)
+	read, err := j.State.ReadState(ctx, prefix)
 	if err != nil {
-		return storeError(err)
+		return service.StoreError(err)
 	}
 	if len(read.Damaged) > 0 {
 		return errTokenDamaged // it may have been used
 	}
 	claims := read.Values
 	if len(claims) == 0 {
-		if err := j.core.store.PutState(ctx, prefix+key, []byte(j.now().UTC().Format(time.RFC3339))); err != nil {
-			return storeError(err)
+		if err := j.State.PutState(ctx, prefix+key, []byte(j.now().UTC().Format(time.RFC3339))); err != nil {
+			return service.StoreError(err)
 		}
-		if claims, err = j.core.store.State(ctx, prefix); err != nil {
-			return storeError(err)
+		if claims, err = j.State.State(ctx, prefix); err != nil {
+			return service.StoreError(err)
 		}
 	}
 	if _, mine := claims[prefix+key]; !mine || len(claims) != 1 {
@@ -247,7 +245,7 @@ func (j *joins) claim(ctx context.Context, hash, key string) error {
 
 // issue signs a request that CheckRequest let pass.
 func (j *joins) issue(csr []byte, id, how string) ([]byte, error) {
-	cert, err := j.ca.SignRequest(csr, pki.Request{SPIFFE: id, TTL: j.life})
+	cert, err := j.CA.SignRequest(csr, pki.Request{SPIFFE: id, TTL: j.CertLife})
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -256,7 +254,7 @@ func (j *joins) issue(csr []byte, id, how string) ([]byte, error) {
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	j.core.log.Info("audit: issued a certificate", "identity", id, "serial", pki.Serial(leaf), "how", how, "until", leaf.NotAfter)
+	j.Log.Info("audit: issued a certificate", "identity", id, "serial", pki.Serial(leaf), "how", how, "until", leaf.NotAfter)
 	return cert, nil
 }
 
@@ -280,15 +278,15 @@ func (j *joins) Renew(ctx context.Context, r *pb.RenewRequest) (*pb.RenewRespons
 	if err != nil {
 		return nil, err
 	}
-	return &pb.RenewResponse{Certificate: cert, Ca: j.ca.CertPEM()}, nil
+	return &pb.RenewResponse{Certificate: cert, Ca: j.CA.CertPEM()}, nil
 }
 
 // sweep forgets tokens that ended a while ago. First the token goes, then its
 // claims, so that a token never looks unused.
 func (j *joins) sweep(ctx context.Context) (left int, err error) {
-	values, err := j.core.store.State(ctx, joinPrefix)
+	values, err := j.State.State(ctx, joinPrefix)
 	if err != nil {
-		return 0, storeError(err)
+		return 0, service.StoreError(err)
 	}
 	for key, value := range values {
 		hash, ok := strings.CutPrefix(key, joinPrefix+"token/")
@@ -307,17 +305,12 @@ func (j *joins) sweep(ctx context.Context) (left int, err error) {
 			}
 		}
 		for _, k := range gone {
-			if err := j.core.store.DeleteState(ctx, k); err != nil {
-				return left, storeError(err)
+			if err := j.State.DeleteState(ctx, k); err != nil {
+				return left, service.StoreError(err)
 			}
 		}
 	}
 	return left, nil
-}
-
-func hashHex(b []byte) string {
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:])
 }
 
 // admission is the ProxyAdmissionService.
@@ -338,7 +331,7 @@ func (a admission) CreateJoinToken(ctx context.Context, r *pb.CreateJoinTokenReq
 	if project == "" {
 		project = "default"
 	}
-	if name := "projects/" + project + "/gateways/" + gateway; gateway != "-" && a.core.Snapshot().Get(name) == nil {
+	if name := "projects/" + project + "/gateways/" + gateway; gateway != "-" && !a.Exists(name) {
 		return nil, status.Errorf(codes.InvalidArgument, "gateway: %s is not there: create it first, or say \"-\" for all gateways of the project", name)
 	}
 	id := pki.ProxyID(project, gateway, r.GetName())
@@ -355,16 +348,16 @@ func (a admission) CreateJoinToken(ctx context.Context, r *pb.CreateJoinTokenReq
 		ttl = r.GetTtl().AsDuration()
 	}
 	who := api.CallerName(ctx)
-	token := a.ca.NewJoinToken()
+	token := a.CA.NewJoinToken()
 	t := joinToken{Identity: id, Expires: a.now().Add(ttl).UTC(), Author: who}
 	value, err := json.Marshal(t)
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if err := a.core.store.PutState(ctx, joinPrefix+"token/"+hashHex(token.Secret[:]), value); err != nil {
-		return nil, storeError(err)
+	if err := a.State.PutState(ctx, joinPrefix+"token/"+service.HashHex(token.Secret[:]), value); err != nil {
+		return nil, service.StoreError(err)
 	}
-	noteChange(ctx, "join-token "+id, "", shortHash(value))
+	service.NoteChange(ctx, "join-token "+id, "", service.ShortHash(value))
 	a.audit("made a join token", "identity", id, "by", who, "until", t.Expires)
 	return &pb.CreateJoinTokenResponse{Token: token.String(), Identity: id, ExpireTime: timestamppb.New(t.Expires)}, nil
 }
@@ -404,14 +397,14 @@ func (a admission) RevokeProxy(ctx context.Context, r *pb.RevokeProxyRequest) (*
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := a.core.store.PutState(ctx, revokedPrefix+subject, value); err != nil {
-		return nil, storeError(err)
+	if err := a.State.PutState(ctx, revokedPrefix+subject, value); err != nil {
+		return nil, service.StoreError(err)
 	}
-	noteChange(ctx, revokedPrefix+subject, "", shortHash(value))
+	service.NoteChange(ctx, revokedPrefix+subject, "", service.ShortHash(value))
 	a.audit("revoked", "subject", subject, "by", who, "reason", r.GetReason())
 	// In force here when this returns; other replicas hear of it.
 	if err := a.load(ctx); err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	return &pb.RevokeProxyResponse{Revocation: out}, nil
 }
@@ -425,17 +418,17 @@ func (a admission) AllowProxy(ctx context.Context, r *pb.AllowProxyRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	read, err := a.core.store.ReadState(ctx, revokedPrefix+subject)
+	read, err := a.State.ReadState(ctx, revokedPrefix+subject)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, service.StoreError(err)
 	}
 	value, was := read.Values[revokedPrefix+subject]
 	was = was || slices.ContainsFunc(read.Damaged, func(d store.StateDamage) bool { return d.Key == revokedPrefix+subject })
-	if err := errors.Join(a.core.store.DeleteState(ctx, revokedPrefix+subject), a.load(ctx)); err != nil {
-		return nil, storeError(err)
+	if err := errors.Join(a.State.DeleteState(ctx, revokedPrefix+subject), a.load(ctx)); err != nil {
+		return nil, service.StoreError(err)
 	}
 	if was {
-		noteChange(ctx, revokedPrefix+subject, cmp.Or(shortHash(value), "damaged"), "")
+		service.NoteChange(ctx, revokedPrefix+subject, cmp.Or(service.ShortHash(value), "damaged"), "")
 		a.audit("allowed again", "subject", subject, "by", api.CallerName(ctx))
 	}
 	return &pb.AllowProxyResponse{WasRevoked: was}, nil
@@ -443,5 +436,5 @@ func (a admission) AllowProxy(ctx context.Context, r *pb.AllowProxyRequest) (*pb
 
 // ListRevocations implements pb.ProxyAdmissionServiceServer.
 func (a admission) ListRevocations(context.Context, *pb.ListRevocationsRequest) (*pb.ListRevocationsResponse, error) {
-	return &pb.ListRevocationsResponse{Revocations: a.core.guard.list()}, nil
+	return &pb.ListRevocationsResponse{Revocations: a.guard.list()}, nil
 }

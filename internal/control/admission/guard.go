@@ -1,4 +1,4 @@
-package control
+package admission
 
 import (
 	"context"
@@ -98,20 +98,6 @@ func (g *guard) check(ctx context.Context, method string) (id, serial string, er
 		return id, serial, errUnknown
 	}
 	return id, serial, nil
-}
-
-// CertificateRevoked is an error when a certificate, or the whole identity, was revoked,
-// and while that is not known.
-func (c *Core) CertificateRevoked(id, serial string) error {
-	c.guard.mu.Lock()
-	defer c.guard.mu.Unlock()
-	if c.guard.isRevoked(id, serial) {
-		return errRevoked
-	}
-	if c.guard.unknown {
-		return errUnknown
-	}
-	return nil
 }
 
 // isRevoked is called with mu held.
