@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -38,10 +40,23 @@ func (s *etcdStore) openState(ctx context.Context) error {
 		return s.putLists(ctx, map[list]listing{})
 	}
 	if s.embedded == nil && !s.opts.AdoptState {
+		tagged, err := s.someTagged(ctx)
+		if err != nil || tagged {
+			return err // not of an earlier version: somebody removed the lists, which is damage
+		}
 		return fmt.Errorf("store: %w: %s has roles, tokens and revocations that an earlier version wrote there, so that whoever can write to it may have changed them. "+
 			"Stop every control plane, then take them over with `penstock store repair --adopt-state` and the same flags; look at them afterwards", ErrState, s.where())
 	}
 	return s.adoptState(ctx)
+}
+
+// someTagged reports whether any run-time state has a tag that is right.
+func (s *etcdStore) someTagged(ctx context.Context) (some bool, err error) {
+	err = s.eachState(ctx, "", 0, func(key string, stored []byte) {
+		_, _, bad := s.seal.untag(s.stateKey(key), stored)
+		some = some || bad == nil
+	})
+	return some, err
 }
 
 // used reports whether the store has a revision or run-time state.
@@ -150,12 +165,16 @@ func (s *etcdStore) stateFindings(ctx context.Context) ([]Finding, error) {
 	return out, err
 }
 
-// name is what is damaged, for people.
+// name is what is damaged, for people: somebody who means harm may have chosen the key.
 func (d StateDamage) name() string {
-	if d.List {
-		return "the run-time state below " + d.Key
+	key := d.Key
+	if strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		key = strconv.QuoteToASCII(key)
 	}
-	return "the run-time state " + d.Key
+	if d.List {
+		return "the run-time state below " + key
+	}
+	return "the run-time state " + key
 }
 
 // refusing are the parts in which a value refuses something: what is damaged there is kept, without

@@ -317,6 +317,30 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// TestListsRemoved: somebody removes all lists of an external etcd, as if an earlier version had
+// written what is there, and adds a role. The control plane starts, and lets nobody in by it.
+func TestListsRemoved(t *testing.T) {
+	t.Parallel()
+	o := external.options(t)
+	s := open(t, o)
+	putState(t, s, "access/role/ops", "1")
+	i := intruder{t, store.Client(s), o.Prefix}
+	i.put("/s/access/role/mine\x1b[2J", "{}")
+	i.remove("/i/")
+	got := readState(t, open(t, o), "")
+	if len(got.Values) > 0 || !slices.Contains(damagedKeys(got), "access/") || !slices.Contains(damagedKeys(got), "revoked/") {
+		t.Errorf("%+v", got)
+	}
+	o.SealKey, o.Logger = sealKey, quiet
+	r, err := store.Mend(t.Context(), o)
+	if err != nil || strings.Contains(strings.Join(r.Mended, ""), "\x1b") {
+		t.Errorf("%q, %v", r.Mended, err)
+	}
+	if got := readState(t, open(t, o), ""); len(got.Damaged) > 0 || len(got.Values) != 1 || string(got.Values["access/role/ops"]) != "1" {
+		t.Errorf("after a repair: %+v", got)
+	}
+}
+
 // TestPinForged: a pin of somebody without the seal key is refused.
 func TestPinForged(t *testing.T) {
 	t.Parallel()

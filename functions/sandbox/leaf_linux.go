@@ -44,7 +44,7 @@ func (g *groups) passOn(controller string) error {
 	if !errors.Is(err, syscall.EBUSY) {
 		return err
 	}
-	if other := g.foreign(); other != 0 && !delegated(g.v2) {
+	if other, is := g.foreign(); is && !delegated(g.v2) {
 		return fmt.Errorf("%w: the group has processes itself, such as process %d, which is none of the runner's: start the runner as a service with a group of its own, with Delegate=yes of systemd", err, other)
 	}
 	for range leafRounds {
@@ -65,6 +65,9 @@ func (g *groups) moveAll() error {
 		return err
 	}
 	for _, pid := range g.processes() {
+		if pid == 0 {
+			continue // it cannot be named
+		}
 		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 		if err != nil && !errors.Is(err, syscall.ESRCH) { // ended
 			return err
@@ -85,18 +88,18 @@ func (g *groups) processes() (out []int) {
 }
 
 // foreign is a process of the runner's group that is neither the runner nor what it
-// started; 0 when there is none.
-func (g *groups) foreign() int {
+// started, if there is one; 0 is one that cannot be seen from here.
+func (g *groups) foreign() (pid int, is bool) {
 	for _, pid := range g.processes() {
 		ours := false
-		for up := pid; up > 1 && !ours; up = parentOf(up) {
+		for up := pid; up > 0 && !ours; up = parentOf(up) {
 			ours = up == os.Getpid()
 		}
 		if !ours {
-			return pid
+			return pid, true
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // parentOf is the parent of a process; 0 when it has ended.
