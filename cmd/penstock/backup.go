@@ -153,7 +153,7 @@ func newRestoreCommand() *cobra.Command {
 		Short: "Bring a backup back, into an empty data folder or a running control plane",
 		Long: "Fills the data folder --into, which must be empty, with a backup; then start the control plane on it.\n" +
 			"With --as-new-revision a control plane that runs makes the backup its newest revision: what the backup does\n" +
-			"not have is deleted, and roles and tokens stay as they are. A file that is not a whole backup changes nothing.",
+			"not have is deleted, and roles and tokens stay as they are. A file that is not a whole backup changes nothing.\n\n" + notInBackup,
 		Example: "  penstock restore penstock.backup --check\n  penstock restore penstock.backup --into ./restored\n  penstock restore penstock.backup --as-new-revision",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -187,6 +187,10 @@ func newRestoreCommand() *cobra.Command {
 	return c
 }
 
+// notInBackup says what of functions has to be brought back otherwise.
+const notInBackup = "Code of functions is in a backup where it was uploaded (penstock fn deploy). Folders of --functions-root are not:\n" +
+	"bring them back yourself, and start with the same --functions-root."
+
 // folder fills a data folder.
 func (f *restoreFlags) folder(cmd *cobra.Command, file string) error {
 	f.target.Store.Footprint = gateway.Footprint
@@ -197,6 +201,7 @@ func (f *restoreFlags) folder(cmd *cobra.Command, file string) error {
 	m := contents.Manifest
 	fmt.Fprintf(cmd.OutOrStdout(), "restored revision %d with %d resources; start it with: penstock up --data-dir %s, or penstock control --data-dir %s\n",
 		m.Revision, m.Resources, f.target.Dir, f.target.Dir)
+	fmt.Fprintln(cmd.OutOrStdout(), notInBackup)
 	fmt.Fprintln(cmd.OutOrStdout(), "Tokens are in no backup: issue new ones with: penstock access token create")
 	return nil
 }
@@ -239,5 +244,9 @@ func (f *restoreFlags) running(cmd *cobra.Command, file string) error {
 	if err := cmp.Or(rerr, err); err != nil {
 		return err
 	}
-	return printWrite(cmd.OutOrStdout(), f.output, resp, resp.GetResult(), resp.GetChanges(), f.dryRun)
+	err = printWrite(cmd.OutOrStdout(), f.output, resp, resp.GetResult(), resp.GetChanges(), f.dryRun)
+	if f.output == "text" && (err == nil || errors.Is(err, errNotServing)) {
+		fmt.Fprintln(cmd.OutOrStdout(), notInBackup)
+	}
+	return err
 }

@@ -116,8 +116,15 @@ func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {
 			fmt.Fprintf(w, "          endpoint %s\n", ep)
 		}
 		for _, i := range b.GetInstances() {
-			fmt.Fprintf(w, "          instance %s %s at %s, pid %d\n", i.GetId(),
-				strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")), instanceAddress(i), i.GetPid())
+			fmt.Fprintf(w, "          instance %s %s", i.GetId(), strings.ToLower(strings.TrimPrefix(i.GetState().String(), "INSTANCE_STATE_")))
+			// One that is starting has no address yet, one that waits for another start no process.
+			if at := instanceAddress(i); at != "" {
+				fmt.Fprintf(w, " at %s", at)
+			}
+			if i.GetPid() != 0 {
+				fmt.Fprintf(w, ", pid %d", i.GetPid())
+			}
+			fmt.Fprintln(w)
 		}
 	}
 	for i, m := range e.GetNotMatched() {

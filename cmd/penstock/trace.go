@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,10 +16,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 func newTraceCommand() *cobra.Command {
-	var jaeger, output string
+	var jaeger, dataDir, output string
 	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "trace ID",
@@ -35,7 +38,7 @@ func newTraceCommand() *cobra.Command {
 			}
 			ctx, cancel := contextWithTimeout(cmd.Context(), wait)
 			defer cancel()
-			t, err := findTrace(ctx, jaeger, args[0])
+			t, err := findTrace(ctx, cmp.Or(jaeger, runningJaeger(dataDir)), args[0])
 			if err != nil {
 				return err
 			}
@@ -46,10 +49,29 @@ func newTraceCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&jaeger, "jaeger", "http://127.0.0.1:16686", "address of Jaeger's query API")
+	c.Flags().StringVar(&jaeger, "jaeger", "", "address of Jaeger's query API (default: that of the penstock up that runs, else "+defaultJaeger+")")
+	c.Flags().StringVar(&dataDir, "data-dir", "", "data folder of the penstock up whose Jaeger is asked (default: the one that runs)")
 	c.Flags().DurationVar(&wait, "wait-timeout", 10*time.Second, "how long to wait for spans that are still on their way")
 	c.Flags().StringVarP(&output, "output", "o", "text", "text, json or yaml")
 	return c
+}
+
+// defaultJaeger is where Jaeger listens when nobody says otherwise.
+const defaultJaeger = "http://127.0.0.1:16686"
+
+// runningJaeger is the address of the Jaeger of the `penstock up` of a data folder, or of
+// the one that runs on this machine.
+func runningJaeger(dataDir string) string {
+	s, err := readState(cmp.Or(dataDir, connect.LocalDataDir()))
+	if err != nil || s == nil || !s.ID.Alive() {
+		return defaultJaeger
+	}
+	for _, a := range s.Addresses {
+		if a.Name == jaegerAddress {
+			return a.Address
+		}
+	}
+	return defaultJaeger
 }
 
 func printTraceAs(w io.Writer, output string, t *trace) error {

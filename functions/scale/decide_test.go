@@ -141,6 +141,8 @@ func TestCold(t *testing.T) {
 func TestOneRequest(t *testing.T) {
 	for _, objective := range []time.Duration{10 * time.Millisecond, 200 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
 		s := New(Config{Max: 10, Concurrency: 1, Objective: Objective{Quantile: 0.99, Limit: objective}})
+		s.Decide(Observation{Now: start.Add(-time.Minute)}) // when the function was deployed
+		s.Decide(Observation{Now: start.Add(-time.Millisecond)})
 		o := Observation{Now: start, LastRequest: start, Arrivals: 1, Queued: 1}
 		for range 12 { // three seconds
 			d := s.Decide(o)
