@@ -162,7 +162,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
 		},
 	})
-	c.served = &servedBook{core: c, at: map[string]time.Time{}}
+	c.served = newServedBook(c)
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
 	c.packages = &packages{core: c, dir: o.PackagesDir, limit: packagesBytes}
@@ -219,6 +219,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.runners.expire(run) })
 	c.done.Go(func() { c.runners.follow(run) })
 	c.done.Go(func() { c.served.follow(run) })
+	c.done.Go(func() { c.served.run(run) })
 	c.done.Go(func() { c.acks.run(run) })
 	c.done.Go(func() { c.admission.Follow(run) })
 	c.done.Go(func() { c.fleet.run(run) })
@@ -249,6 +250,7 @@ func (c *Core) Close() {
 	c.closing.Unlock()
 	c.gate.close()
 	c.done.Wait()
+	c.served.leave()
 	c.fleet.leave()
 	c.delivery.Close()
 }

@@ -280,9 +280,7 @@ func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 	if len(changed) > 0 {
 		r.core.publish(r.core.Snapshot())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), remembering)
-	r.core.served.note(ctx, st.GetInstances())
-	cancel()
+	r.core.served.note(st.GetInstances())
 	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
 }
 

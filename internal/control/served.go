@@ -14,6 +14,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
+	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
 // servedPrefix is where the store's run-time state keeps when an instance of a version of
@@ -24,8 +25,17 @@ const servedPrefix = "served/"
 // servedBook knows which versions have served.
 type servedBook struct {
 	core *Core
-	mu   sync.Mutex
-	at   map[string]time.Time // by the name of the version
+	// unsaved wakes run.
+	unsaved signal.Wake
+
+	mu sync.Mutex
+	at map[string]time.Time // by the name of the version
+	// dirty are the versions that the store does not have as they are.
+	dirty map[string]bool
+}
+
+func newServedBook(c *Core) *servedBook {
+	return &servedBook{core: c, unsaved: signal.NewWake(), at: map[string]time.Time{}, dirty: map[string]bool{}}
 }
 
 // key is where the store keeps it: the version's name without what all names have.
@@ -41,7 +51,7 @@ func (b *servedBook) load(ctx context.Context) error {
 	defer b.mu.Unlock()
 	for key, value := range state {
 		name := "projects/" + strings.TrimPrefix(key, servedPrefix)
-		if len(value) >= 8 {
+		if len(value) >= 8 && !b.dirty[name] {
 			b.at[name] = time.Unix(0, int64(binary.BigEndian.Uint64(value)))
 		}
 	}
@@ -60,52 +70,85 @@ func (b *servedBook) since(version string) time.Time {
 	return b.at[version]
 }
 
-// note keeps the versions that a runner has instances of that are ready.
-func (b *servedBook) note(ctx context.Context, instances []*pb.Instance) {
+// note keeps the versions that a runner has instances of that are ready, and drops those
+// of their functions that are gone. It does not wait for the store.
+func (b *servedBook) note(instances []*pb.Instance) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, i := range instances {
 		if i.GetState() != pb.InstanceState_INSTANCE_STATE_READY || i.GetVersion() == 0 {
 			continue
 		}
 		function, _ := gateway.FunctionOf(i.GetFunction())
 		version := gateway.VersionOf(function, i.GetVersion())
-		now := b.core.now()
-		b.mu.Lock()
-		_, known := b.at[version]
-		if !known {
-			b.at[version] = now
-		}
-		b.mu.Unlock()
-		if known {
+		if _, known := b.at[version]; known {
 			continue
 		}
-		value := binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))
-		if err := b.core.store.PutState(ctx, servedKey(version), value); err != nil && ctx.Err() == nil {
-			b.core.log.Warn("cannot keep that a version has served; after a restart it is not known", "version", version, "error", err)
-		}
-		b.forget(ctx, function)
+		b.at[version], b.dirty[version] = b.core.now(), true
+		b.forget(function)
+		b.unsaved.Set()
 	}
 }
 
-// forget drops what is kept of versions of a function that are gone.
-func (b *servedBook) forget(ctx context.Context, function string) {
+// forget drops the versions of a function that are gone. The caller holds mu.
+func (b *servedBook) forget(function string) {
 	s := b.core.Snapshot()
-	prefix := gateway.VersionOf(function, 0)
-	prefix = strings.TrimSuffix(prefix, "0")
-	var gone []string
-	b.mu.Lock()
+	prefix := strings.TrimSuffix(gateway.VersionOf(function, 0), "0")
 	for version := range b.at {
 		number, mine := strings.CutPrefix(version, prefix)
 		if _, err := strconv.ParseInt(number, 10, 64); mine && err == nil && s.Get(version) == nil {
-			gone = append(gone, version)
 			delete(b.at, version)
+			b.dirty[version] = true
 		}
 	}
-	b.mu.Unlock()
-	for _, version := range gone {
-		if err := b.core.store.DeleteState(ctx, servedKey(version)); err != nil && ctx.Err() == nil {
-			b.core.log.Warn("cannot forget that a version has served", "version", version, "error", err)
+}
+
+// run brings the store up to date.
+func (b *servedBook) run(ctx context.Context) {
+	kv.Run(ctx, b.unsaved, b.core.log, "keep which versions have served", b.save)
+}
+
+func (b *servedBook) save(ctx context.Context) error {
+	for {
+		version, at := b.nextDirty()
+		if version == "" {
+			return nil
+		}
+		if err := b.saveOne(ctx, version, at); err != nil {
+			b.mu.Lock()
+			b.dirty[version] = true
+			b.mu.Unlock()
+			return err
 		}
 	}
+}
+
+// leave saves what is left when this replica ends.
+func (b *servedBook) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), lastSave)
+	defer cancel()
+	if err := b.save(ctx); err != nil {
+		b.core.log.Warn("cannot keep which versions have served; what became ready last is not known after a restart", "error", err)
+	}
+}
+
+// nextDirty takes a version that is to be saved, and since when it served; zero to
+// delete it.
+func (b *servedBook) nextDirty() (string, time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for version := range b.dirty {
+		delete(b.dirty, version)
+		return version, b.at[version]
+	}
+	return "", time.Time{}
+}
+
+func (b *servedBook) saveOne(ctx context.Context, version string, at time.Time) error {
+	if at.IsZero() {
+		return b.core.store.DeleteState(ctx, servedKey(version))
+	}
+	return b.core.store.PutState(ctx, servedKey(version), binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano())))
 }
 
 // versions are those of a function with when they first served, the newest first.

@@ -12,18 +12,19 @@ import (
 	"github.com/penstock-gateway/penstock/xds"
 )
 
-// hangingStore does not answer, from hang to release, where what hosts share is saved.
+// hangingStore does not answer, from hang to release, where keys with a prefix are put.
 type hangingStore struct {
 	store.Store
 	mu      sync.Mutex
+	prefix  string
 	waiting chan struct{} // is told of each call that hangs; nil: none does
 	freed   chan struct{}
 }
 
-func (s *hangingStore) hang() (waiting <-chan struct{}, release func()) {
+func (s *hangingStore) hang(prefix string) (waiting <-chan struct{}, release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waiting, s.freed = make(chan struct{}, 100), make(chan struct{})
+	s.prefix, s.waiting, s.freed = prefix, make(chan struct{}, 100), make(chan struct{})
 	return s.waiting, sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -34,9 +35,9 @@ func (s *hangingStore) hang() (waiting <-chan struct{}, release func()) {
 
 func (s *hangingStore) PutState(ctx context.Context, key string, value []byte) error {
 	s.mu.Lock()
-	waiting, freed := s.waiting, s.freed
+	prefix, waiting, freed := s.prefix, s.waiting, s.freed
 	s.mu.Unlock()
-	if waiting != nil && strings.HasPrefix(key, sharedPrefix) {
+	if waiting != nil && strings.HasPrefix(key, prefix) {
 		waiting <- struct{}{}
 		<-freed
 	}
@@ -103,7 +104,7 @@ func endpointOf(g *xds.Generation) string {
 func TestEndpointsDoNotWaitForTheStore(t *testing.T) {
 	p, st, runner := startSharing(t)
 	before := p.generation()
-	waiting, release := st.hang()
+	waiting, release := st.hang(sharedPrefix)
 	t.Cleanup(release)
 	revision := writeNow(t, p, "two")
 	<-waiting
@@ -141,4 +142,28 @@ func TestFreeze(t *testing.T) {
 	}
 	p.core.thaw()
 	until(t, "the written revision", func() bool { return p.generation().Revision == revision })
+}
+
+// TestReportsDoNotWaitForTheStore: while a store hangs that is to keep that a version has
+// served, the next report of its runner reaches the proxies.
+func TestReportsDoNotWaitForTheStore(t *testing.T) {
+	p, st, runner := startSharing(t)
+	version := p.core.Snapshot().Versions(testFunction)[0]
+	before := endpointOf(p.generation())
+	waiting, release := st.hang(servedPrefix)
+	t.Cleanup(release)
+	ready := &pb.Instance{
+		Function: testFunction, Version: version.GetNumber(), Id: "i", Address: "127.0.0.1", Port: 7001, State: pb.InstanceState_INSTANCE_STATE_READY,
+	}
+	if err := runner.Send(&pb.ConnectRequest{Message: &pb.ConnectRequest_State{State: &pb.RunnerState{Instances: []*pb.Instance{ready}}}}); err != nil {
+		t.Fatal(err)
+	}
+	<-waiting
+	report(t, runner, 7002)
+	until(t, "the new endpoint", func() bool { return endpointOf(p.generation()) != before })
+	release()
+	until(t, "the store to know that the version has served", func() bool {
+		state, err := st.State(t.Context(), servedKey(version.GetName()))
+		return err == nil && len(state) == 1
+	})
 }
