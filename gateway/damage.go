@@ -38,9 +38,9 @@ type lost struct {
 	// husk is what is left of a route or a gateway; nil for other kinds, and when nothing
 	// is.
 	husk Object
-	// claims are the names of headers that its policies set to claims: nobody else may
+	// owned are the names of headers that only its policies may set: nobody else may
 	// send them to the backends, which believe them.
-	claims []string
+	owned []string
 }
 
 // One of these begins the message of the Problem of a damaged object.
@@ -55,9 +55,9 @@ func IsDamage(p Problem) bool {
 }
 
 // Footprint is what has to be known of an object when it is lost: the hosts and gateways of
-// a route, the listeners of a gateway, and the headers that their policies set to claims.
+// a route, the listeners of a gateway, and the headers that only their policies may set.
 // It is nil for other kinds, which are known by those that refer to them.
-func Footprint(r *pb.Resource) []byte {
+func (m *Model) Footprint(r *pb.Resource) []byte {
 	out := &pb.Resource{}
 	switch {
 	case r.GetRoute() != nil:
@@ -66,10 +66,10 @@ func Footprint(r *pb.Resource) []byte {
 		for _, rule := range route.GetRules() {
 			policies = append(policies, rule.GetPolicies())
 		}
-		out.Kind = &pb.Resource_Route{Route: &pb.Route{Gateways: route.GetGateways(), Hostnames: route.GetHostnames(), Policies: claimsOnly(policies)}}
+		out.Kind = &pb.Resource_Route{Route: &pb.Route{Gateways: route.GetGateways(), Hostnames: route.GetHostnames(), Policies: m.husk(policies)}}
 	case r.GetGateway() != nil:
 		g := proto.CloneOf(r.GetGateway())
-		g.Policies = claimsOnly([]*pb.Policies{g.GetPolicies()})
+		g.Policies = m.husk([]*pb.Policies{g.GetPolicies()})
 		g.Name, g.Metadata, g.Status = "", nil, nil
 		out.Kind = &pb.Resource_Gateway{Gateway: g}
 	default:
@@ -82,26 +82,8 @@ func Footprint(r *pb.Resource) []byte {
 	return b
 }
 
-// claimsOnly are policies that hold nothing but the names of claim headers; nil for none.
-func claimsOnly(policies []*pb.Policies) *pb.Policies {
-	names := map[string]bool{}
-	for _, p := range policies {
-		for _, h := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
-			names[h.GetHeader()] = true
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	j := &pb.JwtAuthentication{}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		j.ClaimHeaders = append(j.ClaimHeaders, &pb.ClaimHeader{Header: name})
-	}
-	return &pb.Policies{Authentication: &pb.AuthenticationPolicy{Jwt: j}}
-}
-
 // newLost reads the footprint of a damaged object.
-func newLost(d Damage) *lost {
+func (m *Model) newLost(d Damage) *lost {
 	l := &lost{detail: d.Detail, newer: d.Newer}
 	r := &pb.Resource{}
 	if len(d.Footprint) == 0 || proto.Unmarshal(d.Footprint, r) != nil || len(unknown.Fields(r)) > 0 {
@@ -122,9 +104,7 @@ func newLost(d Damage) *lost {
 			l.husk = g
 		}
 	}
-	for _, h := range policies.GetAuthentication().GetJwt().GetClaimHeaders() {
-		l.claims = append(l.claims, h.GetHeader())
-	}
+	l.owned = m.owned(policies)
 	return l
 }
 
@@ -155,7 +135,7 @@ func (s *Snapshot) takeDamage(prev *Snapshot, c Changes, next map[string]Object)
 		if s.damaged == nil {
 			s.damaged = map[string]*lost{}
 		}
-		l := newLost(d)
+		l := s.model.newLost(d)
 		s.damaged[d.Name] = l
 		next[d.Name] = l.husk
 		changed[d.Name] = true
@@ -246,16 +226,16 @@ func fieldsOf(m proto.Message) func(func(protoreflect.FieldDescriptor) bool) {
 	}
 }
 
-// DamagedClaims are the headers that policies of damaged objects of a project set to
-// claims, sorted.
-func (s *Snapshot) DamagedClaims(project string) []string {
+// DamagedHeaders are the headers that only policies of damaged objects of a project may set,
+// sorted.
+func (s *Snapshot) DamagedHeaders(project string) []string {
 	if s == nil {
 		return nil
 	}
 	var out []string
 	for name, l := range s.damaged {
 		if projectOf(name) == project {
-			out = append(out, l.claims...)
+			out = append(out, l.owned...)
 		}
 	}
 	slices.Sort(out)

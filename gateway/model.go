@@ -33,6 +33,8 @@ func NewModel(policies ...AnyPolicy) *Model {
 			panic(fmt.Sprintf("policy %q is not a message field of %s", p.PolicyName(), fields.Get(0).Parent().FullName()))
 		case f.Message() != p.empty().ProtoReflect().Descriptor():
 			panic(fmt.Sprintf("policy %q is a %s, but the field is a %s", p.PolicyName(), p.empty().ProtoReflect().Descriptor().FullName(), f.Message().FullName()))
+		case !p.base().ownsWell:
+			panic(fmt.Sprintf("policy %q has one of Owns and Owning without the other, so its headers would not survive damage", p.PolicyName()))
 		case slices.ContainsFunc(m.policies, func(o boundPolicy) bool { return o.field == f }):
 			panic(fmt.Sprintf("policy %q is in the list twice", p.PolicyName()))
 		}

@@ -62,6 +62,12 @@ type Policy[P proto.Message] struct {
 	// References are the other objects that it names. Where one of them is missing the
 	// policy cannot be enforced, and the entry is answered with 503.
 	References func(P) []Reference
+	// Owns are the headers of requests that only the policy may set. On no route of the
+	// project they come from a client, and that stays so when the object that carries the
+	// policy can no longer be read; Owning makes the policy of which then is known that it
+	// owns these headers. They come together.
+	Owns   func(P) []string
+	Owning func(headers []string) P
 	// Preflights reports whether what is in force answers the preflights of requests (Fetch,
 	// section 3.2.2), which then reach the rule of the request that they ask about: see
 	// Entry.Preflight.
@@ -128,6 +134,8 @@ type AnyPolicy interface {
 	references(m proto.Message) []Reference
 	explain(x *Explanation)
 	preflights(e *Effective) bool
+	owns(m proto.Message) []string
+	owning(headers []string) proto.Message
 	messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message])
 }
 
@@ -135,12 +143,14 @@ type AnyPolicy interface {
 type policyBase struct {
 	merge  Merge
 	places Places
+	// ownsWell: Owns and Owning come together.
+	ownsWell bool
 }
 
 // PolicyName is the field of pb.Policies.
 func (p *Policy[P]) PolicyName() protoreflect.Name { return p.Name }
 
-func (p *Policy[P]) base() *policyBase { return &policyBase{p.Merge, p.Places} }
+func (p *Policy[P]) base() *policyBase { return &policyBase{p.Merge, p.Places, (p.Owns == nil) == (p.Owning == nil)} }
 
 func (p *Policy[P]) empty() proto.Message {
 	var m P
@@ -178,6 +188,15 @@ func (p *Policy[P]) references(m proto.Message) []Reference {
 	}
 	return p.References(m.(P))
 }
+
+func (p *Policy[P]) owns(m proto.Message) []string {
+	if p.Owns == nil {
+		return nil
+	}
+	return p.Owns(m.(P))
+}
+
+func (p *Policy[P]) owning(headers []string) proto.Message { return p.Owning(headers) }
 
 func (p *Policy[P]) preflights(e *Effective) bool {
 	return p.Preflights != nil && p.Preflights(p.Of(e))

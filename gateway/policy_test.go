@@ -28,6 +28,7 @@ func TestNewModelPanics(t *testing.T) {
 	for want, list := range map[string][]AnyPolicy{
 		`"retries" is not a message field of penstock.v1.Policies`:                   {&Policy[*pb.RetryPolicy]{Name: "retries"}},
 		`"timeout" is a penstock.v1.RetryPolicy, but the field is a penstock.v1.Tim`: {&Policy[*pb.RetryPolicy]{Name: "timeout"}},
+		`"retry" has one of Owns and Owning without the other`:                       {&Policy[*pb.RetryPolicy]{Name: "retry", Owns: func(*pb.RetryPolicy) []string { return nil }}},
 		`"retry" is in the list twice`:                                               {retry, retry},
 	} {
 		func() {
@@ -101,5 +102,38 @@ func TestSaysNothing(t *testing.T) {
 	}
 	if e := model.merge(level{policies: empty}, level{policies: proto.CloneOf(empty)}); len(e.values) != 0 {
 		t.Errorf("in force: %v", e.values)
+	}
+}
+
+// TestOwnedHeaders: the headers that only a policy may set are those of all levels, and are
+// known of an object that is lost.
+func TestOwnedHeaders(t *testing.T) {
+	token := func(headers ...string) *pb.Policies {
+		j := &pb.JwtAuthentication{Issuer: "i"}
+		for _, h := range headers {
+			j.ClaimHeaders = append(j.ClaimHeaders, &pb.ClaimHeader{Claim: "sub", Header: h})
+		}
+		return &pb.Policies{Authentication: &pb.AuthenticationPolicy{Jwt: j}}
+	}
+	const name = "projects/p/routes/r"
+	r := &pb.Route{Name: name, Hostnames: []string{"a.test"}, Policies: token("x-b"), Rules: []*pb.RouteRule{{Policies: token("x-a", "x-b")}, {}}}
+	s := model.Build(nil, 1, Changes{Updates: []Object{r}})
+	if got := s.OwnedHeaders(name); !slices.Equal(got, []string{"x-b", "x-a", "x-b"}) {
+		t.Error(got)
+	}
+	foot := model.Footprint(&pb.Resource{Kind: &pb.Resource_Route{Route: r}})
+	s = model.Build(s, 2, Changes{Damaged: []Damage{{Name: name, Footprint: foot}}})
+	if got := s.DamagedHeaders("p"); !slices.Equal(got, []string{"x-a", "x-b"}) || !s.Damaged(name) {
+		t.Error(got)
+	}
+	// The bytes are those that stores hold.
+	want, err := proto.MarshalOptions{Deterministic: true}.Marshal(&pb.Resource{Kind: &pb.Resource_Route{Route: &pb.Route{Hostnames: r.GetHostnames(), Policies: &pb.Policies{
+		Authentication: &pb.AuthenticationPolicy{Jwt: &pb.JwtAuthentication{ClaimHeaders: []*pb.ClaimHeader{{Header: "x-a"}, {Header: "x-b"}}}},
+	}}}})
+	if err != nil || string(foot) != string(want) {
+		t.Errorf("%q, want %q: %v", foot, want, err)
+	}
+	if got := s.OwnedHeaders("projects/p/routes/none"); got != nil {
+		t.Error(got)
 	}
 }

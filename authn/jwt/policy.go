@@ -14,7 +14,7 @@ import (
 // Policy says who may call: what each level asks for must hold.
 var Policy = &gateway.Policy[*pb.AuthenticationPolicy]{
 	Name: "authentication", Merge: gateway.Union, Same: same,
-	Normalize: normalize, Check: check, Warn: warn, References: references, Explain: explain,
+	Normalize: normalize, Check: check, Warn: warn, References: references, Explain: explain, Owns: owns, Owning: owning,
 }
 
 // InForce are the tokens that are asked for, outermost first.
@@ -56,6 +56,23 @@ func normalize(p *pb.AuthenticationPolicy) {
 	for _, c := range p.GetJwt().GetClaimHeaders() {
 		c.Header = gateway.HeaderName(c.GetHeader())
 	}
+}
+
+// owns are the headers that are made from claims, which backends believe.
+func owns(p *pb.AuthenticationPolicy) []string {
+	var out []string
+	for _, h := range p.GetJwt().GetClaimHeaders() {
+		out = append(out, h.GetHeader())
+	}
+	return out
+}
+
+func owning(headers []string) *pb.AuthenticationPolicy {
+	j := &pb.JwtAuthentication{}
+	for _, name := range headers {
+		j.ClaimHeaders = append(j.ClaimHeaders, &pb.ClaimHeader{Header: name})
+	}
+	return &pb.AuthenticationPolicy{Jwt: j}
 }
 
 func references(p *pb.AuthenticationPolicy) []gateway.Reference {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/backup"
 	"github.com/penstock-gateway/penstock/internal/control"
@@ -108,7 +108,7 @@ func (f *backupFlags) takeOffline(ctx context.Context, emit backup.Emit) error {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
 	st, err := store.Open(ctx, store.Options{
-		DataDir: filepath.Join(f.folder(), "etcd"), SealKeyFile: filepath.Join(f.folder(), "seal.key"), Footprint: gateway.Footprint,
+		DataDir: filepath.Join(f.folder(), "etcd"), SealKeyFile: filepath.Join(f.folder(), "seal.key"), Footprint: policies.Model().Footprint,
 		MaintenanceInterval: -1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if errors.Is(err, store.ErrInUse) {
@@ -193,7 +193,7 @@ const notInBackup = "Code of functions is in a backup where it was uploaded (pen
 
 // folder fills a data folder.
 func (f *restoreFlags) folder(cmd *cobra.Command, file string) error {
-	f.target.Store.Footprint = gateway.Footprint
+	f.target.Store.Footprint = policies.Model().Footprint
 	contents, err := backup.RestoreFile(cmd.Context(), file, f.target)
 	if err != nil {
 		return fmt.Errorf("nothing was restored: %w", err)

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/control"
 	"github.com/penstock-gateway/penstock/internal/devissuer"
@@ -196,7 +196,7 @@ func (f *controlFlags) openStore(ctx context.Context, log *slog.Logger) (store.S
 func (f *controlFlags) storeOptions(log *slog.Logger) (store.Options, error) {
 	o := store.Options{
 		DataDir: filepath.Join(f.dataDir, "etcd"), Endpoints: f.etcd, Prefix: f.etcdPrefix, Logger: log.With("part", "store"),
-		Footprint: gateway.Footprint,
+		Footprint: policies.Model().Footprint,
 	}
 	if _, err := os.Stat(f.sealKey); err == nil {
 		o.SealKeyFile = f.sealKey

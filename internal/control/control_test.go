@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access"
 	"github.com/penstock-gateway/penstock/internal/access/accesstest"
@@ -55,7 +55,7 @@ func openStore(t testing.TB, dir string) store.Store {
 
 func openStoreWith(t testing.TB, o store.Options) store.Store {
 	t.Helper()
-	o.Prefix, o.SealKey, o.Footprint, o.Logger = "/test", make([]byte, 32), gateway.Footprint, slog.New(slog.NewTextHandler(io.Discard, nil))
+	o.Prefix, o.SealKey, o.Footprint, o.Logger = "/test", make([]byte, 32), policies.Model().Footprint, slog.New(slog.NewTextHandler(io.Discard, nil))
 	st, err := store.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

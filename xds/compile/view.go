@@ -344,30 +344,16 @@ func (v *view) keysChanged() bool {
 // takeClaims notes the claim headers of the objects that changed, and tells whether
 // there are others now: see claimHeaders.
 func (v *view) takeClaims() (differ bool) {
-	lost := v.in.Snapshot.DamagedClaims(v.in.View.Project)
+	lost := v.in.Snapshot.DamagedHeaders(v.in.View.Project)
 	differ = !slices.Equal(lost, v.filters.lostClaims)
 	v.filters.lostClaims = lost
 	if v.in.View.Gateway == AllGateways {
 		return differ
 	}
 	for _, name := range v.changed {
-		var policies []*pb.Policies
-		if project, _ := projectAndID(name); project == v.in.View.Project {
-			switch o := v.in.Snapshot.Get(name).(type) {
-			case *pb.Gateway:
-				policies = append(policies, o.GetPolicies())
-			case *pb.Route:
-				policies = append(policies, o.GetPolicies())
-				for _, rule := range o.GetRules() {
-					policies = append(policies, rule.GetPolicies())
-				}
-			}
-		}
 		var headers []string
-		for _, p := range policies {
-			for _, h := range p.GetAuthentication().GetJwt().GetClaimHeaders() {
-				headers = append(headers, h.GetHeader())
-			}
+		if project, _ := projectAndID(name); project == v.in.View.Project {
+			headers = v.in.Snapshot.OwnedHeaders(name)
 		}
 		differ = differ || !slices.Equal(headers, v.filters.claims[name])
 		if len(headers) > 0 {
