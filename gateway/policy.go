@@ -139,6 +139,9 @@ type AnyPolicy interface {
 	messages(e *Effective) (merged proto.Message, levels []Sourced[proto.Message])
 }
 
+// MergeOf is how the levels of a policy are joined.
+func MergeOf(p AnyPolicy) Merge { return p.base().merge }
+
 // policyBase is what needs no P.
 type policyBase struct {
 	merge  Merge
