@@ -153,7 +153,9 @@ type policyBase struct {
 // PolicyName is the field of pb.Policies.
 func (p *Policy[P]) PolicyName() protoreflect.Name { return p.Name }
 
-func (p *Policy[P]) base() *policyBase { return &policyBase{p.Merge, p.Places, (p.Owns == nil) == (p.Owning == nil)} }
+func (p *Policy[P]) base() *policyBase {
+	return &policyBase{p.Merge, p.Places, (p.Owns == nil) == (p.Owning == nil)}
+}
 
 func (p *Policy[P]) empty() proto.Message {
 	var m P

@@ -33,7 +33,6 @@ var (
 	answered   = gateway.AnsweredOutcome
 	may        = gateway.MayOutcome
 	statusLine = gateway.StatusLine
-	short      = gateway.ShortDuration
 )
 
 // refused is the answer of the edge that an error of the model says.

@@ -47,7 +47,7 @@ func names(p *pb.CompressionPolicy) []string {
 
 // accepts reports whether a client accepts a content coding (RFC 9110, section 12.5.3).
 func accepts(lines []string, coding string) bool {
-	any := false
+	wildcard := false
 	for part := range strings.SplitSeq(strings.Join(lines, ","), ",") {
 		name, parameters, _ := strings.Cut(part, ";")
 		weight := 1.0
@@ -58,8 +58,8 @@ func accepts(lines []string, coding string) bool {
 		case coding:
 			return weight > 0
 		case "*":
-			any = weight > 0
+			wildcard = weight > 0
 		}
 	}
-	return any
+	return wildcard
 }

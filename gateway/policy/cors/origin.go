@@ -31,9 +31,10 @@ func badOrigin(o string) string {
 	if strings.ContainsAny(host, "/?#@") {
 		return "is a URL; an origin is a scheme, a host and perhaps a port, without a slash at its end"
 	}
-	name, port := host, ""
+	name := host
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		name, port = host[:i], host[i+1:]
+		port := host[i+1:]
+		name = host[:i]
 		n, err := strconv.ParseUint(port, 10, 16)
 		switch {
 		case err != nil || n == 0 || strconv.FormatUint(n, 10) != port:

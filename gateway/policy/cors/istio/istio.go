@@ -29,7 +29,8 @@ func Translate(at part.Part, c *networking.CorsPolicy) *pb.CorsPolicy {
 		ExposeHeaders: names(c.GetExposeHeaders()),
 		MaxAge:        c.GetMaxAge(), AllowCredentials: c.GetAllowCredentials().GetValue(),
 	}
-	for _, o := range c.GetAllowOrigin() {
+	old := c.GetAllowOrigin() //nolint:staticcheck // files of before Istio 1.6 have it, and it means what it meant
+	for _, o := range old {
 		out.AllowOrigins = append(out.AllowOrigins, strings.ToLower(o))
 	}
 	for i, m := range c.GetAllowOrigins() {
@@ -43,7 +44,7 @@ func Translate(at part.Part, c *networking.CorsPolicy) *pb.CorsPolicy {
 		at.Refuse("", "name allowOrigins", "allows no origin")
 	}
 	from := "allowOrigins"
-	if len(c.GetAllowOrigin()) > 0 {
+	if len(old) > 0 {
 		from = "allowOrigin"
 	}
 	for to, from := range map[string]string{
