@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -135,7 +136,10 @@ func exampleEnv(t *testing.T) (in *installation, run func(command string) (strin
 	run = func(command string) (string, error) {
 		command = strings.ReplaceAll(command, "127.0.0.1:8080", in.flags.gateway)
 		// Also when the test has ended, to stop what was started.
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "sh", "-c", command)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), stepPatience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", command)
+		cmd.WaitDelay = time.Second // a command that it waits for holds its output
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "PENSTOCK_SERVER="+in.flags.api, "PENSTOCK_TEST_MAIN=1")
 		out, err := cmd.CombinedOutput()

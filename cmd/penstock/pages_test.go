@@ -5,9 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
+
+// stepPatience bounds a command of a page or an example, which may wait for something that
+// never comes.
+const stepPatience = 2 * time.Minute
 
 // pageStep is a command that a page of docs shows at a prompt in a console block, with
 // what the page says that it prints.

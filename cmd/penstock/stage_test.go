@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
@@ -103,7 +104,10 @@ func (s *stage) ports(text string, back bool) string {
 // run runs one command, and gives what it printed with the ports as the page has them.
 func (s *stage) run(t *testing.T, command string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", s.ports(command, false))
+	ctx, cancel := context.WithTimeout(t.Context(), stepPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", s.ports(command, false))
+	cmd.WaitDelay = time.Second // a command that it waits for holds its output
 	cmd.Dir, cmd.Env = s.dir, s.env
 	out, err := cmd.CombinedOutput()
 	return s.ports(string(out), true), err
