@@ -182,19 +182,46 @@ func (s *etcdStore) ReadState(ctx context.Context, prefix string) (StateValues, 
 	}
 	defer end()
 	out, err := s.readState(ctx, prefix)
+	s.tell(out.Damaged)
+	return out, err
+}
+
+// ReadKey implements Store.
+func (s *etcdStore) ReadKey(ctx context.Context, key string) (StateValues, error) {
+	ctx, end, err := s.begin(ctx)
 	if err != nil {
 		return StateValues{}, err
 	}
+	defer end()
+	var lists []list
+	if l, listed := listOf(key); listed {
+		lists = []list{l}
+	}
+	out, err := s.readWith(ctx, lists, func(k string) bool { return k == key }, func(at int64, f func(string, []byte)) error {
+		resp, err := s.get(ctx, s.stateKey(key), clientv3.WithRev(at))
+		if err == nil && len(resp.Kvs) > 0 {
+			f(key, resp.Kvs[0].Value)
+		}
+		return err
+	})
 	s.tell(out.Damaged)
-	return out, nil
+	return out, err
 }
 
-// readState reads lists and values at one point of history.
+// readState reads all below a prefix.
 func (s *etcdStore) readState(ctx context.Context, prefix string) (StateValues, error) {
+	return s.readWith(ctx, listsOf(prefix), func(k string) bool { return strings.HasPrefix(k, prefix) }, func(at int64, f func(string, []byte)) error {
+		return s.eachState(ctx, prefix, at, f)
+	})
+}
+
+// readWith reads lists, and values at the same point of history: those that each finds, and
+// asked says which these are.
+func (s *etcdStore) readWith(ctx context.Context, of []list, asked func(key string) bool, each func(at int64, f func(string, []byte)) error) (StateValues, error) {
 	if err := s.haveTags(); err != nil {
 		return StateValues{}, err
 	}
-	lists, at, err := s.readLists(ctx, listsOf(prefix))
+	lists, at, err := s.readLists(ctx, of)
 	if err != nil {
 		return StateValues{}, err
 	}
@@ -203,7 +230,7 @@ func (s *etcdStore) readState(ctx context.Context, prefix string) (StateValues, 
 		out.Damaged = append(out.Damaged, StateDamage{Key: key, List: list, Detail: detail})
 	}
 	found := map[string]bool{}
-	err = s.eachState(ctx, prefix, at, func(key string, stored []byte) {
+	err = each(at, func(key string, stored []byte) {
 		found[key] = true
 		value, tag, err := s.seal.untag(s.stateKey(key), stored)
 		if l, listed := listOf(key); listed && err == nil {
@@ -225,7 +252,7 @@ func (s *etcdStore) readState(ctx context.Context, prefix string) (StateValues, 
 			damaged(l.part, true, c.err.Error())
 		}
 		for key := range c.Tags {
-			if strings.HasPrefix(key, prefix) && !found[key] {
+			if asked(key) && !found[key] {
 				damaged(key, false, "it was removed by somebody without the seal key, or lost")
 			}
 		}

@@ -171,6 +171,17 @@ func TestIntruder(t *testing.T) {
 				if one := readState(t, s, key); one.Values[key] != nil || len(one.Damaged) == 0 {
 					t.Errorf("%s alone: %+v", key, one)
 				}
+				if strings.HasSuffix(key, "/") {
+					continue
+				}
+				if one, err := s.ReadKey(t.Context(), key); err != nil || len(one.Values) > 0 || !slices.Contains(damagedKeys(one), key) {
+					t.Errorf("%s by its key: %+v, %v", key, one, err)
+				}
+			}
+			for key, v := range got.Values {
+				if one, err := s.ReadKey(t.Context(), key); err != nil || len(one.Values) != 1 || string(one.Values[key]) != string(v) || len(one.Damaged) > 0 {
+					t.Errorf("%s by its key: %+v, %v", key, one, err)
+				}
 			}
 			repaired(t, o, s, c.damaged, c.kept, good)
 		})

@@ -107,6 +107,9 @@ type Store interface {
 	// ReadState is State, and says what is damaged: for those to whom a value that is not
 	// there means that something is allowed.
 	ReadState(ctx context.Context, prefix string) (StateValues, error)
+	// ReadKey is ReadState for one key, at a cost that does not follow how many others there
+	// are.
+	ReadKey(ctx context.Context, key string) (StateValues, error)
 	// DeleteState removes one run-time value; no error when there is none.
 	DeleteState(ctx context.Context, key string) error
 	// Seal encrypts what must not stand in the store as it is, for PutState; Unseal

@@ -26,6 +26,7 @@ type State interface {
 	kv.Watcher
 	State(ctx context.Context, prefix string) (map[string][]byte, error)
 	ReadState(ctx context.Context, prefix string) (store.StateValues, error)
+	ReadKey(ctx context.Context, key string) (store.StateValues, error)
 	PutState(ctx context.Context, key string, value []byte) error
 	DeleteState(ctx context.Context, key string) error
 }
