@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -115,10 +116,12 @@ func readData(data string, in io.Reader) ([]byte, error) {
 func newFnLogsCommand() *cobra.Command {
 	var follow bool
 	var tail int32
+	var since time.Duration
 	var request string
 	return fnVerb("logs NAME", "Print what a function printed", func(c *cobra.Command) {
 		c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what it prints next")
 		c.Flags().Int32VarP(&tail, "tail", "n", 100, "how many of the last lines")
+		c.Flags().DurationVar(&since, "since", 0, "only those of so long ago or later, such as 10m; all of them unless --tail says otherwise")
 		c.Flags().StringVar(&request, "request", "", "only the lines of this request (x-request-id)")
 	}, func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
 		if tail == 0 {
@@ -128,7 +131,17 @@ func newFnLogsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		stream, err := client.ops.StreamLogs(ctx, &pb.StreamLogsRequest{Name: name, Tail: tail, Follow: follow, RequestId: request})
+		req := &pb.StreamLogsRequest{Name: name, Tail: tail, Follow: follow, RequestId: request}
+		if since < 0 {
+			return fmt.Errorf("--since %s is in the future: give how long ago, such as 10m", since)
+		}
+		if since > 0 {
+			req.Since = timestamppb.New(time.Now().Add(-since))
+			if !cmd.Flags().Changed("tail") {
+				req.Tail = 0
+			}
+		}
+		stream, err := client.ops.StreamLogs(ctx, req)
 		if err != nil {
 			return err
 		}

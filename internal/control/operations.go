@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -140,10 +141,17 @@ func (o operations) StreamLogs(r *pb.StreamLogsRequest, stream grpc.ServerStream
 	sub := o.core.runners.logs.subscribe(f.GetName())
 	defer sub.close()
 	tail := int(r.GetTail())
-	if tail == 0 {
+	since := r.GetSince()
+	switch {
+	case tail == 0 && since != nil:
+		tail = math.MaxInt32
+	case tail == 0:
 		tail = 100
 	}
-	wants := func(l *pb.LogLine) bool { return r.GetRequestId() == "" || l.GetRequestId() == r.GetRequestId() }
+	wants := func(l *pb.LogLine) bool {
+		return (r.GetRequestId() == "" || l.GetRequestId() == r.GetRequestId()) &&
+			(since == nil || !l.GetTime().AsTime().Before(since.AsTime()))
+	}
 	// What the runners kept comes first and at once; after a moment of silence, or when
 	// something newer comes, all of it is here.
 	began := o.core.now()

@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -528,7 +529,9 @@ type StreamLogsRequest struct {
 	// Go on with the next ones.
 	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Only those of this request.
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Only those read at this time or later. Then tail 0 is all of them.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -589,6 +592,13 @@ func (x *StreamLogsRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *StreamLogsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // StreamLogsResponse is some lines.
@@ -1446,7 +1456,7 @@ var File_penstock_v1_function_service_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\n" +
-	"\"penstock/v1/function_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1apenstock/v1/function.proto\x1a penstock/v1/runner_service.proto\x1a\x19penstock/v1/serving.proto\"5\n" +
+	"\"penstock/v1/function_service.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/function.proto\x1a penstock/v1/runner_service.proto\x1a\x19penstock/v1/serving.proto\"5\n" +
 	"\x19GetFunctionVersionRequest\x12\x18\n" +
 	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\"e\n" +
 	"\x1aGetFunctionVersionResponse\x12G\n" +
@@ -1480,13 +1490,14 @@ const file_penstock_v1_function_service_proto_rawDesc = "" +
 	"\x0fcurrent_version\x18\t \x01(\x03R\x0ecurrentVersion\x1a>\n" +
 	"\x10BuildOutputEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
 	"\x11StreamLogsRequest\x12\x18\n" +
 	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\x04name\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\x05R\x04tail\x12\x16\n" +
 	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"@\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"@\n" +
 	"\x12StreamLogsResponse\x12*\n" +
 	"\x05lines\x18\x01 \x03(\v2\x14.penstock.v1.LogLineR\x05lines\"\xe5\x01\n" +
 	"\x15InvokeFunctionRequest\x12\x18\n" +
@@ -1601,9 +1612,10 @@ var file_penstock_v1_function_service_proto_goTypes = []any{
 	(*FunctionStats)(nil),                // 27: penstock.v1.FunctionStats
 	(*ScaleDecision)(nil),                // 28: penstock.v1.ScaleDecision
 	(*FunctionState)(nil),                // 29: penstock.v1.FunctionState
-	(*LogLine)(nil),                      // 30: penstock.v1.LogLine
-	(*WriteOptions)(nil),                 // 31: penstock.v1.WriteOptions
-	(*WriteResult)(nil),                  // 32: penstock.v1.WriteResult
+	(*timestamppb.Timestamp)(nil),        // 30: google.protobuf.Timestamp
+	(*LogLine)(nil),                      // 31: penstock.v1.LogLine
+	(*WriteOptions)(nil),                 // 32: penstock.v1.WriteOptions
+	(*WriteResult)(nil),                  // 33: penstock.v1.WriteResult
 }
 var file_penstock_v1_function_service_proto_depIdxs = []int32{
 	24, // 0: penstock.v1.GetFunctionVersionResponse.function_version:type_name -> penstock.v1.FunctionVersion
@@ -1615,49 +1627,50 @@ var file_penstock_v1_function_service_proto_depIdxs = []int32{
 	28, // 6: penstock.v1.DescribeFunctionResponse.decisions:type_name -> penstock.v1.ScaleDecision
 	29, // 7: penstock.v1.DescribeFunctionResponse.states:type_name -> penstock.v1.FunctionState
 	23, // 8: penstock.v1.DescribeFunctionResponse.build_output:type_name -> penstock.v1.DescribeFunctionResponse.BuildOutputEntry
-	30, // 9: penstock.v1.StreamLogsResponse.lines:type_name -> penstock.v1.LogLine
-	11, // 10: penstock.v1.InvokeFunctionRequest.headers:type_name -> penstock.v1.HttpHeader
-	11, // 11: penstock.v1.InvokeFunctionResponse.headers:type_name -> penstock.v1.HttpHeader
-	30, // 12: penstock.v1.InvokeFunctionResponse.lines:type_name -> penstock.v1.LogLine
-	25, // 13: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
-	25, // 14: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
-	25, // 15: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
-	31, // 16: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	25, // 17: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
-	32, // 18: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	25, // 19: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
-	31, // 20: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	25, // 21: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
-	32, // 22: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	31, // 23: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
-	32, // 24: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
-	13, // 25: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
-	15, // 26: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
-	17, // 27: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
-	19, // 28: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
-	21, // 29: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
-	0,  // 30: penstock.v1.FunctionVersionService.GetFunctionVersion:input_type -> penstock.v1.GetFunctionVersionRequest
-	2,  // 31: penstock.v1.FunctionVersionService.ListFunctionVersions:input_type -> penstock.v1.ListFunctionVersionsRequest
-	4,  // 32: penstock.v1.FunctionOperationsService.UploadPackage:input_type -> penstock.v1.UploadPackageRequest
-	6,  // 33: penstock.v1.FunctionOperationsService.DescribeFunction:input_type -> penstock.v1.DescribeFunctionRequest
-	8,  // 34: penstock.v1.FunctionOperationsService.StreamLogs:input_type -> penstock.v1.StreamLogsRequest
-	10, // 35: penstock.v1.FunctionOperationsService.InvokeFunction:input_type -> penstock.v1.InvokeFunctionRequest
-	14, // 36: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
-	16, // 37: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
-	18, // 38: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
-	20, // 39: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
-	22, // 40: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
-	1,  // 41: penstock.v1.FunctionVersionService.GetFunctionVersion:output_type -> penstock.v1.GetFunctionVersionResponse
-	3,  // 42: penstock.v1.FunctionVersionService.ListFunctionVersions:output_type -> penstock.v1.ListFunctionVersionsResponse
-	5,  // 43: penstock.v1.FunctionOperationsService.UploadPackage:output_type -> penstock.v1.UploadPackageResponse
-	7,  // 44: penstock.v1.FunctionOperationsService.DescribeFunction:output_type -> penstock.v1.DescribeFunctionResponse
-	9,  // 45: penstock.v1.FunctionOperationsService.StreamLogs:output_type -> penstock.v1.StreamLogsResponse
-	12, // 46: penstock.v1.FunctionOperationsService.InvokeFunction:output_type -> penstock.v1.InvokeFunctionResponse
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	30, // 9: penstock.v1.StreamLogsRequest.since:type_name -> google.protobuf.Timestamp
+	31, // 10: penstock.v1.StreamLogsResponse.lines:type_name -> penstock.v1.LogLine
+	11, // 11: penstock.v1.InvokeFunctionRequest.headers:type_name -> penstock.v1.HttpHeader
+	11, // 12: penstock.v1.InvokeFunctionResponse.headers:type_name -> penstock.v1.HttpHeader
+	31, // 13: penstock.v1.InvokeFunctionResponse.lines:type_name -> penstock.v1.LogLine
+	25, // 14: penstock.v1.GetFunctionResponse.function:type_name -> penstock.v1.Function
+	25, // 15: penstock.v1.ListFunctionsResponse.functions:type_name -> penstock.v1.Function
+	25, // 16: penstock.v1.CreateFunctionRequest.function:type_name -> penstock.v1.Function
+	32, // 17: penstock.v1.CreateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	25, // 18: penstock.v1.CreateFunctionResponse.function:type_name -> penstock.v1.Function
+	33, // 19: penstock.v1.CreateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	25, // 20: penstock.v1.UpdateFunctionRequest.function:type_name -> penstock.v1.Function
+	32, // 21: penstock.v1.UpdateFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	25, // 22: penstock.v1.UpdateFunctionResponse.function:type_name -> penstock.v1.Function
+	33, // 23: penstock.v1.UpdateFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	32, // 24: penstock.v1.DeleteFunctionRequest.options:type_name -> penstock.v1.WriteOptions
+	33, // 25: penstock.v1.DeleteFunctionResponse.result:type_name -> penstock.v1.WriteResult
+	13, // 26: penstock.v1.FunctionService.GetFunction:input_type -> penstock.v1.GetFunctionRequest
+	15, // 27: penstock.v1.FunctionService.ListFunctions:input_type -> penstock.v1.ListFunctionsRequest
+	17, // 28: penstock.v1.FunctionService.CreateFunction:input_type -> penstock.v1.CreateFunctionRequest
+	19, // 29: penstock.v1.FunctionService.UpdateFunction:input_type -> penstock.v1.UpdateFunctionRequest
+	21, // 30: penstock.v1.FunctionService.DeleteFunction:input_type -> penstock.v1.DeleteFunctionRequest
+	0,  // 31: penstock.v1.FunctionVersionService.GetFunctionVersion:input_type -> penstock.v1.GetFunctionVersionRequest
+	2,  // 32: penstock.v1.FunctionVersionService.ListFunctionVersions:input_type -> penstock.v1.ListFunctionVersionsRequest
+	4,  // 33: penstock.v1.FunctionOperationsService.UploadPackage:input_type -> penstock.v1.UploadPackageRequest
+	6,  // 34: penstock.v1.FunctionOperationsService.DescribeFunction:input_type -> penstock.v1.DescribeFunctionRequest
+	8,  // 35: penstock.v1.FunctionOperationsService.StreamLogs:input_type -> penstock.v1.StreamLogsRequest
+	10, // 36: penstock.v1.FunctionOperationsService.InvokeFunction:input_type -> penstock.v1.InvokeFunctionRequest
+	14, // 37: penstock.v1.FunctionService.GetFunction:output_type -> penstock.v1.GetFunctionResponse
+	16, // 38: penstock.v1.FunctionService.ListFunctions:output_type -> penstock.v1.ListFunctionsResponse
+	18, // 39: penstock.v1.FunctionService.CreateFunction:output_type -> penstock.v1.CreateFunctionResponse
+	20, // 40: penstock.v1.FunctionService.UpdateFunction:output_type -> penstock.v1.UpdateFunctionResponse
+	22, // 41: penstock.v1.FunctionService.DeleteFunction:output_type -> penstock.v1.DeleteFunctionResponse
+	1,  // 42: penstock.v1.FunctionVersionService.GetFunctionVersion:output_type -> penstock.v1.GetFunctionVersionResponse
+	3,  // 43: penstock.v1.FunctionVersionService.ListFunctionVersions:output_type -> penstock.v1.ListFunctionVersionsResponse
+	5,  // 44: penstock.v1.FunctionOperationsService.UploadPackage:output_type -> penstock.v1.UploadPackageResponse
+	7,  // 45: penstock.v1.FunctionOperationsService.DescribeFunction:output_type -> penstock.v1.DescribeFunctionResponse
+	9,  // 46: penstock.v1.FunctionOperationsService.StreamLogs:output_type -> penstock.v1.StreamLogsResponse
+	12, // 47: penstock.v1.FunctionOperationsService.InvokeFunction:output_type -> penstock.v1.InvokeFunctionResponse
+	37, // [37:48] is the sub-list for method output_type
+	26, // [26:37] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_function_service_proto_init() }
