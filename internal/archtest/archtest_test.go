@@ -8,19 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
 
 const module = "github.com/penstock-gateway/penstock/"
 
-// rule says what a package tree may import of this module; a tree is a path
-// prefix. Everything that no rule names is free (cmd, internal/control, tests).
+// rule says what a row of the table in ARCHITECTURE.md cannot: which foreign trees a
+// package tree may not import, and why it has the row that it has.
 type rule struct {
 	tree string
-	// may lists the trees that may be imported besides gen/ and the own tree.
-	may []string
 	// never lists foreign trees that may not be imported.
 	never []string
 	why   string
@@ -28,63 +25,60 @@ type rule struct {
 
 var kubernetes = []string{"istio.io/", "k8s.io/", "sigs.k8s.io/"}
 
-// cellar are packages that anybody may import, and that import nothing of this module.
-var cellar = []string{"internal/signal"}
-
 var rules = []rule{
-	{tree: "gateway/source/kubernetes/istio/part", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "gateway/source/kubernetes/istio/part", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "what translations see of a resource is said without knowing any"},
-	{tree: "gateway/policy/cors/istio", may: []string{"gateway", "gateway/source/kubernetes/istio/part"}, never: []string{"github.com/envoyproxy/"},
+	{tree: "gateway/policy/cors/istio", never: []string{"github.com/envoyproxy/"},
 		why: "a policy's translation from Istio knows Istio's types and the model"},
-	{tree: "gateway/source/kubernetes", may: []string{"gateway", "gateway/source/file", "gateway/policy/cors/istio"},
+	{tree: "gateway/source/kubernetes",
 		why: "a front door turns foreign resources into the model and knows nothing behind it"},
-	{tree: "gateway/source", may: []string{"gateway", "gateway/explain", "gateway/source", "internal/suggest"}, never: kubernetes,
+	{tree: "gateway/source", never: kubernetes,
 		why: "front doors know the model only; Kubernetes and Istio types stay in gateway/source/kubernetes"},
-	{tree: "gateway/policy", may: []string{"gateway", "xds", "xds/policy", "ratelimit"}, never: kubernetes,
+	{tree: "gateway/policy", never: kubernetes,
 		why: "a policy is compiled from the merged model to Envoy's types, and knows no other policy"},
-	{tree: "gateway/policies", may: []string{"gateway", "gateway/policy", "authn", "xds/policy"}, never: kubernetes,
+	{tree: "gateway/policies", never: kubernetes,
 		why: "the list of policies knows them and nothing else"},
-	{tree: "gateway/explain", may: []string{"gateway"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "gateway/explain", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "explain works from the model; what a policy does to a request, its own Explain says"},
-	{tree: "gateway", may: []string{"internal/cow", "internal/suggest", "internal/unknown", "functions/scale"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "gateway", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the model knows neither Envoy nor where resources come from; what a scale means is said once, by the scaler"},
-	{tree: "xds/compile/salvage", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "xds/compile/salvage", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the search is pure: it knows parts by name"},
-	{tree: "xds/compile", may: []string{"gateway", "gateway/policies", "gateway/policy", "authn", "xds", "xds/policy"}, never: kubernetes,
+	{tree: "xds/compile", never: kubernetes,
 		why: "the compiler is pure: no store, no delivery, no network"},
-	{tree: "xds/policy", may: []string{"gateway", "xds"}, never: kubernetes,
+	{tree: "xds/policy", never: kubernetes,
 		why: "what a policy is for proxies is said without knowing any"},
-	{tree: "xds/ledger", may: []string{"xds"}, never: kubernetes, why: "the ledger knows resources by type and name, not routes"},
-	{tree: "xds/delivery", may: []string{"xds", "xds/ledger"}, never: kubernetes, why: "delivery knows resources by type and name, not routes"},
-	{tree: "internal/shadow", may: []string{"xds", "xds/ledger", "xds/delivery", "xds/bootstrap", "internal/launch"}, never: kubernetes,
+	{tree: "xds/ledger", never: kubernetes, why: "the ledger knows resources by type and name, not routes"},
+	{tree: "xds/delivery", never: kubernetes, why: "delivery knows resources by type and name, not routes"},
+	{tree: "internal/shadow", never: kubernetes,
 		why: "the shadow tries resources as any proxy gets them, and knows neither the model nor the store"},
-	{tree: "internal/access", may: []string{"gateway", "gateway/source/api", "internal/pki", "internal/keyfile", "internal/launch", "internal/socket"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/access", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the guard knows the API that it guards, and nothing of what is behind it"},
-	{tree: "internal/devissuer", may: []string{"gateway/source/api"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/devissuer", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the issuer signs tokens, and knows the store by what it needs of it"},
-	{tree: "xds/keeper", may: []string{"xds", "xds/delivery", "internal/pki", "internal/keyfile", "internal/socket"}, never: kubernetes,
+	{tree: "xds/keeper", never: kubernetes,
 		why: "a keeper knows resources by type and name, and the control plane by its stream"},
-	{tree: "xds/bootstrap", may: []string{"xds"}, never: kubernetes, why: "the bootstrap is one function"},
-	{tree: "authn", may: []string{"gateway", "xds", "xds/policy"}, never: kubernetes, why: "an authentication method is a policy"},
-	{tree: "store", may: []string{"internal/keyfile", "internal/unknown"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
-	{tree: "ratelimit", may: []string{"telemetry"}, never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
-	{tree: "functions/scale", may: nil, never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
+	{tree: "xds/bootstrap", never: kubernetes, why: "the bootstrap is one function"},
+	{tree: "authn", never: kubernetes, why: "an authentication method is a policy"},
+	{tree: "store", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
+	{tree: "ratelimit", never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
+	{tree: "functions/scale", never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
 		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
-	{tree: "functions/runnertest", may: []string{"functions/archive"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "functions/runnertest", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the suite knows a runner by what it says on its stream, so that it is the same for every runner"},
-	{tree: "functions", may: []string{"telemetry", "internal/launch"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "functions", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a runner knows functions, not Envoy"},
-	{tree: "internal/control/admission", may: []string{"gateway/source/api", "internal/control/kv", "internal/control/service", "internal/pki", "store"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/control/admission", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a room of the control plane names what it needs in its Params, and knows neither the other rooms nor the whole"},
-	{tree: "internal/control/service", may: []string{"gateway/source/api", "store"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/control/service", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "what all services share knows none of them"},
-	{tree: "internal/control/kv", may: nil, never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...),
+	{tree: "internal/control/kv", never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...),
 		why: "it follows values without knowing what they mean, nor the store but for its watch"},
-	{tree: "internal/signal", may: nil, never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...), why: "a signal carries no value, so it knows of none"},
-	{tree: "internal/cow", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
-	{tree: "internal/console", may: []string{"telemetry"}, never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+	{tree: "internal/signal", never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...), why: "a signal carries no value, so it knows of none"},
+	{tree: "internal/cow", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},
+	{tree: "internal/console", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the console knows lines, not who writes them"},
-	{tree: "telemetry", may: nil, never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
+	{tree: "telemetry", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "everybody uses telemetry, so it uses nobody"},
 }
 
 type pkg struct {
@@ -125,44 +119,61 @@ func ruleOf(path string) (rule, bool) {
 	return rule{}, false
 }
 
-// TestImports checks every package against its rule and prints the reason of a
-// rule that is broken.
+// TestImports checks every package against its row of the table and its rule, and prints
+// the reason when one is broken.
 func TestImports(t *testing.T) {
-	seen := map[string]bool{}
+	rows := readTable(t)
+	seen, ruled := map[string]bool{}, map[string]bool{}
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
-		r, ok := ruleOf(path)
+		row, ok := rowOf(rows, path)
 		if !ok {
+			if !unlisted(path) {
+				t.Errorf("%s has no row in the table of packages in ARCHITECTURE.md", path)
+			}
 			continue
 		}
-		seen[r.tree] = true
+		r, ok := ruleOf(path)
+		if ok {
+			ruled[r.tree] = true
+		}
+		seen[row.tree] = true
 		for _, imp := range p.Imports {
 			own, ours := strings.CutPrefix(imp, module)
-			if !ours {
+			switch {
+			case !ours:
 				for _, n := range r.never {
 					if strings.HasPrefix(imp, n) {
 						t.Errorf("%s imports %s: %s", path, imp, r.why)
 					}
 				}
-				continue
+			case !row.everything && !in(own, "gen") && !sameRow(rows, own, row) && !allowed(rows, own, row.may):
+				t.Errorf("%s imports %s, which the table in ARCHITECTURE.md does not allow %s: %s", path, own, row.tree, r.why)
 			}
-			if in(own, "gen") || in(own, r.tree) || allowed(own, r.may) {
-				continue
-			}
-			t.Errorf("%s imports %s: %s", path, own, r.why)
+		}
+	}
+	for _, row := range rows {
+		if !seen[row.tree] && !in(row.tree, "gen") && !in(row.tree, "proto") {
+			t.Errorf("the row of %s in ARCHITECTURE.md is of no package: mend the table", row.tree)
 		}
 	}
 	for _, r := range rules {
-		if !seen[r.tree] {
+		if !ruled[r.tree] {
 			t.Errorf("the rule for %s matches no package: mend the rule", r.tree)
 		}
 	}
 }
 
-// allowed tells whether a package is one of some trees' roots or below a tree
-// that is named with its sub-trees ("gateway/policy", "authn"), or in the cellar.
-func allowed(own string, may []string) bool {
-	if slices.Contains(cellar, own) {
+// sameRow reports whether a package is below a tree, and has no longer row of its own.
+func sameRow(rows []row, own string, of row) bool {
+	r, ok := rowOf(rows, own)
+	return ok && r.tree == of.tree
+}
+
+// allowed tells whether a package is one of some trees' roots or below a tree that is
+// named with its sub-trees ("gateway/policy", "authn"), or one that everybody may import.
+func allowed(rows []row, own string, may []string) bool {
+	if r, ok := rowOf(rows, own); ok && r.cellar {
 		return true
 	}
 	for _, m := range may {
