@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -41,17 +40,6 @@ type lost struct {
 	// owned are the names of headers that only its policies may set: nobody else may
 	// send them to the backends, which believe them.
 	owned []string
-}
-
-// One of these begins the message of the Problem of a damaged object.
-const (
-	damagePrefix = "damaged in the store: "
-	newerPrefix  = "written by a newer version of Penstock: "
-)
-
-// IsDamage reports whether a problem is that its object cannot be read.
-func IsDamage(p Problem) bool {
-	return strings.HasPrefix(p.Message, damagePrefix) || strings.HasPrefix(p.Message, newerPrefix)
 }
 
 // Footprint is what has to be known of an object when it is lost: the hosts and gateways of
@@ -158,11 +146,11 @@ func (s *Snapshot) damageProblem(name string) []Problem {
 	case k == KindGateways:
 		closes = "its listeners answer 503"
 	}
-	prefix := damagePrefix
+	prefix := "damaged in the store"
 	if l.newer {
-		prefix = newerPrefix
+		prefix = "written by a newer version of Penstock"
 	}
-	return []Problem{{Object: name, Message: fmt.Sprintf("%s%s; %s until it is written again (penstock apply), deleted (penstock delete) or rolled back (penstock rollback)", prefix, l.detail, closes)}}
+	return []Problem{{Reason: ReasonDamaged, Object: name, Message: fmt.Sprintf("%s: %s; %s until it is written again (penstock apply), deleted (penstock delete) or rolled back (penstock rollback)", prefix, l.detail, closes)}}
 }
 
 // Damaged reports whether an object is damaged. Get returns what is left of it: of a route

@@ -21,6 +21,8 @@ type Object interface {
 
 // Problem is one thing wrong with one object.
 type Problem struct {
+	// Reason is what kind of problem it is, for programs.
+	Reason Reason
 	// Object is the full name.
 	Object string
 	// Field is a path such as rules[0].forward.backends[1].backend.
@@ -32,6 +34,19 @@ type Problem struct {
 	// target is the name of the object that a reference is to; "": something else.
 	target string
 }
+
+// Reason is a kind of Problem.
+type Reason int
+
+// The reasons.
+const (
+	// ReasonModel: something is wrong with what is written.
+	ReasonModel Reason = iota
+	// ReasonQuarantined: a proxy refused what was made from it.
+	ReasonQuarantined
+	// ReasonDamaged: the object cannot be read from the store.
+	ReasonDamaged
+)
 
 // AsWarnings is what a write answers about problems that do not keep it from being done.
 func AsWarnings(problems []Problem) (out []*pb.Warning) {

@@ -28,6 +28,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/delivery"
+	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
 // fanoutResult is what one server showed with one number of clients.
@@ -370,7 +371,7 @@ func (f *deliveryFanout) reconnect(ctx context.Context, in io.Writer, clients in
 	for {
 		back := 0
 		for _, p := range f.server.Proxies() {
-			if p.Connected.After(begin[p.Identity]) && p.State == "serving" && p.Resources[xds.Cluster] == f.size {
+			if p.Connected.After(begin[p.Identity]) && p.State == ledger.Serving && p.Resources[xds.Cluster] == f.size {
 				back++
 			}
 		}

@@ -516,7 +516,7 @@ func (c *Core) report(r ledger.Report) *pb.ServingReport {
 }
 
 func proxyProblem(p ledger.Problem) *pb.ProxyProblem {
-	out := &pb.ProxyProblem{Proxy: p.Proxy, State: p.State, Detail: p.Detail}
+	out := &pb.ProxyProblem{Proxy: p.Proxy, State: string(p.State), Detail: p.Detail}
 	if p.Ref.Type != "" {
 		out.Type, out.Resource = p.Ref.Type.Short(), p.Ref.Name
 	}

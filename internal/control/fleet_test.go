@@ -44,7 +44,7 @@ func TestFleetReport(t *testing.T) {
 		age      time.Duration
 		serving  int
 		complete bool
-		state    string
+		state    ledger.State
 		detail   string
 	}{
 		{"serves it", 7, standing("p", 7, now, true), 0, 1, true, "", ""},

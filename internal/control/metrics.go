@@ -33,7 +33,7 @@ func (m collector) Collect(out chan<- prometheus.Metric) {
 	send(prometheus.GaugeValue, telemetry.MetricStoreRefusing, "1 while the store takes no changes, for lack of space.", refused)
 	proxies, instances := map[string]int{}, map[string]int{}
 	for _, p := range c.delivery.Proxies() {
-		proxies[p.State]++
+		proxies[string(p.State)]++
 	}
 	for state, n := range proxies {
 		send(prometheus.GaugeValue, telemetry.MetricControlProxies, "Connected proxies.", float64(n), telemetry.LabelState, state)

@@ -27,7 +27,7 @@ func (q *quarantine) problems() []gateway.Problem {
 			continue
 		}
 		object := snapshot.Get(e.object())
-		p := gateway.Problem{Object: e.object(), Field: fieldOf(e, object), Message: e.message()}
+		p := gateway.Problem{Reason: gateway.ReasonQuarantined, Object: e.object(), Field: fieldOf(e, object), Message: e.message()}
 		if object != nil {
 			p.Origin = object.GetMetadata().GetOrigin()
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +89,7 @@ func (s *salvager) problems() (out []gateway.Problem) {
 		for _, b := range sv.books {
 			for _, h := range b.held {
 				if !h.gone && h.words != "" {
-					out = append(out, gateway.Problem{Object: h.part.Object, Field: h.part.Field, Message: fmt.Sprintf(
+					out = append(out, gateway.Problem{Reason: gateway.ReasonQuarantined, Object: h.part.Object, Field: h.part.Field, Message: fmt.Sprintf(
 						"quarantined: a proxy refused it: %s; since %s %s", h.words, h.since.UTC().Format(time.RFC3339), h.served())})
 				}
 			}
@@ -189,7 +188,7 @@ func (s *salvager) busy() bool {
 
 // refusedRoutes tells whether a problem is a RouteConfiguration that is refused.
 func refusedRoutes(p ledger.Problem) bool {
-	return p.Ref.Type == xds.Route && (p.State == ledger.Refused || p.State == "quarantined")
+	return p.Ref.Type == xds.Route && (p.State == ledger.Refused || p.State == ledger.Quarantined)
 }
 
 // sent notes the versions that were made for searches.
@@ -240,6 +239,3 @@ func verdictOf(view string, standings []delivery.Standing) verdict {
 func (sv *salvagedView) now() published { return sv.history[len(sv.history)-1] }
 
 func (b *book) searching() bool { return b.search != nil && !b.search.Done() }
-
-// quarantined tells whether a problem is one of these.
-func quarantined(p gateway.Problem) bool { return strings.HasPrefix(p.Message, "quarantined: ") }

@@ -46,11 +46,12 @@ func (c *Core) conditions(o gateway.Object, problems []gateway.Problem, proxies 
 			msg = p.Field + ": " + msg
 		}
 		reason := "Problem"
-		if quarantined(p) {
+		switch p.Reason {
+		case gateway.ReasonQuarantined:
 			reason = "Quarantined"
-		}
-		if gateway.IsDamage(p) {
+		case gateway.ReasonDamaged:
 			reason = "Damaged"
+		case gateway.ReasonModel:
 		}
 		out = append(out, &pb.Condition{Type: "Accepted", Reason: reason, Message: msg})
 	}
@@ -77,7 +78,7 @@ func serving(name string, proxies []ledger.ProxyStatus) *pb.Condition {
 		switch {
 		case bad < 0:
 			n++
-		case p.Problems[bad].State == "refused":
+		case p.Problems[bad].State == ledger.Refused:
 			cond.Ok, cond.Reason = false, "Refused"
 			cond.Message = fmt.Sprintf("; %s refused %s: %s", p.Name, p.Problems[bad].Ref, p.Problems[bad].Detail)
 		case p.Problems[bad].State == ledger.Quarantined:
@@ -121,7 +122,7 @@ func (c *Core) Proxies() []*pb.Proxy {
 	for _, p := range c.proxies() {
 		q := &pb.Proxy{
 			Name: p.Name, Identity: p.Identity, Version: p.Version, Node: p.Node,
-			Revision: p.Revision, State: p.State, Resources: map[string]int32{}, ResourcesSent: p.Sent,
+			Revision: p.Revision, State: string(p.State), Resources: map[string]int32{}, ResourcesSent: p.Sent,
 			ConnectTime: timestamppb.New(p.Connected),
 		}
 		if !p.LastAck.IsZero() {

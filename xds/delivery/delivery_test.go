@@ -245,7 +245,7 @@ func TestWait(t *testing.T) {
 	}
 	states := map[string]string{}
 	for _, q := range rep.Problems {
-		states[q.Proxy] = q.State + " " + q.Ref.String() + " " + q.Detail
+		states[q.Proxy] = string(q.State) + " " + q.Ref.String() + " " + q.Detail
 	}
 	if len(states) != 2 || states["refuser"] != "refused Cluster/a no such thing" || !strings.HasPrefix(states["silent"], "silent Cluster/a no answer") {
 		t.Errorf("problems %v", states)

@@ -353,7 +353,7 @@ func (l *lane) since(i int32) int64 {
 }
 
 // state says why a dirty resource is not acknowledged.
-func (l *lane) state(i int32) (state, detail string) {
+func (l *lane) state(i int32) (state State, detail string) {
 	switch s := &l.col().slots[i]; {
 	case s.quarantined():
 		return Quarantined, l.reason(i) + s.instead()

@@ -274,7 +274,7 @@ func (w *world) settle() {
 // check is what must hold at rest.
 func (w *world) check() {
 	for _, p := range w.proxies {
-		problems := map[xds.Ref]string{}
+		problems := map[xds.Ref]ledger.State{}
 		for _, pr := range p.led.Status(w.now).Problems {
 			problems[pr.Ref] = pr.State
 		}
@@ -301,7 +301,7 @@ func (w *world) check() {
 
 // checkOne reports whether the proxy holds a resource as wanted, and fails when
 // it should and does not.
-func (w *world) checkOne(p *proxy, res *xds.Resource, problems map[xds.Ref]string) bool {
+func (w *world) checkOne(p *proxy, res *xds.Resource, problems map[xds.Ref]ledger.State) bool {
 	ref := xds.Ref{Type: res.Type, Name: res.Name}
 	have := p.held[res.Type][res.Name]
 	switch {

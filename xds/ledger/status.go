@@ -9,28 +9,31 @@ import (
 	"github.com/penstock-gateway/penstock/xds"
 )
 
-// The states of a proxy and of a resource at a proxy.
+// State is that of a proxy, or of a resource at a proxy.
+type State string
+
+// The states.
 const (
 	// Serving: everything is acknowledged.
-	Serving = "serving"
+	Serving State = "serving"
 	// Pending: an answer is awaited, or something is still to be sent.
-	Pending = "pending"
+	Pending State = "pending"
 	// Refused: the proxy refused a resource and keeps its version before.
-	Refused = "refused"
+	Refused State = "refused"
 	// Quarantined: a proxy refused this version of a resource, so that it is sent to
 	// nobody any more; the last version that was accepted serves in its place.
-	Quarantined = "quarantined"
+	Quarantined State = "quarantined"
 	// Held: a resource is not sent since it refers to one that the proxy refused.
-	Held = "held"
+	Held State = "held"
 	// Silent: the proxy has left a response unanswered for too long.
-	Silent = "silent"
+	Silent State = "silent"
 )
 
 // Problem is why a proxy does not serve a resource as wanted.
 type Problem struct {
 	Proxy string
 	// State is Refused, Quarantined, Silent, Pending or Held.
-	State string
+	State State
 	// Ref is the resource; zero when the whole proxy is meant.
 	Ref xds.Ref
 	// Owners are the objects that the resource was made from.
@@ -58,7 +61,7 @@ type ProxyStatus struct {
 	// Revision is the newest one that the proxy serves whole.
 	Revision int64
 	// State is Serving, Pending, Refused, Quarantined or Silent.
-	State              string
+	State              State
 	Connected, LastAck time.Time
 	Problems           []Problem
 	// Resources is how many of each type the proxy has acknowledged and holds.
@@ -165,7 +168,7 @@ func (p *Proxy) needs(k kind) bool {
 }
 
 // lacks notes a resource that is not as wanted.
-func (s *summary) lacks(l *lane, i int32, state, detail string) {
+func (s *summary) lacks(l *lane, i int32, state State, detail string) {
 	slot := &l.col().slots[i]
 	since := l.since(i)
 	s.whole = min(s.whole, since)
