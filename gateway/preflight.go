@@ -86,7 +86,7 @@ func preflightOf(e Entry, answers bool) *Entry {
 	if !answers {
 		e.Policies, e.Backends, e.Problem = &Effective{}, nil, ""
 		e.Rule = &pb.RouteRule{Name: e.Rule.GetName(), Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{
-			Status: 403, Body: fmt.Sprintf("Rule %s of %s has no policy that answers preflights (cors).\n", e.RuleName, e.Route.GetName()),
+			Status: Forbidden.Status, Body: fmt.Sprintf("Rule %s of %s has no policy that answers preflights (cors).", e.RuleName, e.Route.GetName()),
 		}}}
 	}
 	return &e

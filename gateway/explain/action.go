@@ -35,6 +35,9 @@ func (x *explainer) action(h *gateway.Host, e *gateway.Entry, late []*pb.Explain
 		out.Location = to
 		return out
 	case *pb.RouteRule_DirectResponse:
+		if e.Preflight {
+			return answered(pb.ExplainDecider_EXPLAIN_DECIDER_POLICY, gateway.Forbidden, "%s", a.DirectResponse.GetBody())
+		}
 		status := a.DirectResponse.GetStatus()
 		out := certain(byDirect, status, "%s", statusLine(status))
 		if body := a.DirectResponse.GetBody(); body != "" {

@@ -309,7 +309,11 @@ func (c *hostCompiler) actions(p *part, e *gateway.Entry) ([]*routev3.Route, err
 		}
 		return simple(e, a.Redirect.GetPrefixRewrite(), r), err
 	case *pb.RouteRule_DirectResponse:
-		return simple(e, "", directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())), nil
+		d := directResponse(a.DirectResponse.GetStatus(), a.DirectResponse.GetBody())
+		if e.Preflight { // an answer of the gateway's own
+			d.DirectResponse.BodyFormat = problemOf(gateway.Forbidden, structpb.NewNumberValue(float64(gateway.Forbidden.Status)))
+		}
+		return simple(e, "", d), nil
 	case *pb.RouteRule_Forward:
 		return c.forward(p, e, a.Forward)
 	}
