@@ -93,8 +93,14 @@ func (r *rootBuilder) tmpfs(name, options string) error {
 
 type rootBuilder struct {
 	dir   string
-	bound []path
+	bound []boundPath
 	// mapped shows files of root as those of the uid that mappingFD is for.
+	mapped bool
+}
+
+// boundPath is a path that is there; mapped as the rootBuilder's.
+type boundPath struct {
+	path
 	mapped bool
 }
 
@@ -135,12 +141,14 @@ func (r *rootBuilder) place(p path, name string, depth int) error {
 	return r.bind(current, current, p)
 }
 
-// covered tells whether a path is there already, as writable as it is to be.
+// covered reports whether a path is there already, and as it is to be: as writable, and
+// of the function's uid where that is to be. A function may lie in a folder of the
+// system's, such as one of PATH.
 func (r *rootBuilder) covered(name string, write bool) (there, enough bool) {
 	for _, b := range r.bound {
 		// Below what comes from elsewhere is not what is there outside.
 		if b.From == "" && (name == b.Path || strings.HasPrefix(name, b.Path+"/")) {
-			there, enough = true, enough || b.Write || !write
+			there, enough = true, enough || (b.Write || !write) && (b.mapped || !r.mapped)
 		}
 	}
 	return there, enough
@@ -174,7 +182,7 @@ func (r *rootBuilder) bind(from, name string, p path) error {
 			return err
 		}
 	}
-	r.bound = append(r.bound, path{Path: name, Write: p.Write, From: p.From})
+	r.bound = append(r.bound, boundPath{path{Path: name, Write: p.Write, From: p.From}, r.mapped})
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
 	if !p.Write {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY

@@ -133,6 +133,27 @@ cat %[2]s/old; echo x > %[2]s/new; rm %[2]s/old; echo x > "$TMPDIR/x"; echo x > 
 	}
 }
 
+// TestOwnUIDBelowPath: a function that lies in a folder of PATH is read by its own uid all
+// the same.
+func TestOwnUIDBelowPath(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	dir := t.TempDir()
+	t.Setenv("PATH", os.Getenv("PATH")+string(os.PathListSeparator)+dir)
+	source := filepath.Join(dir, "source")
+	if err := os.Mkdir(source, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(source, "private"), []byte("content\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, Probe(), Policy{Read: []string{source}}, "cd "+source+" && cat private; (echo x > private) 2>/dev/null || echo read-only")
+	if want := "content\nread-only\n"; err != nil || out != want {
+		t.Errorf("%q, %v, want %q", out, err, want)
+	}
+}
+
 // TestUIDsAreApart: instances have different uids, and nobody gets one while something
 // of it lives.
 func TestUIDsAreApart(t *testing.T) {
