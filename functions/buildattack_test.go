@@ -91,7 +91,7 @@ var (
 	anything = []string{"anything"}
 )
 
-// offers tells whether this machine bounds something: an ordinary user commonly has no
+// offers reports whether this machine bounds something: an ordinary user commonly has no
 // control groups.
 func offers(means string) bool {
 	plan, err := sandbox.Probe().Plan(sandbox.Policy{MemoryBytes: 1 << 30, Pids: 100})

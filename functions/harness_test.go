@@ -156,7 +156,7 @@ func (c *control) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 		return err
 	}
 	if m.GetHello() == nil {
-		return errors.New("the first message is no hello")
+		return errors.New("the first message is not a hello")
 	}
 	c.update(func() { c.hellos, c.sequence = append(c.hellos, m.GetHello().GetRunner()), 0 })
 	failed := make(chan error, 1)

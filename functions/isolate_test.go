@@ -197,7 +197,7 @@ func TestIsolationProblems(t *testing.T) {
 		self(t, "probing", "echo", func(f *pb.Function) { f.GetServer().Command = []string{"/root/.ssh/id_rsa"} }),
 	)
 	for id, want := range map[string]string{
-		"nowhere": "level NONE is a plain process", "service": `isolation.network_allow: "127.0.0.1:0" is not a valid address`, "relative": "is not absolute", "absent": "is no folder", "future": "not one that this runner knows",
+		"nowhere": "level NONE is a plain process", "service": `isolation.network_allow: "127.0.0.1:0" is not a valid address`, "relative": "is not absolute", "absent": "is not a folder", "future": "not one that this runner knows",
 		"foreign": "is not among what the function may run", "probing": "is not among what the function may run",
 	} {
 		s := r.await("a problem of "+id, func(s *pb.RunnerState) bool { return problemOf(s, id) != "" })

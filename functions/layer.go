@@ -151,7 +151,7 @@ func readManifest(src *os.Root, name string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxManifest {
-		return nil, fmt.Errorf("%s is no file of at most %d MiB", name, maxManifest>>20)
+		return nil, fmt.Errorf("%s is not a file of at most %d MiB", name, maxManifest>>20)
 	}
 	return src.ReadFile(filepath.FromSlash(name))
 }

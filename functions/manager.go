@@ -301,7 +301,7 @@ func (m *manager) lost() {
 	}
 }
 
-// connected tells whether there is a stream to the control plane.
+// connected reports whether there is a stream to the control plane.
 func (m *manager) connected() bool { return m.live.Load() }
 
 // alive are the instances whose processes run.

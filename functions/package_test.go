@@ -120,7 +120,7 @@ func TestBadPackages(t *testing.T) {
 		"digest":       {"sha256:" + strings.Repeat("a", 64), "what came has the digest " + digestOf(t, good)},
 		"absent":       {"sha256:" + strings.Repeat("b", 64), "no such package: upload it again"},
 		"short":        {"sha256:12", "64 hexadecimal digits"},
-		"no-zip":       {"no.zip", "no zip file"},
+		"no-zip":       {"no.zip", "not a zip file"},
 		"no-file":      {"absent.zip", "does not exist"},
 		"neither":      {"file", "must be a folder or a .zip file"},
 		"leaves":       {"../x.zip", "leaves the runner's functions root"},

@@ -136,5 +136,5 @@ func checkRequirement(line string) error {
 	return nil
 }
 
-// isOption tells whether a word is an option, or short for it.
+// isOption reports whether a word is an option, or short for it.
 func isOption(word, option string) bool { return len(word) > 2 && strings.HasPrefix(option, word) }

@@ -90,7 +90,7 @@ func checkTrace(t *testing.T, spans tracetest.SpanStubs, e echoed, traceID, pare
 		t.Errorf("server span: %v, trace %s, parent %s", server.SpanKind, server.SpanContext.TraceID(), server.Parent.SpanID())
 	}
 	if handler.Parent.SpanID() != server.SpanContext.SpanID() {
-		t.Errorf("the handler's span is no child of the server's")
+		t.Errorf("the handler's span is not a child of the server's")
 	}
 	for key, want := range map[attribute.Key]string{
 		"faas.name": name("echo"), "faas.instance": instance, "faas.coldstart": "true", "http.request.method": "POST",

@@ -160,7 +160,7 @@ func (s *scaled) run(ctx context.Context) {
 	}
 }
 
-// decide looks once, and tells whether it is to look again soon.
+// decide looks once, and reports whether it is to look again soon.
 func (s *scaled) decide() (active bool) {
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
@@ -299,7 +299,7 @@ func (f *function) state() *pb.FunctionState {
 	return st
 }
 
-// complete tells whether a generation can take over: all of its instances are ready.
+// complete reports whether a generation can take over: all of its instances are ready.
 // Of one that is scaled to none nothing is known before the first request; only if
 // it has failed already does the one before stay, too.
 func (g *generation) complete() bool {
@@ -376,7 +376,7 @@ func lastWords(output string) string {
 	return ""
 }
 
-// starting tells whether the slot's instance is on its way to be ready.
+// starting reports whether the slot's instance is on its way to be ready.
 func (s *slot) starting() bool {
 	return !s.leaving && (s.state == pb.InstanceState_INSTANCE_STATE_STARTING || s.state == 0)
 }

@@ -49,17 +49,17 @@ type member struct {
 
 func newSlot(g *generation) *slot { return &slot{g: g, quit: make(chan struct{})} }
 
-// ready tells whether the newest instance serves and is to go on.
+// ready reports whether the newest instance serves and is to go on.
 func (s *slot) ready() bool {
 	return s.state == pb.InstanceState_INSTANCE_STATE_READY && !s.leaving
 }
 
-// serves tells whether any instance does.
+// serves reports whether any instance does.
 func (s *slot) serves() bool {
 	return s.ready() || slices.ContainsFunc(s.former, func(m *member) bool { return m.state == pb.InstanceState_INSTANCE_STATE_READY })
 }
 
-// serves tells whether any instance of the function does. The caller holds the
+// serves reports whether any instance of the function does. The caller holds the
 // manager's mu.
 func (f *function) serves() bool {
 	return slices.ContainsFunc(f.generations, func(g *generation) bool { return slices.ContainsFunc(g.slots, (*slot).serves) })
@@ -210,7 +210,7 @@ func (s *slot) attempt(former *member) (end ending, next *member, again bool) {
 	case <-i.Dead():
 		end = s.failed(i, why(i))
 		end.ready = time.Since(readyAt)
-		end.replaced = errors.Is(i.Err(), instance.ErrOverdue) // a slow request is no crash
+		end.replaced = errors.Is(i.Err(), instance.ErrOverdue) // a slow request is not a crash
 		return end, nil, true
 	case <-i.Replace():
 		s.set(func() { next = s.part() })

@@ -238,7 +238,7 @@ func samePointers(rt *rapid.T, prev, next *Snapshot) {
 	}
 }
 
-// sameInputs tells whether nothing that two Hosts were made from differs: their
+// sameInputs reports whether nothing that two Hosts were made from differs: their
 // routes, and all that routes and the gateway refer to.
 func sameInputs(a, b *Host, prev, next *Snapshot) bool {
 	if dumpHost(a) != dumpHost(b) {

@@ -28,7 +28,7 @@ var (
 	placeholder = regexp.MustCompile(`(?i)^(|true|false|none|null|\d+|[$%<{].*[}%>]?|/\S*|file:.*)$`)
 )
 
-// resemblesCredential tells whether what has a name is a credential, by all appearance.
+// resemblesCredential reports whether what has a name is a credential, by all appearance.
 func resemblesCredential(name, value string) bool {
 	return credentialValue.MatchString(value) || credentialName.MatchString(name) && !placeholder.MatchString(value)
 }

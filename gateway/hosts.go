@@ -84,8 +84,8 @@ func (s *Snapshot) buildGateways(prev *Snapshot, changed map[string]Object, dirt
 	}
 }
 
-// policiesReferTo tells whether the policies of a gateway name one of the changed
-// objects. Certificates of listeners are no part of any Host.
+// policiesReferTo reports whether the policies of a gateway name one of the changed
+// objects. Certificates of listeners are not part of any Host.
 func (s *Snapshot) policiesReferTo(gateway string, changed map[string]Object) bool {
 	g, _ := s.Get(gateway).(*pb.Gateway)
 	return slices.ContainsFunc(s.model.policyReferences(projectOf(gateway), "policies", g.GetPolicies()), func(r reference) bool {
@@ -134,7 +134,7 @@ func (s *Snapshot) listenersOf(route string) iter.Seq2[*listenerState, []string]
 	}
 }
 
-// attaches tells whether a route attaches to a gateway: it names it, or names none.
+// attaches reports whether a route attaches to a gateway: it names it, or names none.
 // Both must be of one project.
 func attaches(r *pb.Route, gateway string) bool {
 	project := projectOf(r.GetName())
@@ -350,7 +350,7 @@ func anyHost(h string) string {
 	return h
 }
 
-// hostWithin tells whether every host that a names is one that b names. A wildcard
+// hostWithin reports whether every host that a names is one that b names. A wildcard
 // stands for one or more labels.
 func hostWithin(a, b string) bool {
 	a, b = anyHost(a), anyHost(b)

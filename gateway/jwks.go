@@ -198,7 +198,7 @@ func keyAlgorithms(key any) (algorithms []string, problem string) {
 			return nil, fmt.Sprintf("is an RSA key of %d bits; at least %d are needed", k.N.BitLen(), minRSABits)
 		}
 		if k.N.Bit(0) == 0 {
-			return nil, "is an RSA key with an even modulus, which is no product of two large primes"
+			return nil, "is an RSA key with an even modulus, which is not a product of two large primes"
 		}
 		// BoringSSL, and so Envoy, takes these two only (seen with 1.40).
 		if k.E != 3 && k.E != 65537 {
@@ -207,7 +207,7 @@ func keyAlgorithms(key any) (algorithms []string, problem string) {
 		return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}, ""
 	case *ecdsa.PublicKey:
 		if k.Curve == nil || !k.Curve.IsOnCurve(k.X, k.Y) { //nolint:staticcheck // a key that is not a point must be refused
-			return nil, "is no point of its curve"
+			return nil, "is not a point of its curve"
 		}
 		switch k.Curve.Params().BitSize {
 		case 256:

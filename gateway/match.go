@@ -23,7 +23,7 @@ type Request struct {
 	Headers map[string][]string
 }
 
-// Matches tells whether the entry serves a request of its host, if no entry before
+// Matches reports whether the entry serves a request of its host, if no entry before
 // it does.
 func (e *Entry) Matches(r *Request) bool { return Mismatch(e.Match, r) == "" }
 

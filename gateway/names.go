@@ -46,9 +46,9 @@ func KindOf(name string) (project, kind, id string, err error) {
 	project, kind, id, ok := split(name)
 	switch {
 	case !ok:
-		return "", "", "", fmt.Errorf("%q is no resource name: want projects/{project}/{%s}/{id}", name, strings.Join(writable(), "|"))
+		return "", "", "", fmt.Errorf("%q is not a resource name: want projects/{project}/{%s}/{id}", name, strings.Join(writable(), "|"))
 	case singular[kind] == "":
-		return "", "", "", fmt.Errorf("%q is no kind of resource: want one of %s", kind, strings.Join(writable(), ", "))
+		return "", "", "", fmt.Errorf("%q is not a kind of resource: want one of %s", kind, strings.Join(writable(), ", "))
 	case !projectPattern.MatchString(project):
 		return "", "", "", fmt.Errorf("project %q must start with a letter and hold only a-z, 0-9 and -, at most 63 of them", project)
 	case kind == KindFunctionVersions:
@@ -183,7 +183,7 @@ func collectionOf(o Object) string {
 	return ""
 }
 
-// checkName tells whether an object may stand in a Snapshot under its name.
+// checkName reports whether an object may stand in a Snapshot under its name.
 func checkName(o Object) error {
 	_, kind, _, err := KindOf(o.GetName())
 	if err != nil {

@@ -75,6 +75,6 @@ func pathRank(p *pb.PathMatch) (kind, text, length int) {
 	return 2, 0, 1
 }
 
-// MoreSpecific tells whether a match comes before another because of what it
+// MoreSpecific reports whether a match comes before another because of what it
 // matches, as RULE_ORDER_MOST_SPECIFIC orders them.
 func MoreSpecific(a, b *pb.RouteMatch) bool { return compareSpecificity(a, b) < 0 }

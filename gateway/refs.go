@@ -89,7 +89,7 @@ func (r reference) malformed(from Object) string {
 	case err != nil:
 		return fmt.Sprintf("%q: %v", r.text, err)
 	case !slices.Contains(r.kinds, kind):
-		return fmt.Sprintf("%q is a %s; here stands the name of a %s", r.text, singular[kind], r.wants())
+		return fmt.Sprintf("%q is a %s; expected the name of a %s", r.text, singular[kind], r.wants())
 	case project != projectOf(from.GetName()):
 		return fmt.Sprintf("%q is in another project; a reference may not leave project %s", r.text, projectOf(from.GetName()))
 	}

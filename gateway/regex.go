@@ -22,16 +22,16 @@ func CheckRegex(pattern string) string {
 	return ""
 }
 
-// checkRegex tells whether Envoy 1.40 takes a regular expression. Envoy uses RE2,
+// checkRegex reports whether Envoy 1.40 takes a regular expression. Envoy uses RE2,
 // whose syntax Go has as well, on bytes (encoding Latin-1), so that a character
 // beyond U+00FF can only be named, never matched, and is refused here.
 func checkRegex(pattern string) error {
 	re, err := syntax.Parse(latin1(pattern), syntax.Perl)
 	if err != nil {
 		if e, ok := errors.AsType[*syntax.Error](err); ok {
-			return fmt.Errorf("is no RE2 regular expression: %s: %q", e.Code, e.Expr)
+			return fmt.Errorf("is not a valid RE2 regular expression: %s: %q", e.Code, e.Expr)
 		}
-		return fmt.Errorf("is no RE2 regular expression: %w", err)
+		return fmt.Errorf("is not a valid RE2 regular expression: %w", err)
 	}
 	if splitsCharacter(pattern) {
 		return errors.New("has a character beyond ASCII in a class or before a repetition, where only its last byte would count: expressions work on bytes; write a group, such as (?:é|ü) or (?:é)+")
@@ -68,7 +68,7 @@ func beyondLatin1(re *syntax.Regexp) (rune, bool) {
 	return 0, false
 }
 
-// splitsCharacter tells whether bytes of a character beyond ASCII would be taken
+// splitsCharacter reports whether bytes of a character beyond ASCII would be taken
 // for characters of their own.
 func splitsCharacter(pattern string) bool {
 	if !strings.ContainsFunc(pattern, func(r rune) bool { return r > 0x7f }) {
@@ -135,7 +135,7 @@ func steps(re *syntax.Regexp) int {
 	return n
 }
 
-// matchRegex tells whether an expression matches a whole text, by bytes. An
+// matchRegex reports whether an expression matches a whole text, by bytes. An
 // expression that checkRegex refuses matches nothing.
 func matchRegex(pattern, text string) bool {
 	if checkRegex(pattern) != nil {

@@ -75,7 +75,7 @@ func (c *checker) add(field, format string, args ...any) {
 	c.problems = append(c.problems, p)
 }
 
-// has tells whether a field has a problem already; a second one about the same
+// has reports whether a field has a problem already; a second one about the same
 // would not help.
 func (c *checker) has(field string) bool {
 	return slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Field == field })
@@ -152,21 +152,21 @@ func shown(field, value string) string {
 	return fmt.Sprintf("%q: ", value)
 }
 
-// twice names the first element of a list that stands there before.
+// twice names the first element of a list that comes before it.
 func twice(list protoreflect.Value) string {
 	l, ok := list.Interface().(protoreflect.List)
 	if !ok {
-		return "holds one element twice; take one away"
+		return "has a duplicate element; remove one"
 	}
 	seen := map[any]bool{}
 	for i := range l.Len() {
 		e := l.Get(i).Interface()
 		if seen[e] {
-			return fmt.Sprintf("%q stands there twice; take one away", fmt.Sprint(e))
+			return fmt.Sprintf("duplicate %q; remove one", fmt.Sprint(e))
 		}
 		seen[e] = true
 	}
-	return "holds one element twice; take one away"
+	return "has a duplicate element; remove one"
 }
 
 // enumNames lists what may be chosen: all but the value that stands for unset.
@@ -246,9 +246,9 @@ func (c *checker) durations(m protoreflect.Message, path string) {
 				return true
 			}
 			if err := d.CheckValid(); err != nil && !c.has(at) {
-				c.add(at, "is no duration: %v", err)
+				c.add(at, "is not a duration: %v", err)
 			} else if d.GetNanos()%int32(time.Millisecond) != 0 && !c.has(at) {
-				c.add(at, "%v is no whole number of milliseconds; round it", d.AsDuration())
+				c.add(at, "%v is not a whole number of milliseconds; round it", d.AsDuration())
 			}
 		}
 		return true
@@ -267,7 +267,7 @@ func (c *checker) duplicates(what string, texts []string, field func(i int) stri
 			if !strings.Contains(t, `"`) {
 				t = strconv.Quote(t)
 			}
-			c.add(field(i), "%s %s stands at %s already; give each its own", what, t, field(j))
+			c.add(field(i), "duplicate %s %s, already used by %s; give each its own", what, t, field(j))
 			continue
 		}
 		first[t] = i

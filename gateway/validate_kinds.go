@@ -78,7 +78,7 @@ func (c *checker) backend(b *pb.Backend) {
 		case a.Zone() != "":
 			c.add(field, "%q: a zone is not supported", e.GetAddress())
 		case a.IsUnspecified() || a.IsMulticast():
-			c.add(field, "%s is no address of a server; name the one that it listens on", a)
+			c.add(field, "%s is not an address of a server; name the one that it listens on", a)
 		}
 	}
 	c.subsets(b)
@@ -98,7 +98,7 @@ func (c *checker) subsets(b *pb.Backend) {
 	}
 }
 
-// Carries tells whether an endpoint belongs to a subset.
+// Carries reports whether an endpoint belongs to a subset.
 func Carries(e *pb.Endpoint, s *pb.Subset) bool {
 	for k, v := range s.GetLabels() {
 		if got, ok := e.GetLabels()[k]; !ok || got != v {
@@ -161,7 +161,7 @@ func (c *checker) scale(f *pb.Function) {
 		return
 	}
 	if f.GetInstances() != 0 {
-		c.add("instances", "is a fixed number, and scale lets it follow the load: take one away")
+		c.add("instances", "is a fixed number, and scale lets it follow the load: remove one")
 	}
 	if _, err := scale.ConfigOf(f); err != nil {
 		c.add("scale", "%s", strings.TrimPrefix(err.Error(), "scale: "))

@@ -89,7 +89,7 @@ func (c *checker) sameMatches(seen map[string]string, path string, rule *pb.Rout
 			continue // invalid UTF-8: no decoder lets it pass
 		}
 		if first, ok := seen[string(key)]; ok {
-			c.add(field, "matches the same as %s, which always comes first; take one away", first)
+			c.add(field, "matches the same as %s, which always comes first; remove one", first)
 			continue
 		}
 		seen[string(key)] = field
@@ -136,7 +136,7 @@ func (c *checker) forward(path string, rule *pb.RouteRule, f *pb.Forward) {
 	}
 	c.duplicates("backend", names, elements(field+".backends[%d].backend"))
 	if h := f.GetHostRewrite(); h != "" && !isAuthority(h) {
-		c.add(field+".host_rewrite", "%q is no host name, with or without a port", h)
+		c.add(field+".host_rewrite", "%q is not a host name, with or without a port", h)
 	}
 	c.prefixRewrite(field+".prefix_rewrite", rule, f.GetPrefixRewrite())
 }
@@ -147,7 +147,7 @@ func (c *checker) prefixRewrite(field string, rule *pb.RouteRule, to string) {
 		return
 	}
 	if !strings.HasPrefix(to, "/") || strings.ContainsAny(to, "?#;\\") || !printable(to) {
-		c.add(field, "%q is no path: it starts with / and has no ?, #, ; or \\", to)
+		c.add(field, "%q is not a path: it starts with / and has no ?, #, ; or \\", to)
 	} else if normal, err := NormalizePath(to); err != nil || normal != to || to == "//" {
 		c.add(field, "%q is not normalized: write it without //, dot segments and characters that must be percent-encoded", to)
 	}
@@ -169,10 +169,10 @@ func (c *checker) prefixRewrite(field string, rule *pb.RouteRule, to string) {
 // answers in the same way again.
 func (c *checker) redirect(field string, r *pb.Route, rule *pb.RouteRule, d *pb.Redirect) {
 	if h := d.GetHost(); h != "" && !isHost(h) {
-		c.add(field+".host", "%q is no host name; the port has a field of its own", h)
+		c.add(field+".host", "%q is not a host name; the port has a field of its own", h)
 	}
 	if p := d.GetPath(); p != "" && (p[0] != '/' || !printable(p) || strings.ContainsAny(p, "#\\")) {
-		c.add(field+".path", "%q is no path: it starts with /, is ASCII and has no # or \\", p)
+		c.add(field+".path", "%q is not a path: it starts with /, is ASCII and has no # or \\", p)
 	}
 	c.prefixRewrite(field+".prefix_rewrite", rule, d.GetPrefixRewrite())
 	if d.GetPath() != "" && d.GetPrefixRewrite() != "" {
@@ -253,7 +253,7 @@ func isPort(p string) bool {
 
 func ascii(s string) bool { return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f }) }
 
-// printable tells whether a text is visible ASCII.
+// printable reports whether a text is visible ASCII.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }

@@ -125,7 +125,7 @@ func (c *checker) chain(field, text string) []*x509.Certificate {
 	}
 	switch {
 	case strings.TrimSpace(string(rest)) != "":
-		c.add(field, "holds something that is no PEM after %d certificates", len(out))
+		c.add(field, "holds something that is not PEM after %d certificates", len(out))
 		return nil
 	case len(out) == 0 && !c.has(field):
 		c.add(field, "holds no certificate; paste the PEM text, leaf first")

@@ -19,7 +19,7 @@ type Request struct {
 
 // Result is what became of a Request.
 type Result struct {
-	// Allowed tells whether the limit lets the request pass. A shadow limit that
+	// Allowed reports whether the limit lets the request pass. A shadow limit that
 	// says no refuses nothing.
 	Allowed bool
 	// Limit is how many requests can be free at most.
@@ -74,7 +74,7 @@ func micros(n int64) time.Duration {
 	return time.Duration(min(n, most)) * time.Microsecond
 }
 
-// refuses tells whether any limit that is no shadow said no.
+// refuses reports whether any limit that is not a shadow said no.
 func refuses(requests []Request, results []Result) bool {
 	for i, r := range results {
 		if !r.Allowed && !requests[i].Spec.Shadow {

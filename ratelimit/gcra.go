@@ -2,7 +2,7 @@ package ratelimit
 
 // GCRA, the generic cell rate algorithm (ITU-T I.371, annex A), is usually kept as
 // a theoretical arrival time: a request of cost c moves it by c*window/requests.
-// That increment is no whole number of microseconds, and rounding it changes high
+// That increment is not a whole number of microseconds, and rounding it changes high
 // rates by a multiple. So the state is the beginning of the busy period and what
 // was taken since: the theoretical arrival time is At + Used*window/requests, and
 // all comparisons are exact in integers. Each window that passes within a busy

@@ -18,7 +18,7 @@ const (
 )
 
 // policyField is the value of RateLimit-Policy: what the limits are. The window
-// is left out where it is no whole number of seconds, which the draft cannot say.
+// is left out where it is not a whole number of seconds, which the draft cannot say.
 // A burst that differs from the quota is a parameter of ours.
 func policyField(names []string, requests []Request) string {
 	var b strings.Builder

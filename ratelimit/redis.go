@@ -170,7 +170,7 @@ func hideURL(err error) error {
 // Name implements Backend.
 func (r *Redis) Name() string { return "redis" }
 
-// Up tells whether Redis answered last.
+// Up reports whether Redis answered last.
 func (r *Redis) Up() bool { return r.breaker.closed() }
 
 // Failures returns how many calls of Redis failed, with those that find out whether it is back.

@@ -18,7 +18,7 @@ import (
 )
 
 // newRedis opens a backend on a server. Timeouts are long: the machine of the test
-// may be loaded, and a late answer is no failure.
+// may be loaded, and a late answer is not a failure.
 func newRedis(t testing.TB, s *redistest.Server, o RedisOptions) *Redis {
 	t.Helper()
 	if o.URL == "" {

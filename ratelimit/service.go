@@ -125,7 +125,7 @@ func (s *Service) annotate(ctx context.Context, a *answer) {
 	span.SetAttributes(attrs...)
 }
 
-// keyKind tells whether a consumer, an address or all were counted.
+// keyKind reports whether a consumer, an address or all were counted.
 func keyKind(r Request) string {
 	switch r.Key[len(r.Spec.ID)+1] {
 	case 'c':

@@ -63,7 +63,7 @@ func (l limit) take(s State, cost int64) State {
 	return s
 }
 
-// fits tells whether cost can be taken. A cost of 0 takes nothing and asks
+// fits reports whether cost can be taken. A cost of 0 takes nothing and asks
 // whether one request would fit.
 func (l limit) fits(s State, now, cost int64) bool {
 	return l.free(s, now) >= max(cost, 1)

@@ -247,7 +247,7 @@ func (s *etcdStore) footprint(r *pb.Resource) string {
 }
 
 // sealedBefore reads the stored form of the secrets that changes replace: sealing
-// is random, so only unsealing tells whether a secret differs.
+// is random, so only unsealing reports whether a secret differs.
 func (s *etcdStore) sealedBefore(ctx context.Context, old *tree, changes []Change, indexes []int) (map[hash][]byte, error) {
 	var hashes []hash
 	for i, c := range changes {

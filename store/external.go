@@ -115,7 +115,7 @@ func (s *etcdStore) unreachable(ctx context.Context) string {
 const tryTime = 3 * time.Second
 
 // tryEndpoint makes a connection as the client does. That a server says nothing within
-// tryTime is no error: etcd does not have to speak first.
+// tryTime is not an error: etcd does not have to speak first.
 func tryEndpoint(ctx context.Context, endpoint string, config *tls.Config) error {
 	if strings.HasPrefix(endpoint, "unix") {
 		return nil // these are for etcd inside the process

@@ -41,7 +41,7 @@ func (f *fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	f.exit(1)
 }
 
-// explained are errors of the system that are no damage, with what to do about them.
+// explained are errors of the system that are not damage, with what to do about them.
 var explained = []struct {
 	is   error
 	what string

@@ -58,7 +58,7 @@ func open(t testing.TB, o store.Options) store.Store {
 		o.SealKey = sealKey
 	}
 	if o.RequestTimeout == 0 {
-		o.RequestTimeout = 5 * time.Minute // a busy machine is no error
+		o.RequestTimeout = 5 * time.Minute // a busy machine is not an error
 	}
 	o.Logger = quiet
 	s, err := store.Open(t.Context(), o)

@@ -115,7 +115,7 @@ func (p *Provider) fraction() *rbacconfigv3.Policy {
 		path := append([]string{p.Name}, strings.Split(c.GetClaim(), ".")...)
 		policy.Permissions = append(policy.Permissions, p.at(between(0, maxInteger+1), path...))
 		value := metadataExpr(path...)
-		// The integer is below the number. A claim that is no number is an error, which
+		// The integer is below the number. A claim that is not a number is an error, which
 		// another that is one outweighs.
 		below := call("_<_", call("double", call("int", value)), value)
 		if policy.Condition == nil {

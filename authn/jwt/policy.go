@@ -124,14 +124,14 @@ func check(c *gateway.Check, p *pb.AuthenticationPolicy) {
 	c.Duplicates("header", gateway.NamesOf(j.GetClaimHeaders(), (*pb.ClaimHeader).GetHeader), gateway.Elements("jwt.claim_headers[%d].header"))
 	c.Duplicates("consumer", gateway.NamesOf(j.GetConsumers(), func(n string) string { return c.Resolve(gateway.KindConsumers, n) }), gateway.Elements("jwt.consumers[%d]"))
 	if j.GetOptional() && len(j.GetConsumers()) > 0 {
-		c.Add("jwt.optional", "lets requests without a token pass, but consumers says who alone may pass; take one away")
+		c.Add("jwt.optional", "lets requests without a token pass, but consumers says who alone may pass; remove one")
 	}
 	// Envoy takes whole seconds for both.
 	if d := j.GetClockSkew(); d.GetNanos() != 0 && !c.Has("jwt.clock_skew") {
-		c.Add("jwt.clock_skew", "%v is no whole number of seconds; round it", d.AsDuration())
+		c.Add("jwt.clock_skew", "%v is not a whole number of seconds; round it", d.AsDuration())
 	}
 	if d := j.GetMaxLifetime(); d.GetNanos() != 0 && !c.Has("jwt.max_lifetime") {
-		c.Add("jwt.max_lifetime", "%v is no whole number of seconds; round it", d.AsDuration())
+		c.Add("jwt.max_lifetime", "%v is not a whole number of seconds; round it", d.AsDuration())
 	}
 }
 

@@ -39,7 +39,7 @@ func Retain(f, previous *jwtv3.JwtAuthentication) (claims []string) {
 	return slices.Compact(claims)
 }
 
-// known tells whether f has every provider that a requirement names.
+// known reports whether f has every provider that a requirement names.
 func known(f *jwtv3.JwtAuthentication, r *jwtv3.JwtRequirement) bool {
 	all := func(rs []*jwtv3.JwtRequirement) bool {
 		return !slices.ContainsFunc(rs, func(r *jwtv3.JwtRequirement) bool { return !known(f, r) })

@@ -312,7 +312,7 @@ func (b *bench) coldOf(ctx context.Context, id, text string, rounds int) error {
 			return err
 		}
 		if !isCold {
-			return errors.New("a request to a function without instances was no cold start")
+			return errors.New("a request to a function without instances was not a cold start")
 		}
 		starts, whole = append(starts, milliseconds(start)), append(whole, milliseconds(d))
 		answers = append(answers, milliseconds(answer))

@@ -45,7 +45,7 @@ func (f *clientFlags) functionName(arg string) (string, error) {
 	name := gateway.Resolve(f.project, gateway.KindFunctions, trimKind(gateway.KindFunctions, arg))
 	_, kind, _, err := gateway.KindOf(name)
 	if err == nil && kind != gateway.KindFunctions {
-		err = fmt.Errorf("%s is no function", name)
+		err = fmt.Errorf("%s is not a function", name)
 	}
 	return name, err
 }

@@ -209,7 +209,7 @@ func testBadFn(t *testing.T, in *installation, dir string) {
 		want string
 	}{
 		{[]string{"deploy", empty}, "holds no file"},
-		{[]string{"deploy", filepath.Join(dir, "app.py"), "--name", "hello"}, "no zip file"},
+		{[]string{"deploy", filepath.Join(dir, "app.py"), "--name", "hello"}, "not a zip file"},
 		{[]string{"deploy", described}, "function.yaml:1:7: unknown kind"},
 		{[]string{"deploy", filepath.Join(empty, "none")}, "no such file"},
 		{[]string{"deploy", dir, "--split", "101"}, "it is a part of 100"},
@@ -217,11 +217,11 @@ func testBadFn(t *testing.T, in *installation, dir string) {
 		{[]string{"invoke", "hello", "--version", "7"}, "neither a tag nor a number"},
 		{[]string{"invoke", "hello", "-H", "x"}, "has no colon"},
 		{[]string{"invoke", "hello", "--path", "x"}, "must begin with /"},
-		{[]string{"logs", "routes/hello"}, "is no function"},
+		{[]string{"logs", "routes/hello"}, "is not a function"},
 		{[]string{"rollback", "hello", "--to", "1"}, "no such version"},
 		{[]string{"scale", "hello", "--queue", "x"}, "none of direct, central, auto"},
 		{[]string{"scale", "hello", "--objective", "fast"}, "objective"},
-		{[]string{"init", "Hello"}, "is no name of a function"},
+		{[]string{"init", "Hello"}, "is not a valid name of a function"},
 		{[]string{"init", "x", "--template", "cobol"}, "none of azure-python"},
 	} {
 		if out, err := in.fn(t, row.args...); err == nil || !strings.Contains(out, row.want) {

@@ -131,7 +131,7 @@ func (s *devSession) run(ctx context.Context) error {
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
-		// What changes between two looks is being written: half a file is no version.
+		// What changes between two looks is being written: half a file is not a version.
 		now := fingerprint(s.dir)
 		whole := last == "" || now == seen
 		seen = now

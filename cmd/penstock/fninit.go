@@ -49,7 +49,7 @@ func newFnInitCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !functionID.MatchString(args[0]) {
-				return fmt.Errorf("%q is no name of a function: a-z, 0-9 and -, at most 63 of them, not - at an end", args[0])
+				return fmt.Errorf("%q is not a valid name of a function: a-z, 0-9 and -, at most 63 of them, not - at an end", args[0])
 			}
 			if dir == "" {
 				dir = args[0]

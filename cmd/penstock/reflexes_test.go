@@ -105,7 +105,7 @@ func TestReflexes(t *testing.T) {
 	}
 	has(run(3, "wait"), "projects/shop/routes/cart is not served: attached to no listener")
 
-	// Where a file lies is no change of it.
+	// Where a file lies is not a change of it.
 	copied := write("elsewhere/x.yaml", "# moved\n\n"+route)
 	has(run(0, "diff", "-f", copied), "no difference")
 	has(run(0, "apply", copied), "no change")

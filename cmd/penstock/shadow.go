@@ -47,7 +47,7 @@ func (f *shadowFlags) options(ctx context.Context) (*control.ShadowOptions, erro
 			return nil, fmt.Errorf("--shadow-envoy: %w", err)
 		}
 	} else if info, err := os.Stat(path); err != nil || info.IsDir() {
-		return nil, fmt.Errorf("--shadow-envoy %s is no program: give --shadow-envoy=PATH, or --shadow-envoy alone for the pinned Envoy", path)
+		return nil, fmt.Errorf("--shadow-envoy %s is not a program: give --shadow-envoy=PATH, or --shadow-envoy alone for the pinned Envoy", path)
 	}
 	return &control.ShadowOptions{Envoy: path, Limit: f.limit, Closed: f.fail == "closed"}, nil
 }

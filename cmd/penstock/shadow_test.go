@@ -20,7 +20,7 @@ func TestShadowFlags(t *testing.T) {
 		"none":        {nil, ""},
 		"no such way": {[]string{"--shadow-fail", "maybe"}, "none of open, closed"},
 		"no time":     {[]string{"--shadow-limit", "1ms"}, "100ms to 1m"},
-		"no program":  {[]string{"--shadow-envoy=" + file}, "is no program"},
+		"no program":  {[]string{"--shadow-envoy=" + file}, "is not a program"},
 	} {
 		var f shadowFlags
 		fl := pflag.NewFlagSet("t", pflag.ContinueOnError)

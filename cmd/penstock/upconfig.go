@@ -54,7 +54,7 @@ func loadConfig(paths []string) (*configFiles, error) {
 
 func (c *configFiles) hashFile(dataDir string) string { return filepath.Join(dataDir, "config.sha256") }
 
-// changed tells whether the files differ from what was applied the last time.
+// changed reports whether the files differ from what was applied the last time.
 func (c *configFiles) changed(dataDir string) bool {
 	old, err := os.ReadFile(c.hashFile(dataDir))
 	return err != nil || string(bytes.TrimSpace(old)) != c.hash

@@ -32,7 +32,7 @@ func TestBoundLog(t *testing.T) {
 	}
 	var other bytes.Buffer
 	if boundLog(&other, path, 1) != &other {
-		t.Error("what is no file is bounded")
+		t.Error("what is not a file is bounded")
 	}
 	if boundLog(f, filepath.Join(t.TempDir(), "up.log"), 1) != f {
 		t.Error("another file is bounded")

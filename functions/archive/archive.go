@@ -118,7 +118,7 @@ func open(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 	bounded := &boundedReader{r: r, left: maxDirectory}
 	z, err := zip.NewReader(bounded, size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
-		return nil, fmt.Errorf("it is no zip file: %w", err)
+		return nil, fmt.Errorf("it is not a zip file: %w", err)
 	}
 	bounded.open = true
 	if len(z.File) > l.Files {

@@ -50,7 +50,7 @@ func TestBadArchives(t *testing.T) {
 		raw     string
 		want    string
 	}{
-		{what: "no zip", raw: "hello", want: "no zip file"},
+		{what: "no zip", raw: "hello", want: "not a zip file"},
 		{what: "empty", entries: nil, want: "holds no file"},
 		{what: "traversal", entries: []entry{{name: "a/../../etc/x"}}, want: "leads out"},
 		{what: "inner dots", entries: []entry{{name: "a/../b"}}, want: "leads out"},

@@ -29,7 +29,7 @@ func Digest(r io.Reader) (string, error) {
 func CheckDigest(d string) error {
 	text, ok := strings.CutPrefix(d, DigestPrefix)
 	if b, err := hex.DecodeString(text); !ok || err != nil || len(b) != sha256.Size || strings.ToLower(text) != text {
-		return fmt.Errorf("%.128q is no digest: it is %q and 64 hexadecimal digits in lower case", d, DigestPrefix)
+		return fmt.Errorf("%.128q is not a digest: it is %q and 64 hexadecimal digits in lower case", d, DigestPrefix)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ const maxSocketPath = 107
 // socketNameLength is how long the names of sockets in a folder may be, "/" included.
 const socketNameLength = 24
 
-// SocketDirFits tells whether sockets in a folder have paths that are short enough.
+// SocketDirFits reports whether sockets in a folder have paths that are short enough.
 func SocketDirFits(dir string) bool { return len(dir)+socketNameLength <= maxSocketPath }
 
 // Listen makes a listener for requests: a Unix socket in a folder that only this user

@@ -36,7 +36,7 @@ type Contract interface {
 	// what is to be answered instead; when the answer had begun the connection is
 	// cut.
 	Serve(w http.ResponseWriter, r *http.Request, inv *Invocation) error
-	// Cancels tells whether one request can be given up without harm to others.
+	// Cancels reports whether one request can be given up without harm to others.
 	// If not, a request past its deadline means that the process is killed.
 	Cancels() bool
 	// Exited tells that the process is gone: pending calls of Serve must return.
@@ -64,7 +64,7 @@ type Host struct {
 	OutputOf func(requestID string)
 	// Network is where the process listens and is listened to.
 	Network Network
-	// Owns tells whether a connection comes from the process or what it started, as
+	// Owns reports whether a connection comes from the process or what it started, as
 	// far as its sandbox tells processes apart; it waits until there is a process.
 	// nil: all do, since nothing else reaches the listener of Network.
 	Owns func(net.Conn) bool
@@ -76,7 +76,7 @@ type Host struct {
 
 // Network is that of one process: its own, or the machine's.
 type Network interface {
-	// Private tells whether it is its own, so that its addresses and ports are not
+	// Private reports whether it is its own, so that its addresses and ports are not
 	// those of the machine, and PORT may be any.
 	Private() bool
 	// Listen returns the listener of the Runtime API, once, on 127.0.0.1.

@@ -17,7 +17,7 @@ const (
 	grpcUnavailable       = 14
 )
 
-// isGRPC tells whether the caller speaks gRPC and so does not read bodies of JSON.
+// isGRPC reports whether the caller speaks gRPC and so does not read bodies of JSON.
 func isGRPC(r *http.Request) bool {
 	if r.ProtoMajor != 2 {
 		return false

@@ -107,7 +107,7 @@ func (h *Held) whole() []byte {
 	return h.up.buf.Bytes()
 }
 
-// again tells whether another instance may have the request of which this one made
+// again reports whether another instance may have the request of which this one made
 // an error.
 func (h *Held) again(rec *recorder, err error) bool {
 	if h == nil || rec.begun {
@@ -143,5 +143,5 @@ func Refuse(w http.ResponseWriter, r *http.Request, id string, status int, kind,
 	writeProblem(w, status, kind, text, id)
 }
 
-// Whole tells whether all of the body has come.
+// Whole reports whether all of the body has come.
 func (h *Held) Whole() bool { return h.up.complete() }

@@ -110,7 +110,7 @@ func (o *Options) setDefaults() {
 	o.Logger = o.Logger.With("function", o.Function, "instance", o.ID)
 }
 
-// streamAfter is how long a body of unknown length is read ahead; 0: it is no stream.
+// streamAfter is how long a body of unknown length is read ahead; 0: it is not a stream.
 func (o *Options) streamAfter() time.Duration {
 	if o.StreamAfter <= 0 && o.Concurrency > 1 {
 		return streamAfter
@@ -304,7 +304,7 @@ func (i *Instance) Err() error {
 	return i.err
 }
 
-// Answered tells whether the handler has answered any request, so that its end is no
+// Answered reports whether the handler has answered any request, so that its end is no
 // failed start.
 func (i *Instance) Answered() bool { return i.answered.Load() }
 

@@ -345,7 +345,7 @@ func TestRequestID(t *testing.T) {
 			t.Errorf("%q became %q", id, got)
 		}
 		if !kept && len(got) != 36 {
-			t.Errorf("%q became %q, which is no UUID", id, got)
+			t.Errorf("%q became %q, which is not a UUID", id, got)
 		}
 	}
 }

@@ -91,7 +91,7 @@ func newUpload(w http.ResponseWriter, r *http.Request, all *uploads, stall time.
 // receive reads ahead before the request is begun: all of the body when the
 // contract takes whole ones only, up to maxBody bytes, else (0) as much as is kept
 // ahead, and of a body of unknown length what
-// comes within a moment (after; 0: it is no stream). It may be called again for more.
+// comes within a moment (after; 0: it is not a stream). It may be called again for more.
 func (u *upload) receive(maxBody int64, after time.Duration) error {
 	all, stream := maxBody > 0, u.length < 0 && after > 0
 	if all && u.length > maxBody {
@@ -298,7 +298,7 @@ func (u *upload) relax() {
 	}
 }
 
-// complete tells whether all of it has come.
+// complete reports whether all of it has come.
 func (u *upload) complete() bool {
 	if u == nil {
 		return true

@@ -268,7 +268,7 @@ func TestBodyTooLarge(t *testing.T) {
 	}
 }
 
-// TestCallerGone: a caller that goes in the middle of its body is no failure of the
+// TestCallerGone: a caller that goes in the middle of its body is not a failure of the
 // instance, and leaves nothing.
 func TestCallerGone(t *testing.T) {
 	i := start(t, newProbe(reads), func(o *Options) { o.Concurrency = 2 })

@@ -132,7 +132,7 @@ func (p *plane) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.Co
 	}
 	p.update(func() {
 		if m.GetHello() == nil {
-			p.faults = append(p.faults, fmt.Sprintf("the first message of a stream is no hello: %v", m))
+			p.faults = append(p.faults, fmt.Sprintf("the first message of a stream is not a hello: %v", m))
 		}
 		p.hellos, p.sequence = append(p.hellos, m.GetHello().GetRunner()), 0
 	})

@@ -168,7 +168,7 @@ func attackWith(t *testing.T, m *Machine, p Policy, v *victims) map[string]strin
 	return results
 }
 
-// stolen tells whether anybody outside meets the attacker, where a victim listens or at
+// stolen reports whether anybody outside meets the attacker, where a victim listens or at
 // a port that it told.
 func stolen(t *testing.T, v *victims, port string) bool {
 	t.Helper()

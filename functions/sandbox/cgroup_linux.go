@@ -171,7 +171,7 @@ func (g *groups) tidy() {
 	}
 }
 
-// unused tells whether a policy needs no group.
+// unused reports whether a policy needs no group.
 func (g *groups) unused(p Policy) bool {
 	needs := func(value int64, controller string) bool { return value > 0 && g.reasons[controller] == nil }
 	return g == nil || !needs(p.MemoryBytes, "memory") && !needs(p.CPUMillis, "cpu") && !needs(p.Pids, "pids")

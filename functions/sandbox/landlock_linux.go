@@ -54,7 +54,7 @@ const landlockNet = 4
 // landlockRuleNetPort is LANDLOCK_RULE_NET_PORT.
 const landlockRuleNetPort = 2
 
-// portRules are the ports that a program may listen on by TCP. They are no isolation of
+// portRules are the ports that a program may listen on by TCP. They are not isolation of
 // a network (UDP, Multipath TCP and listen without bind are not bounded), but without a
 // network of its own they keep a program off the ports of others.
 type portRules struct {

@@ -22,7 +22,7 @@ const leafName = "runner"
 const leafRounds = 100
 
 // above is the delegated group of a runner that is in its leaf already, as one that is
-// started again is: dir itself when it is no leaf.
+// started again is: dir itself when it is not a leaf.
 func above(dir string) string {
 	parent := filepath.Dir(dir)
 	if filepath.Base(dir) != leafName {

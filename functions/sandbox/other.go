@@ -63,7 +63,7 @@ func (p *Place) Start(c Command) (*Process, error) {
 // Close gives a place back that was not used.
 func (p *Place) Close() {}
 
-// Private tells whether the place has a network of its own.
+// Private reports whether the place has a network of its own.
 func (p *Place) Private() bool { return false }
 
 // Listen returns a listener for the Runtime API.
@@ -81,7 +81,7 @@ func (p *Place) Dial(ctx context.Context, port int) (net.Conn, error) {
 // Main is the process id of the program.
 func (p *Process) Main() int { return p.Cmd.Process.Pid }
 
-// Owns tells whether the other end of a connection is of this sandbox; they are not
+// Owns reports whether the other end of a connection is of this sandbox; they are not
 // told apart here.
 func (p *Process) Owns(net.Conn) bool { return true }
 

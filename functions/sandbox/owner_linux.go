@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Owns tells whether the other end of a connection between two addresses of this
+// Owns reports whether the other end of a connection between two addresses of this
 // machine (IPv4) is a socket of this sandbox, and not of another program that found
 // the port. Where the sandbox has no network of its own nothing but the owner of the
 // socket tells them apart. Processes without a view of their own are not told apart: it is true.

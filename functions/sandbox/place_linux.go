@@ -11,7 +11,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/sandbox/egress"
 )
 
-// Private tells whether the place has a network of its own, so that its addresses and
+// Private reports whether the place has a network of its own, so that its addresses and
 // ports are not those of the machine.
 func (p *Place) Private() bool { return p.sockets != nil }
 
@@ -106,7 +106,7 @@ func (p *Place) allow(a netip.AddrPort) error {
 	return nil
 }
 
-// bound tells whether a program in the machine's network may listen on its PORT only.
+// bound reports whether a program in the machine's network may listen on its PORT only.
 func (p *Plan) bound() bool {
 	return !p.private && p.policy.Level != None && p.policy.Network.Mode != HostNetwork && p.machine.landlock >= landlockNet
 }

@@ -271,7 +271,7 @@ func (m *Machine) launcher(k kind, start func(*exec.Cmd) error) (*launcher, erro
 	return m.startLauncher(k, start)
 }
 
-// alive tells whether a launcher has not ended while it waited.
+// alive reports whether a launcher has not ended while it waited.
 func (l *launcher) alive() bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, l.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)

@@ -148,7 +148,7 @@ func (m *Machine) Plan(p Policy) (*Plan, error) {
 			return nil, fmt.Errorf("isolation.writable: %q is not absolute", w)
 		}
 		if info, err := os.Stat(w); err != nil || !info.IsDir() {
-			return nil, fmt.Errorf("isolation.writable: %q is no folder on the runner's machine", w)
+			return nil, fmt.Errorf("isolation.writable: %q is not a folder on the runner's machine", w)
 		}
 		plan.paths = append(plan.paths, path{Path: filepath.Clean(w), Write: true})
 	}

@@ -26,7 +26,7 @@ type Moments struct {
 // SD is the standard deviation, in seconds.
 func (m Moments) SD() float64 { return math.Sqrt(max(0, m.Var)) }
 
-// known tells whether there is something to reckon with: times between a nanosecond
+// known reports whether there is something to reckon with: times between a nanosecond
 // and eleven days, which no NaN and no infinity is.
 func (m Moments) known() bool {
 	return m.Count > 0 && m.Mean >= 1e-9 && m.Mean <= 1e6 && m.Var >= 0 && m.Var <= 1e12 && !math.IsNaN(m.Skew)

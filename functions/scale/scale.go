@@ -68,7 +68,7 @@ type Objective struct {
 	Limit time.Duration
 }
 
-// Set tells whether there is an objective.
+// Set reports whether there is an objective.
 func (o Objective) Set() bool { return o.Limit > 0 }
 
 // String is the form that ParseObjective reads.
@@ -97,7 +97,7 @@ func ParseObjective(s string) (Objective, error) {
 		return fail("it does not begin with a percentile")
 	}
 	percent, err := strconv.ParseFloat(digits, 64)
-	// Beyond p99.99 no measured variance says anything; below p50 it is no bound
+	// Beyond p99.99 no measured variance says anything; below p50 it is not a bound
 	// that anybody means.
 	if err != nil || !(percent >= 50 && percent <= 99.99) {
 		return fail(fmt.Sprintf("%q is not a percentile from p50 to p99.99", strings.TrimSpace(left)))

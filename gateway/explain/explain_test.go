@@ -110,7 +110,7 @@ func requestOf(t *testing.T, line string) *pb.ExplainRequest {
 	t.Helper()
 	fields := strings.Fields(line)
 	if len(fields) < 2 {
-		t.Fatalf("%q is no request", line)
+		t.Fatalf("%q is not a request", line)
 	}
 	req := &pb.ExplainRequest{Method: fields[0], Url: fields[1], Headers: map[string]string{}}
 	for _, h := range fields[2:] {

@@ -170,7 +170,7 @@ func sameRow(rows []row, own string, of row) bool {
 	return ok && r.tree == of.tree
 }
 
-// allowed tells whether a package is one of some trees' roots or below a tree that is
+// allowed reports whether a package is one of some trees' roots or below a tree that is
 // named with its sub-trees ("gateway/policy", "authn"), or one that everybody may import.
 func allowed(rows []row, own string, may []string) bool {
 	if r, ok := rowOf(rows, own); ok && r.cellar {

@@ -72,7 +72,7 @@ func rowOf(rows []row, path string) (found row, ok bool) {
 	return found, ok
 }
 
-// unlisted are trees that are no part of the product: what is built with it, and tests.
+// unlisted are trees that are not part of the product: what is built with it, and tests.
 func unlisted(path string) bool {
 	return slices.ContainsFunc([]string{"bench", "examples", "internal/archtest", "tools", "docs", "deploy", "cmd"}, func(tree string) bool { return in(path, tree) })
 }

@@ -91,7 +91,7 @@ func (r *record) parseJSON(line string) bool {
 	return true
 }
 
-// scalar is the value of JSON that is no object or array; else the JSON itself.
+// scalar is the value of JSON that is not an object or array; else the JSON itself.
 func scalar(raw json.RawMessage) any {
 	d := json.NewDecoder(strings.NewReader(string(raw)))
 	d.UseNumber()

@@ -89,7 +89,7 @@ func (s *safe) next(out []byte, b byte) []byte {
 
 // What a byte means for what is held.
 const (
-	foreign = iota // it is no part of it
+	foreign = iota // it is not part of it
 	part
 	whole
 	dropped

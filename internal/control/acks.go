@@ -322,7 +322,7 @@ func (a *acks) reached() map[string]uint64 {
 	return out
 }
 
-// passed tells whether states have been acknowledged by the proxies of all replicas.
+// passed reports whether states have been acknowledged by the proxies of all replicas.
 func (a *acks) passed(reached map[string]uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

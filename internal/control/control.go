@@ -407,7 +407,7 @@ func (c *Core) whole(ctx context.Context, revision int64) (gateway.Changes, erro
 	return toChanges(c.store.Diff(ctx, 0, revision))
 }
 
-// toChanges takes what Store.Diff returned. Objects that are damaged are no error: they
+// toChanges takes what Store.Diff returned. Objects that are damaged are not errors: they
 // are changes of their own kind.
 func toChanges(diff []store.Change, err error) (gateway.Changes, error) {
 	var ch gateway.Changes

@@ -408,7 +408,7 @@ func TestReferencedCannotBeDeleted(t *testing.T) {
 	}
 }
 
-// TestTenThousand: 10,000 resources in one Apply, and the same again is no change.
+// TestTenThousand: 10,000 resources in one Apply, and the same again is not a change.
 func TestTenThousand(t *testing.T) {
 	p := start(t, t.TempDir())
 	c := pb.NewConfigServiceClient(p.conn)

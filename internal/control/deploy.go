@@ -85,13 +85,13 @@ func (r *runners) planLocked(s *gateway.Snapshot) {
 	r.changed.Notify()
 }
 
-// allServe tells whether every one of some deployments may be relied on. The caller
+// allServe reports whether every one of some deployments may be relied on. The caller
 // holds mu.
 func (r *runners) allServe(list []*pb.Function) bool {
 	return !slices.ContainsFunc(list, func(f *pb.Function) bool { return !r.relied(f.GetName()) })
 }
 
-// relied tells whether requests may be moved to a deployment: it takes them, and an
+// relied reports whether requests may be moved to a deployment: it takes them, and an
 // instance is ready, or the runner says that it can be started. The caller holds mu.
 func (r *runners) relied(name string) bool {
 	for _, k := range r.known {
@@ -111,7 +111,7 @@ func (r *runners) relied(name string) bool {
 	return false
 }
 
-// serves tells whether a deployment takes requests: an instance is ready, or can be
+// serves reports whether a deployment takes requests: an instance is ready, or can be
 // started for one. The caller holds mu.
 func (r *runners) serves(name string) bool {
 	for _, k := range r.known {
@@ -122,7 +122,7 @@ func (r *runners) serves(name string) bool {
 	return false
 }
 
-// current tells whether the runners that run a deployment have taken over its newest
+// current reports whether the runners that run a deployment have taken over its newest
 // form.
 func (r *runners) current(name string) bool {
 	r.mu.Lock()

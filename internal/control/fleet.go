@@ -338,7 +338,7 @@ func (p remote) silence(now time.Time) (ledger.Problem, bool) {
 		p.replica.name, p.replica.seen.UTC().Format(time.RFC3339))}, true
 }
 
-// serves tells whether the proxy serves a revision and, if not, why.
+// serves reports whether the proxy serves a revision and, if not, why.
 func (p remote) serves(revision int64, now time.Time) (bool, []ledger.Problem) {
 	if p.Revision >= revision {
 		return true, nil

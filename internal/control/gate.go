@@ -79,7 +79,7 @@ func newGate(c *Core, o *ShadowOptions) *gate {
 // deliver gives the proxies of a view a generation, when the shadow has tried it.
 func (c *Core) deliver(view string, g *xds.Generation) {
 	if v, err := compile.ParseView(view); c.gate == nil || err != nil || v.GRPC {
-		// Clients without a proxy are no Envoys, and nothing that Envoy says is about them.
+		// Clients without a proxy are not Envoys, and nothing that Envoy says is about them.
 		c.delivery.Update(view, c.bad.published(view, g))
 		return
 	}
@@ -107,7 +107,7 @@ func (g *gate) offer(name string, next *xds.Generation) {
 }
 
 // unheld is what proxies may have, with the endpoints and certificates of next for
-// what is there; nil when that is no change.
+// what is there; nil when that is not a change.
 func unheld(given, next *xds.Generation) *xds.Generation {
 	if given == nil {
 		return nil

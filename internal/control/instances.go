@@ -64,7 +64,7 @@ func endpointsOf(st *pb.RunnerState) (serve, refuse map[string][]compile.Endpoin
 	return out, refuse
 }
 
-// reachable tells whether a runner reports where requests go: to an address and a
+// reachable reports whether a runner reports where requests go: to an address and a
 // port, or to a Unix socket.
 func reachable(address string, port uint32) bool {
 	return port != 0 || filepath.IsAbs(address) && len(address) <= maxSocketPath

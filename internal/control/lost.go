@@ -136,7 +136,7 @@ const (
 	probeTimeout = 500 * time.Millisecond
 	// probed is how many of them are looked at.
 	probed = 4
-	// probe is no request, so that no function is called by it: whatever speaks HTTP
+	// probe is not a request, so that no function is called by it: whatever speaks HTTP
 	// answers it with 400.
 	probe = "PENSTOCK-PROBE\r\n\r\n"
 )

@@ -51,7 +51,7 @@ func (o operations) UploadPackage(stream grpc.ClientStreamingServer[pb.UploadPac
 // function finds a function by its name.
 func (o operations) function(name string) (*pb.Function, error) {
 	if _, kind, _, err := gateway.KindOf(name); err != nil || kind != gateway.KindFunctions {
-		return nil, status.Errorf(codes.InvalidArgument, "name: %.256q is no name of a function: want projects/{project}/functions/{id}", name)
+		return nil, status.Errorf(codes.InvalidArgument, "name: %.256q is not a valid name of a function: want projects/{project}/functions/{id}", name)
 	}
 	f, ok := o.core.Snapshot().Get(name).(*pb.Function)
 	if !ok {

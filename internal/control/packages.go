@@ -144,7 +144,7 @@ func (p *packages) receive(stream grpc.ClientStreamingServer[pb.UploadPackageReq
 	return size, nil
 }
 
-// known tells whether a package is kept here.
+// known reports whether a package is kept here.
 func (p *packages) known(digest string) bool {
 	_, err := os.Stat(p.file(digest))
 	return err == nil

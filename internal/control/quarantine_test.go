@@ -336,7 +336,7 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	until(t, "the quarantine to end", func() bool { return stored(t, p) == 0 })
 }
 
-// TestAcceptedElsewhere: what one proxy refuses and another takes is no quarantine:
+// TestAcceptedElsewhere: what one proxy refuses and another takes is not a quarantine:
 // each proxy keeps what it can.
 func TestAcceptedElsewhere(t *testing.T) {
 	dir := t.TempDir()

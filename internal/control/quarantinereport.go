@@ -161,7 +161,7 @@ func (c *Core) quarantinePages(mux *http.ServeMux) {
 	})
 }
 
-// named tells whether a name, of the object or of the resource, means the entry.
+// named reports whether a name, of the object or of the resource, means the entry.
 func (e *refusedResource) named(name string) bool {
 	return e.ref().String() == name || e.object() == name || e.object() == "projects/default/"+name
 }

@@ -162,7 +162,7 @@ func (s *salvager) look() int {
 	return len(standings)
 }
 
-// quiet tells whether nothing is refused and nothing under way, without keeping
+// quiet reports whether nothing is refused and nothing under way, without keeping
 // anybody waiting.
 func (s *salvager) quiet() (proxies int, quiet bool) {
 	all := s.core.delivery.Proxies()
@@ -174,7 +174,7 @@ func (s *salvager) quiet() (proxies int, quiet bool) {
 	return len(all), !s.busy()
 }
 
-// busy tells whether some routes are held back or looked for.
+// busy reports whether some routes are held back or looked for.
 func (s *salvager) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,7 +186,7 @@ func (s *salvager) busy() bool {
 	return false
 }
 
-// refusedRoutes tells whether a problem is a RouteConfiguration that is refused.
+// refusedRoutes reports whether a problem is a RouteConfiguration that is refused.
 func refusedRoutes(p ledger.Problem) bool {
 	return p.Ref.Type == xds.Route && (p.State == ledger.Refused || p.State == ledger.Quarantined)
 }

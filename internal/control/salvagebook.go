@@ -49,7 +49,7 @@ type heldPart struct {
 	gone bool
 }
 
-// look takes in a verdict and tells whether other parts are to be held now.
+// look takes in a verdict and reports whether other parts are to be held now.
 func (sv *salvagedView) look(s *salvager, v verdict) (changed bool) {
 	for name, words := range v.refused {
 		r := sv.now().generation.Get(xds.Route, name)
@@ -154,7 +154,7 @@ func (b *book) suspicion(name, words string) (n int) {
 
 // unsafe tells why a part of a change must not be served without the rest: something
 // that keeps requests from a backend was moved or taken away, and what comes in its
-// place may be what is refused. (A single change is no part of another.)
+// place may be what is refused. (A single change is not part of another.)
 func (b *book) unsafe(parts []compile.Part, before map[string]map[string]*compile.Form, suspects int) string {
 	now := map[string]compile.Part{}
 	for _, p := range parts {

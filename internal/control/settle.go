@@ -38,7 +38,7 @@ func (c *Core) settle(ctx context.Context) {
 	}
 }
 
-// settled tells whether it could publish without what was for the way. It does
+// settled reports whether it could publish without what was for the way. It does
 // when every proxy has followed to the newest revision. With hold newer ones wait
 // meanwhile, but not the endpoints of functions.
 func (c *Core) settled(ctx context.Context, hold bool) bool {

@@ -31,7 +31,7 @@ type sharing struct {
 
 func (s *sharing) covers(g *xds.Generation) bool { return s != nil && covers(s.generation, g) }
 
-// shared tells whether what all hosts of a view share differs.
+// shared reports whether what all hosts of a view share differs.
 func shared(a, b *xds.Generation) bool { return a != nil && !covers(a, b) }
 
 // covers reports whether a has what hosts share in b, in the same versions.

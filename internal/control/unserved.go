@@ -7,7 +7,7 @@ import (
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
-// What no proxy has is no problem of any proxy, and no request gets an answer by it. The
+// What no proxy has is not a problem of any proxy, and no request gets an answer by it. The
 // proxy of such a ProxyProblem is proxyNone.
 const (
 	proxyNone = "listener"

@@ -269,7 +269,7 @@ func TestPackages(t *testing.T) {
 		bytes  []byte
 		text   string
 	}{
-		"no digest":        {"", good, "is no digest"},
+		"no digest":        {"", good, "is not a digest"},
 		"traversal":        {digest[:len(digest)-64] + strings.Repeat("0", 64), good, "but what came has"},
 		"another's digest": {badDigest, bad, "leads out"},
 	} {

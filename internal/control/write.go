@@ -519,7 +519,7 @@ func clearStatus(o gateway.Object) {
 }
 
 // etag is a hash of what the user wrote: neither times, uid nor origin change it, so that
-// the same file is no change wherever it lies and whoever applies it. It stays as long as
+// the same file is not a change wherever it lies and whoever applies it. It stays as long as
 // the content, also when an earlier version of Penstock made it in another way. That
 // of a secret is random: everybody who may read a secret's name sees the etag, and from a
 // hash a short password could be guessed.

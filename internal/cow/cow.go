@@ -182,7 +182,7 @@ func differing[V comparable](out []string, a, b map[string]V) []string {
 	return out
 }
 
-// same tells whether both are one map, not only equal ones.
+// same reports whether both are one map, not only equal ones.
 func same[V any](a, b map[string]V) bool {
 	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }

@@ -119,7 +119,7 @@ func launchEnvoy(t testing.TB, dir, file, socket string, live bool, o Options) *
 	return e
 }
 
-// configure writes the configuration file into dir; live tells whether Start
+// configure writes the configuration file into dir; live reports whether Start
 // shall wait until the server is live.
 func configure(t testing.TB, dir string, o Options) (file string, live bool) {
 	t.Helper()
@@ -275,7 +275,7 @@ func (e *Envoy) Stat(t testing.TB, name string) uint64 {
 		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+": "); ok {
 			n, err := strconv.ParseUint(value, 10, 64)
 			if err != nil {
-				t.Fatalf("envoytest: statistic %s is no number: %s", name, value)
+				t.Fatalf("envoytest: statistic %s is not a number: %s", name, value)
 			}
 			return n
 		}

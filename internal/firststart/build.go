@@ -46,7 +46,7 @@ func build(ctx context.Context, out *lines) error {
 type progress struct {
 	mu                       sync.Mutex
 	modules, packages, total int
-	last                     []string // lines that are no progress: errors
+	last                     []string // lines that are not progress: errors
 }
 
 func (p *progress) set(total int) {

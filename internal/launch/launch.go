@@ -61,7 +61,7 @@ func Run(cmd *exec.Cmd) error {
 }
 
 // Signal sends a signal to the process group of a command that Start started.
-// That the group is gone already is no error.
+// That the group is gone already is not an error.
 func Signal(cmd *exec.Cmd, sig syscall.Signal) error {
 	if cmd.Process == nil {
 		return errors.New("the command was not started")

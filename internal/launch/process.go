@@ -26,7 +26,7 @@ func Identify(pid int) (ID, error) {
 // Always false where the system does not tell.
 func (id ID) Stopped() bool { return id.Alive() && stopped(id.PID) }
 
-// Alive tells whether that very process still runs. A zombie does not.
+// Alive reports whether that very process still runs. A zombie does not.
 func (id ID) Alive() bool {
 	if id.PID <= 0 || errors.Is(syscall.Kill(id.PID, 0), syscall.ESRCH) {
 		return false

@@ -112,7 +112,7 @@ func spiffeOf(s tls.ConnectionState) (string, error) {
 		return "", errors.New("no verified client certificate")
 	}
 	leaf := s.VerifiedChains[0][0]
-	// More than one URI is no SVID (X.509-SVID 2).
+	// More than one URI is not an SVID (X.509-SVID 2).
 	if len(leaf.URIs) != 1 {
 		return "", fmt.Errorf("the client certificate has %d URI names, want one SPIFFE id", len(leaf.URIs))
 	}

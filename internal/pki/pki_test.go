@@ -82,9 +82,9 @@ func TestOpenCA(t *testing.T) {
 
 func TestOpenCABad(t *testing.T) {
 	for name, tc := range map[string]struct{ file, content, want string }{
-		"key is no PEM":         {"ca.key", "hello", `ca.key: no PEM block "PRIVATE KEY"`},
-		"key is garbage":        {"ca.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "ca.key: "},
-		"certificate is no PEM": {"ca.crt", "", `ca.crt holds no PEM block "CERTIFICATE"`},
+		"key is not PEM":         {"ca.key", "hello", `ca.key: no PEM block "PRIVATE KEY"`},
+		"key is garbage":         {"ca.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "ca.key: "},
+		"certificate is not PEM": {"ca.crt", "", `ca.crt holds no PEM block "CERTIFICATE"`},
 		"certificate of another key": {"ca.crt", func() string {
 			return string(openCA(t, t.TempDir()).CertPEM())
 		}(), "do not belong together"},

@@ -44,7 +44,7 @@ func ReplaceSet(dir string, set map[string][]byte) error {
 	}
 	old, err := os.Readlink(filepath.Join(dir, currentLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(fmt.Errorf("%s is no symbolic link: %w", filepath.Join(dir, currentLink), err), os.RemoveAll(gen))
+		return errors.Join(fmt.Errorf("%s is not a symbolic link: %w", filepath.Join(dir, currentLink), err), os.RemoveAll(gen))
 	}
 	if err := moveLink(dir, currentLink, filepath.Base(gen), gen); err != nil {
 		return errors.Join(err, os.RemoveAll(gen))

@@ -74,7 +74,7 @@ type Verdict struct {
 
 // State is how the shadow is.
 type State struct {
-	// Running tells whether the process runs, as PID, and Sandbox how it is shut in.
+	// Running reports whether the process runs, as PID, and Sandbox how it is shut in.
 	Running bool
 	PID     int
 	Envoy   string
@@ -277,7 +277,7 @@ func (t *trial) blame(suspects []suspect, why string) error {
 		t.mask(x, why)
 	}
 	if x := suspects[0]; len(suspects) == 1 && !t.blamed[x] {
-		// A machine that stood still, or somebody who ended the process, is no verdict.
+		// A machine that stood still, or somebody who ended the process, is not a verdict.
 		t.log.Info("the shadow Envoy hung or ended at a resource: trying that once more", "resource", x.ref.String(), "what", why)
 		t.blamed[x] = true
 		t.groups = append([][]suspect{suspects}, t.groups...)

@@ -130,7 +130,7 @@ const (
 	harmless = "function envoy_on_request(h) end"
 	// endless never lets Envoy's main thread go.
 	endless = "while true do end"
-	noLua   = "this is no Lua"
+	noLua   = "this is not Lua"
 )
 
 func newShadow(t *testing.T, o shadow.Options) *shadow.Shadow {

@@ -89,7 +89,7 @@ func fakeCluster(body *anypb.Any) (proto.Message, error) {
 	return c, nil
 }
 
-// dns tells whether the addresses of a cluster may be names.
+// dns reports whether the addresses of a cluster may be names.
 func dns(c *clusterv3.Cluster) bool {
 	return c.GetType() == clusterv3.Cluster_STRICT_DNS || c.GetType() == clusterv3.Cluster_LOGICAL_DNS
 }
@@ -103,7 +103,7 @@ func fakeEndpoints(body *anypb.Any) (proto.Message, error) {
 	return a, nil
 }
 
-// nowhere makes loopback addresses of endpoints. What is no address stays, for
+// nowhere makes loopback addresses of endpoints. What is not an address stays, for
 // Envoy to refuse it, unless names are allowed: those would be looked up.
 func nowhere(a *endpointv3.ClusterLoadAssignment, names bool) {
 	for _, l := range a.GetEndpoints() {
@@ -141,12 +141,12 @@ func (f *fakes) secret(r *xds.Resource) (proto.Message, error) {
 		if s.GetValidationContext() != nil {
 			return s, nil // public
 		}
-		return nil, errors.New("it is no certificate")
+		return nil, errors.New("it is not a certificate")
 	}
 	chain, key := data(c.GetCertificateChain()), data(c.GetPrivateKey())
 	block, rest := pem.Decode(chain)
 	if block == nil {
-		return nil, errors.New("the chain is no PEM")
+		return nil, errors.New("the chain is not PEM")
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {

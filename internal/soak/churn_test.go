@@ -415,7 +415,7 @@ func (c *churn) changeCertificate(t *testing.T) {
 	}
 }
 
-// changeGateway changes a policy of all routes of a gateway, which is no change of
+// changeGateway changes a policy of all routes of a gateway, which is not a change of
 // its listeners.
 func (c *churn) changeGateway(t *testing.T) {
 	c.apply(t, c.gateway("wide", fmt.Sprintf("{headers: {response: {set: [{name: x-gateway, value: g%d}]}}}", c.number)))

@@ -64,7 +64,7 @@ func (g *target) last() answer {
 	return g.spans[len(g.spans)-1].answer
 }
 
-// right tells whether an answer was right at some time between start and end.
+// right reports whether an answer was right at some time between start and end.
 func (g *target) right(server, mark string, start, end time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -68,7 +68,7 @@ func restart(t *testing.T, options ...func(*plane)) {
 }
 
 // endDuring gives a route a new backend and ends the control plane at a moment of
-// that; "asked" is so many requests after. It tells whether the change is in the
+// that; "asked" is so many requests after. It reports whether the change is in the
 // store.
 func (w *world) endDuring(t *testing.T, m *moving, moment string, after int64, servers []int) bool {
 	t.Helper()

@@ -49,7 +49,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil {
-			panic(http.ErrAbortHandler) // a body that is cut is no answer
+			panic(http.ErrAbortHandler) // a body that is cut is not an answer
 		}
 		fmt.Fprintf(w, "%s %s %s %d", u.id, r.URL.Path, r.Header.Get("X-Nonce"), n)
 	}

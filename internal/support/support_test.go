@@ -83,7 +83,7 @@ func TestRedactor(t *testing.T) {
 	}
 	for name := range shown {
 		if !all["value of "+name] {
-			t.Errorf("%s is no field of these messages", name)
+			t.Errorf("%s is not a field of these messages", name)
 		}
 	}
 	for _, name := range []string{

@@ -45,7 +45,7 @@ func Redis(ctx context.Context, o Options) (string, error) {
 	}
 	out, err := run(ctx, exec.CommandContext(ctx, path, "--version"))
 	if err != nil || !strings.HasPrefix(string(out), "Redis server") {
-		return "", fmt.Errorf("%s is no Redis server (%s): %s", path, strings.TrimSpace(lastLines(out, 1)), help)
+		return "", fmt.Errorf("%s is not a Redis server (%s): %s", path, strings.TrimSpace(lastLines(out, 1)), help)
 	}
 	return path, nil
 }

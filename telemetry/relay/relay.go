@@ -74,7 +74,7 @@ type Status struct {
 	Dropped int64
 	// Refused spans were refused by the collector for good.
 	Refused int64
-	// CollectorUp tells whether the last call of the collector succeeded.
+	// CollectorUp reports whether the last call of the collector succeeded.
 	CollectorUp bool
 }
 

@@ -189,7 +189,7 @@ func (t *table) check(project string, levels ...map[string]*anypb.Any) error {
 		for name, entry := range level {
 			switch f := t.filter(project, name); {
 			case f == nil:
-				return fmt.Errorf("entry for %q, which is no filter of the chain that takes entries", name)
+				return fmt.Errorf("entry for %q, which is not a filter of the chain that takes entries", name)
 			case entry.GetTypeUrl() != f.typeURL:
 				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), f.typeURL)
 			}

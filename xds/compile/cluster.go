@@ -268,7 +268,7 @@ type clusterState struct {
 	run       int
 }
 
-// madeFrom tells whether the cluster would be the same for t. Objects are
+// madeFrom reports whether the cluster would be the same for t. Objects are
 // immutable; of a function nothing but its protocol is in its cluster.
 func (st *clusterState) madeFrom(t target) bool {
 	if t.Function != nil {

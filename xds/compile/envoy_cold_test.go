@@ -64,7 +64,7 @@ policies: {authentication: {jwt: {issuer: "https://issuer.test", audiences: [app
 }
 
 // grpcReaches opens a call of streams in both directions, sends one message, and
-// tells whether the upstream saw it.
+// reports whether the upstream saw it.
 func (r *rig) grpcReaches(t *testing.T, port int, host, auth string) bool {
 	t.Helper()
 	p := new(http.Protocols)

@@ -283,7 +283,7 @@ func retryAnswers(t *testing.T, r *rig, port int, resets, refusals *atomic.Int64
 	if refusals.Load() == 0 {
 		t.Error("no request with retries on a status code came to the refusing endpoint")
 	}
-	// What is no function may have done its work: nothing is sent twice.
+	// What is not a function may have done its work: nothing is sent twice.
 	for _, path := range []string{"/plain", "/mixed"} {
 		refusals.Store(0)
 		answers := 0

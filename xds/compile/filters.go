@@ -117,7 +117,7 @@ func stripClaims(names []string) *headermutationv3.HeaderMutation {
 }
 
 // aliases matches the names that some server may take for the same header: CGI and
-// what came of it turn every character that is no letter or digit into one and the
+// what came of it turn every character that is not a letter or digit into one and the
 // same. (Names with underscores are refused by the listener, but belong to them.)
 // Of a name that is too long for Envoy's expressions the end is left open.
 func aliases(name string) string {

@@ -143,7 +143,7 @@ func TestAliases(t *testing.T) {
 			t.Errorf("%s: %s matches: %v", c.name, c.header, got)
 		}
 	}
-	// Every character that HTTP lets stand in a name and is no letter or digit.
+	// Every character that HTTP lets stand in a name and is not a letter or digit.
 	for _, c := range "!#$%&'*+-.^_`|~" {
 		if !regexp.MustCompile(`^(?:` + aliases("x-a") + `)$`).MatchString("x" + string(c) + "a") {
 			t.Errorf("%q is not taken for a dash", c)

@@ -189,7 +189,7 @@ func newGRPCHost(name string, h *gateway.Host) *grpcHost {
 	return g
 }
 
-// forGRPC tells whether an entry leads to something that speaks HTTP/2, as gRPC
+// forGRPC reports whether an entry leads to something that speaks HTTP/2, as gRPC
 // has to.
 func forGRPC(e *gateway.Entry) bool { return slices.ContainsFunc(e.Backends, speaksH2C) }
 

@@ -157,7 +157,7 @@ func grpcHeaders(all []*pb.HeaderMatch) ([][]*routev3.HeaderMatcher, bool) {
 	return out, true
 }
 
-// grpcSees tells whether gRPC's matchers see a header: the metadata of the call,
+// grpcSees reports whether gRPC's matchers see a header: the metadata of the call,
 // which has neither what the transport adds nor, by its rule, binary values.
 func grpcSees(name string) bool {
 	name = strings.ToLower(name)

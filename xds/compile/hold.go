@@ -130,7 +130,7 @@ func (c *hostCompiler) wide(e *gateway.Entry, routes []*routev3.Route) *routev3.
 
 const refusedByProxies = "proxies refuse it, see its status"
 
-// Guards tells whether requests that the form matches are kept from what is behind: it
+// Guards reports whether requests that the form matches are kept from what is behind: it
 // asks for authentication, refuses them, or sends them elsewhere.
 func (f *Form) Guards() bool {
 	return f.part != nil && len(f.part.providers) > 0 || slices.ContainsFunc(f.routes, func(r *routev3.Route) bool {
@@ -138,14 +138,14 @@ func (f *Form) Guards() bool {
 	})
 }
 
-// Covers tells whether the form matches just what another one does, and guards it if
+// Covers reports whether the form matches just what another one does, and guards it if
 // that does.
 func (f *Form) Covers(old *Form) bool {
 	return f != nil && (f.Guards() || !old.Guards()) &&
 		slices.EqualFunc(f.routes, old.routes, func(a, b *routev3.Route) bool { return proto.Equal(a.GetMatch(), b.GetMatch()) })
 }
 
-// Laxer tells whether the form, in the place of another one, would let requests through
+// Laxer reports whether the form, in the place of another one, would let requests through
 // that the other keeps from what is behind it, or that it asks for another proof.
 func (f *Form) Laxer(than *Form) bool {
 	if than == nil || !than.Guards() {

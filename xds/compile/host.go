@@ -52,7 +52,7 @@ type unit struct {
 	share share
 }
 
-// fits tells whether the same clusters are refused as when the unit was made.
+// fits reports whether the same clusters are refused as when the unit was made.
 func (u *unit) fits(refused func(target) bool) bool {
 	if refused == nil && len(u.refused) == 0 {
 		return true

@@ -198,14 +198,14 @@ func eagerShare(n, limit int) uint64 {
 	}
 }
 
-// eagerByName tells whether a scope is in the eager share. It depends on nothing but
+// eagerByName reports whether a scope is in the eager share. It depends on nothing but
 // its name, so that the same hosts stay eager.
 func eagerByName(scope string, share uint64) bool {
 	sum := sha256.Sum256([]byte(scope))
 	return uint64(binary.BigEndian.Uint32(sum[:])) < share
 }
 
-// onDemand tells whether proxies load the routes of a scope at its first request.
+// onDemand reports whether proxies load the routes of a scope at its first request.
 // That is safe only where all filters that its routes have an entry for are enabled
 // in the chain: which filters a request passes is decided before its routes come,
 // and what a filter does, after (docs/decisions/0005).

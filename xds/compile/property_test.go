@@ -132,7 +132,7 @@ func TestIncremental(t *testing.T) {
 	})
 }
 
-// canonical tells whether the bytes of a RouteConfiguration, which are put together
+// canonical reports whether the bytes of a RouteConfiguration, which are put together
 // from parts, are those that the whole is marshalled to, and whether it is valid.
 func canonical(r *xds.Resource) error {
 	if r.Type != xds.Route {
@@ -159,7 +159,7 @@ func contents(g *xds.Generation) map[xds.Ref]*xds.Resource {
 	return out
 }
 
-// kept tells whether the generation before is as it was, and whether all that is
+// kept reports whether the generation before is as it was, and whether all that is
 // new since then differs from what was there.
 func kept(last *xds.Generation, was map[xds.Ref]*xds.Resource, g *xds.Generation) error {
 	if !maps.Equal(contents(last), was) {
@@ -276,7 +276,7 @@ func TestProblems(t *testing.T) {
 			`{kind: Gateway, name: a, listeners: [{name: http, port: 80}, {name: https, port: 443, protocol: HTTPS, tls: {certificates: [gone]}}]}`,
 			[]string{
 				"projects/default/gateways/a listeners[1].tls.certificates an HTTPS listener without a certificate cannot be opened: name a secret that holds one",
-				"projects/default/gateways/a listeners[1].tls.certificates[0] projects/default/secrets/gone is no secret with a certificate: create it, or name another",
+				"projects/default/gateways/a listeners[1].tls.certificates[0] projects/default/secrets/gone is not a secret with a certificate: create it, or name another",
 			},
 			[]string{"default/a/http"},
 		},

@@ -74,7 +74,7 @@ func sharedRetries(routes []trait) (*routev3.RetryPolicy, string) {
 func mustMarshal(m proto.Message) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
-		panic(err) // a string that is no UTF-8: the validation refused it
+		panic(err) // a string that is not a UTF-8: the validation refused it
 	}
 	return b
 }

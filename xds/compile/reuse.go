@@ -252,7 +252,7 @@ func (u *unit) add(m made) {
 	u.made = append(u.made, m)
 }
 
-// plain tells whether an entry needs nothing but targets.
+// plain reports whether an entry needs nothing but targets.
 func (p *part) plain() bool {
 	return p != nil && len(p.providers)+len(p.refused)+len(p.consumers)+len(p.refs) == 0 && p.requirement.Name == ""
 }
@@ -284,7 +284,7 @@ func (c *hostCompiler) make(o *observer, e *gateway.Entry) (*made, []*routev3.Ro
 	return m, routes, nil
 }
 
-// sameConsumers looks up the consumers of an entry and tells whether they are those
+// sameConsumers looks up the consumers of an entry and reports whether they are those
 // that it was made with.
 func (c *hostCompiler) sameConsumers(old *unit, m *made) bool {
 	return m.part == nil || !slices.ContainsFunc(m.part.consumers, func(name string) bool { return c.consumer(name) != old.consumers[name] })

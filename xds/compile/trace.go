@@ -32,7 +32,7 @@ const (
 // bytes (\C), the characters without their number.
 const (
 	// goodTraceparent: of version 00, or of a later one, which may say more behind a
-	// dash (section 3.2.4). ff is no version.
+	// dash (section 3.2.4). ff is not a version.
 	goodTraceparent = `'traceparent' in request.headers && ` +
 		`request.headers['traceparent'].matches(r'^\C{2}-\C{32}-\C{16}-\C{2}(-|$)') && ` +
 		`request.headers['traceparent'].matches('^(00-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]*[1-9a-f][0-9a-f]*-[0-9a-f]+$` +
@@ -86,7 +86,7 @@ const (
 	ows  = `[ \t]*`
 	text = `[ -+\--<>-~]`
 	ink  = `[!-+\--<>-~]` // text without the blank
-	// member with the blanks around it, which are no part of it.
+	// member with the blanks around it, which are not part of it.
 	member = ows + `([a-z0-9][a-z0-9_*/@\-]*=` + text + `*` + ink + ows + `)?`
 )
 

@@ -76,7 +76,7 @@ func (v *view) compile() {
 }
 
 // serve brings one listener and its hosts up to date. bound are the addresses that
-// earlier listeners of the view have taken. It tells whether the listener is open.
+// earlier listeners of the view have taken. It reports whether the listener is open.
 func (v *view) serve(gw *pb.Gateway, index int, l *pb.Listener, bound map[netip.AddrPort]string) bool {
 	field := fmt.Sprintf("listeners[%d]", index)
 	if !v.bind(gw, field, l, bound) {
@@ -143,7 +143,7 @@ func (v *view) certificates(gw *pb.Gateway, index int, l *pb.Listener) []string 
 		name := gateway.Resolve(v.in.View.Project, gateway.KindSecrets, ref)
 		s, _ := v.in.Snapshot.Get(name).(*pb.Secret)
 		if s.GetCertificate() == nil {
-			v.problem(gw.GetName(), fmt.Sprintf("listeners[%d].tls.certificates[%d]", index, i), name+" is no secret with a certificate: create it, or name another")
+			v.problem(gw.GetName(), fmt.Sprintf("listeners[%d].tls.certificates[%d]", index, i), name+" is not a secret with a certificate: create it, or name another")
 			continue
 		}
 		if v.secret(s) {
@@ -266,7 +266,7 @@ type filterState struct {
 	claims map[string][]string
 }
 
-// refused tells whether proxies refuse the cluster of a target, or its endpoints; nil
+// refused reports whether proxies refuse the cluster of a target, or its endpoints; nil
 // when nothing is refused. It may be called by several goroutines at once.
 func (v *view) refused() func(target) bool {
 	if len(v.in.Refused) == 0 {
@@ -306,7 +306,7 @@ func (v *view) discoveredFilters(wanted bool) {
 	v.filters.previous, v.needs.filters = previous, false
 }
 
-// makeFilters tells whether both could be made.
+// makeFilters reports whether both could be made.
 func (v *view) makeFilters(previous *xds.Resource) bool {
 	project := v.in.View.Project
 	providers, requirements := v.needs.filterParts()
@@ -336,12 +336,12 @@ func filterIn(r *xds.Resource) *jwtv3.JwtAuthentication {
 	return f
 }
 
-// keysChanged tells whether a secret changed that a provider takes its keys from.
+// keysChanged reports whether a secret changed that a provider takes its keys from.
 func (v *view) keysChanged() bool {
 	return slices.ContainsFunc(v.changed, func(name string) bool { return v.needs.secrets[name] > 0 })
 }
 
-// takeClaims notes the claim headers of the objects that changed, and tells whether
+// takeClaims notes the claim headers of the objects that changed, and reports whether
 // there are others now: see claimHeaders.
 func (v *view) takeClaims() (differ bool) {
 	lost := v.in.Snapshot.DamagedHeaders(v.in.View.Project)

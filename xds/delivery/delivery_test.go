@@ -313,7 +313,7 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestNoIdentity: an error of Authenticate that is no gRPC status refuses, too.
+// TestNoIdentity: an error of Authenticate that is not a gRPC status refuses, too.
 func TestNoIdentity(t *testing.T) {
 	p := newPlane(t, delivery.Options{Authenticate: func(context.Context) (delivery.Identity, error) {
 		return delivery.Identity{}, os.ErrPermission // not a gRPC status

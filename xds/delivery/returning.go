@@ -23,7 +23,7 @@ func (r returning) problem() ledger.Problem {
 	return ledger.Problem{Proxy: r.Name, State: ledger.Pending, Detail: detailReturning}
 }
 
-// serves tells whether the proxy served a revision before its stream ended.
+// serves reports whether the proxy served a revision before its stream ended.
 func (r returning) serves(revision int64) bool { return r.Revision >= revision }
 
 // away are the proxies that are to come back. The caller holds the view's mu.

@@ -134,7 +134,7 @@ func (w *sotw) take(t *sotwType, req *discoveryv3.DiscoveryRequest, table *ledge
 	return out
 }
 
-// outdated tells whether the client holds something by a name that is gone.
+// outdated reports whether the client holds something by a name that is gone.
 func outdated(table *ledger.Table, req *discoveryv3.DiscoveryRequest) bool {
 	if req.GetVersionInfo() == "" {
 		return false
@@ -199,7 +199,7 @@ func initialVersions(table *ledger.Table, t xds.Type, req *discoveryv3.Discovery
 	return initial
 }
 
-// names tells whether the words of a refusal name a resource, as gRPC's do in all
+// names reports whether the words of a refusal name a resource, as gRPC's do in all
 // languages: the others of the response were taken then.
 func names(detail, resource string) bool {
 	return strings.Contains(detail, strconv.Quote(resource)) || strings.Contains(detail, "'"+resource+"'") ||
@@ -269,7 +269,7 @@ func (w *sotw) write(r *ledger.Response, p *ledger.Proxy, now time.Time) func() 
 	return w.sendAll(r, all)
 }
 
-// routed tells whether the client has all listeners and routes.
+// routed reports whether the client has all listeners and routes.
 func routed(p *ledger.Proxy) bool { return p.Settled(xds.Listener) && p.Settled(xds.Route) }
 
 // warmed is what to send before routes that lead to clusters which the client does
@@ -303,7 +303,7 @@ func (w *sotw) warmed(r *ledger.Response, p *ledger.Proxy, all []*xds.Resource) 
 	return out
 }
 
-// warm tells whether the client has all clusters that routes lead to, with their
+// warm reports whether the client has all clusters that routes lead to, with their
 // endpoints.
 func warm(r *ledger.Response, p *ledger.Proxy) bool {
 	for _, next := range r.Resources {

@@ -60,7 +60,7 @@ func (t *turns) leave(st *stream) {
 	}
 }
 
-// awaitTurn tells whether the stream has to wait for its turn to be synchronised.
+// awaitTurn reports whether the stream has to wait for its turn to be synchronised.
 // A turn ends when the proxy has all, or after SilentAfter: a slow one then goes
 // on without, and holds nobody up. again is when that is. The caller holds the
 // view's mu.

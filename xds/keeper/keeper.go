@@ -138,7 +138,7 @@ type Keeper struct {
 	tell     sync.Mutex // held while OnChange is called
 }
 
-// New opens what is kept in Options.Dir. A file that cannot be used is no error: it is
+// New opens what is kept in Options.Dir. A file that cannot be used is not an error: it is
 // told in the Status, and replaced when the control plane is there.
 func New(o Options) (*Keeper, error) {
 	if o.Logger == nil {

@@ -2,7 +2,7 @@ package ledger
 
 import "github.com/penstock-gateway/penstock/xds"
 
-// Current tells whether all that the proxy has of a resource, or may have, is the
+// Current reports whether all that the proxy has of a resource, or may have, is the
 // wanted version: so what only versions before it held (an endpoint, say) is not
 // used by the proxy any more. A resource that it has in no version is current, too.
 func (p *Proxy) Current(ref xds.Ref) bool {

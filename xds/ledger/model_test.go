@@ -52,11 +52,11 @@ type envoy struct {
 	mute map[string]bool
 	// loaded are the routes that a request to a lazy scope needed.
 	loaded map[string]bool
-	// only are the types that it asks for, when it is no Envoy but a client of these
+	// only are the types that it asks for, when it is not an Envoy but a client of these
 	// alone: it needs no order among them.
 	only []xds.Type
 	// absent are the names that it asked for when they were not there: being told
-	// so is no removal.
+	// so is not a removal.
 	absent map[xds.Ref]bool
 	// trace of the run, for failures.
 	log *strings.Builder

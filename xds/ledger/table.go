@@ -112,7 +112,7 @@ func (t *Table) Ready() bool { return t.ready }
 func (t *Table) Revision() int64 { return t.revision }
 
 // Update makes g what the proxies are to have and returns how many resources
-// were added, changed or removed. Equal bytes are no change. Its cost is that of
+// were added, changed or removed. Equal bytes are not changes. Its cost is that of
 // the changes times the proxies, and of what g does not share with the generation
 // before.
 func (t *Table) Update(g *xds.Generation, now time.Time) int {

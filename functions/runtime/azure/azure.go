@@ -62,12 +62,12 @@ func New(o Options) instance.Factory {
 	}
 }
 
-// documents tells whether all requests travel in invocation documents.
+// documents reports whether all requests travel in invocation documents.
 func (o *Options) documents() bool {
 	return !slices.ContainsFunc(o.App.Functions, o.forwards)
 }
 
-// forwards tells whether a function gets requests as they are: only when it
+// forwards reports whether a function gets requests as they are: only when it
 // answers with an http output, as on Azure.
 func (o *Options) forwards(f *Function) bool { return o.App.Forward && f.Output != "" }
 

@@ -219,7 +219,7 @@ func (a *App) command(v *value) error {
 		}
 		a.Dir = filepath.Join(a.root, filepath.FromSlash(d))
 		if info, err := os.Stat(a.Dir); err != nil || !info.IsDir() {
-			return v.errorf("workingDirectory %q is no folder of the source", d)
+			return v.errorf("workingDirectory %q is not a folder of the source", d)
 		}
 	}
 	path, err := a.program(executable)
@@ -255,7 +255,7 @@ func (a *App) program(name string) (string, error) {
 		}
 	}
 	if strings.ContainsRune(filepath.ToSlash(local), '/') {
-		return "", fmt.Errorf("%q is no file of the source: build it there (for Linux)", name)
+		return "", fmt.Errorf("%q is not a file of the source: build it there (for Linux)", name)
 	}
 	if _, err := exec.LookPath(name); err != nil {
 		return "", fmt.Errorf("%q is neither a file of the source nor a program on the runner's PATH", name)

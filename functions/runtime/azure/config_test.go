@@ -79,15 +79,15 @@ func TestLoadErrors(t *testing.T) {
 		"version":        {[]string{"host.json", `{"version": "1.0"}`}, "", `it must be "2.0"`},
 		"no handler":     {[]string{"host.json", `{"version": "2.0"}`}, "", "customHandler.description is missing"},
 		"unknown":        {[]string{"host.json", "{\n\"versoin\": \"2.0\"}"}, "", `host.json:2: host.json has no field "versoin"`},
-		"twice":          {[]string{"host.json", "{\"version\": \"2.0\",\n\"Version\": \"2.0\"}"}, "", `host.json:2: "Version" stands there twice`},
+		"twice":          {[]string{"host.json", "{\"version\": \"2.0\",\n\"Version\": \"2.0\"}"}, "", `host.json:2: duplicate "Version"`},
 		"httpWorker":     {[]string{"host.json", `{"version": "2.0", "httpWorker": {}}`}, "", "rename it"},
 		"deep":           {[]string{"host.json", strings.Repeat("[", 100)}, "", "nests more than 64 deep"},
 		"no program":     {host(`{"description": {}}`), "", "host.json:3: defaultExecutablePath is missing"},
-		"absent program": {host(`{"description": {"defaultExecutablePath": "./handler"}}`), "", `"./handler" is no file of the source`},
+		"absent program": {host(`{"description": {"defaultExecutablePath": "./handler"}}`), "", `"./handler" is not a file of the source`},
 		"off PATH":       {host(`{"description": {"defaultExecutablePath": "no-such-program"}}`), "", "neither a file of the source nor a program"},
 		"not executable": {append(host(`{"description": {"defaultExecutablePath": "handler"}}`), "handler", "x"), "", "chmod +x handler"},
 		"directory":      {host(`{"description": {"defaultExecutablePath": "sh", "workingDirectory": "../x"}}`), "", "leads out of the source"},
-		"no directory":   {host(`{"description": {"defaultExecutablePath": "sh", "workingDirectory": "x"}}`), "", "is no folder of the source"},
+		"no directory":   {host(`{"description": {"defaultExecutablePath": "sh", "workingDirectory": "x"}}`), "", "is not a folder of the source"},
 		"arguments":      {host(`{"description": {"arguments": "x"}}`), "", "arguments must be a list of strings"},
 		"argument":       {host(`{"description": {"arguments": [1]}}`), "", "an element of arguments must be a string"},
 		"flag":           {host(`{"enableForwardingHttpRequest": "yes"}`), "", "must be true or false"},
@@ -150,8 +150,8 @@ func TestRoute(t *testing.T) {
 		}
 	}
 	for template, want := range map[string]string{
-		"a//b": "is empty", "a/x{id}": "all text or one {parameter}", "a/{}": "not the name of a parameter", "a/{id}/{ID}": "twice", "{*r}/a": "nothing may follow",
-		"a/{x?}/b": "nothing may follow", "a/{x?}/{y}": "must be, too", "{x:nope}": "is not known", "{x:min(a)}": "is no number", "{x:range(1)}": "has 1 numbers", "a/*": "holds ?, *",
+		"a//b": "is empty", "a/x{id}": "all text or one {parameter}", "a/{}": "not the name of a parameter", "a/{id}/{ID}": "duplicate parameter", "{*r}/a": "nothing may follow",
+		"a/{x?}/b": "nothing may follow", "a/{x?}/{y}": "must be, too", "{x:nope}": "is not known", "{x:min(a)}": "is not a number", "{x:range(1)}": "has 1 numbers", "a/*": "holds ?, *",
 	} {
 		if _, err := parseRoute(template); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", template, err, want)
@@ -200,7 +200,7 @@ func TestAnswer(t *testing.T) {
 		{res, `{} {}`, 0, "", "", "more follows"},
 		{res, `{"Outputs": {"res": {"statusCode": 99}}}`, 0, "", "", "from 200 to 599"},
 		{res, `{"Outputs": {"res": {"headers": {"a b": "c"}}}}`, 0, "", "", "does not allow"},
-		{res, `{"Outputs": {"res": {"headers": {"a": {}}}}}`, 0, "", "", "it is no string"},
+		{res, `{"Outputs": {"res": {"headers": {"a": {}}}}}`, 0, "", "", "it is not a string"},
 		{res, `{"Outputs": {"res": {"headers": 1}}}`, 0, "", "", "is a JSON number"},
 		{res, `{"Outputs": {"res": 7}}`, 0, "", "", "must be an object with statusCode"},
 	} {

@@ -241,7 +241,7 @@ func (a *answer) setHeader(name string, raw json.RawMessage) error {
 		case bool:
 			text = strconv.FormatBool(v)
 		default:
-			return fmt.Errorf("header %.100q: it is no string", name)
+			return fmt.Errorf("header %.100q: it is not a string", name)
 		}
 		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(text) {
 			return fmt.Errorf("header %.100q: the name or the value has characters that HTTP does not allow", name)

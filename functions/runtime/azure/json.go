@@ -103,7 +103,7 @@ func (p *parser) object(depth int) (*object, error) {
 		// Names are told apart without regard to case, as on Azure.
 		key := strings.ToLower(name)
 		if o.values[key] != nil {
-			return nil, at.errorf("%q stands there twice", name)
+			return nil, at.errorf("duplicate %q", name)
 		}
 		o.names = append(o.names, name)
 		o.values[key] = v

@@ -53,7 +53,7 @@ func parseRoute(template string) (*route, error) {
 		}
 		if p.name != "" {
 			if key := strings.ToLower(p.name); seen[key] {
-				return nil, fmt.Errorf("%q: the parameter %s stands there twice", template, p.name)
+				return nil, fmt.Errorf("%q: duplicate parameter %s", template, p.name)
 			} else {
 				seen[key] = true
 			}
@@ -151,7 +151,7 @@ func parseConstraint(text string) (constraint, error) {
 	for a := range strings.SplitSeq(strings.TrimSuffix(argument, ")"), ",") {
 		n, err := strconv.ParseInt(strings.TrimSpace(a), 10, 64)
 		if err != nil {
-			return constraint{}, fmt.Errorf("the constraint %q: %q is no number", text, a)
+			return constraint{}, fmt.Errorf("the constraint %q: %q is not a number", text, a)
 		}
 		numbers = append(numbers, n)
 	}
@@ -243,7 +243,7 @@ func (r *route) compare(o *route) int {
 	return cmp.Compare(len(r.parts), len(o.parts))
 }
 
-// same tells whether two routes match the same paths, as far as that is plain.
+// same reports whether two routes match the same paths, as far as that is plain.
 func (r *route) same(o *route) bool {
 	return slices.EqualFunc(r.parts, o.parts, func(p, q part) bool {
 		return p.literal == q.literal && p.rest == q.rest && p.optional == q.optional && (p.name == "") == (q.name == "") &&

@@ -58,7 +58,7 @@ type conn struct {
 	reset bool
 }
 
-// owned tells whether the other end is the runtime's; owns finds it out.
+// owned reports whether the other end is the runtime's; owns finds it out.
 func (c *conn) owned(owns func(net.Conn) bool) bool {
 	c.once.Do(func() { c.own = owns(c) })
 	return c.own
@@ -102,14 +102,14 @@ func (c *conn) pending() error {
 	return syscall.Errno(code)
 }
 
-// send tells whether an event may be sent: the runtime has not ended.
+// send reports whether an event may be sent: the runtime has not ended.
 func (c *conn) send() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.ended
 }
 
-// unread tells whether the runtime ended with something unread.
+// unread reports whether the runtime ended with something unread.
 func (c *conn) unread() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

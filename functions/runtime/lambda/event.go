@@ -177,7 +177,7 @@ func sourceIP(r *http.Request) string {
 	return host
 }
 
-// binary tells whether a body travels as base64. As on AWS that goes by the
+// binary reports whether a body travels as base64. As on AWS that goes by the
 // content type; a form is binary there, too. Text that is not UTF-8 must be.
 func binary(h http.Header, body []byte) bool {
 	if !utf8.Valid(body) {

@@ -32,7 +32,7 @@ const (
 	// single and multi-value headers and query parameters at once, so that it does
 	// for handlers of either setting.
 	ALB
-	// Raw is no HTTP: the request's body is the event, the answer is the body.
+	// Raw is not HTTP: the request's body is the event, the answer is the body.
 	Raw
 )
 

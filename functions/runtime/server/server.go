@@ -173,7 +173,7 @@ func (c *contract) WaitReady(ctx context.Context) error {
 	}
 }
 
-// accepts tells whether the port takes connections.
+// accepts reports whether the port takes connections.
 func (c *contract) accepts(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// TestRefusal: nothing of this machine, and nothing that is no host, whatever form the
+// TestRefusal: nothing of this machine, and nothing that is not a host, whatever form the
 // address has.
 func TestRefusal(t *testing.T) {
 	s := New(Policy{Allow: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5432")}})
@@ -72,7 +72,7 @@ func TestResolvers(t *testing.T) {
 	}
 }
 
-// TestIsQuestion: updates, notifications, transfers and answers are no questions.
+// TestIsQuestion: updates, notifications, transfers and answers are not questions.
 func TestIsQuestion(t *testing.T) {
 	header := func(set func(*dnsmessage.Header)) dnsmessage.Header {
 		h := dnsmessage.Header{ID: 1, RecursionDesired: true}

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// local tells whether the kernel would deliver what is sent to an address on this
+// local reports whether the kernel would deliver what is sent to an address on this
 // machine: its type of route is local, broadcast, anycast or multicast (rtnetlink(7)).
 func local(a netip.Addr) (bool, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
@@ -62,7 +62,7 @@ func routeType(answer []byte) (bool, error) {
 	return false, nil
 }
 
-// Routed6 tells whether this machine has a way to other hosts by IPv6.
+// Routed6 reports whether this machine has a way to other hosts by IPv6.
 func Routed6() bool {
 	b, _ := os.ReadFile("/proc/net/ipv6_route")
 	for line := range strings.Lines(string(b)) {

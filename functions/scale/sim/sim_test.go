@@ -216,6 +216,6 @@ func TestMake(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if _, err := Compare(Defaults(), 0, Contestants(), nil); err == nil {
-		t.Error("no seed is no error")
+		t.Error("no seed is not an error")
 	}
 }

@@ -26,7 +26,7 @@ func badOrigin(o string) string {
 	}
 	scheme, host, ok := strings.Cut(o, "://")
 	if !ok || !schemes.MatchString(scheme) {
-		return "must begin with a scheme, such as https://; a host alone is no origin, and browsers compare the whole"
+		return "must begin with a scheme, such as https://; a host alone is not an origin, and browsers compare the whole"
 	}
 	if strings.ContainsAny(host, "/?#@") {
 		return "is a URL; an origin is a scheme, a host and perhaps a port, without a slash at its end"

@@ -39,7 +39,7 @@ func checkChange(c *gateway.Check, path string, h *pb.HeaderChange) {
 	c.Duplicates("header", gateway.NamesOf(h.GetSet(), (*pb.Header).GetName), gateway.Elements(path+".set[%d].name"))
 	for i, n := range h.GetRemove() {
 		if slices.ContainsFunc(h.GetSet(), func(x *pb.Header) bool { return x.GetName() == n }) {
-			c.Add(fmt.Sprintf("%s.remove[%d]", path, i), "%q is set by the same policy; take one away (set replaces what was there)", n)
+			c.Add(fmt.Sprintf("%s.remove[%d]", path, i), "%q is set by the same policy; remove one (set replaces what was there)", n)
 		}
 	}
 }

@@ -25,6 +25,6 @@ func checkRule(c *gateway.Check, path string, r *pb.RetryRule) {
 		c.Add(path+".on", "has RETRY_ON_STATUS_CODES, but status_codes is empty; name the codes there")
 	}
 	if r != nil && r.Attempts != nil && r.GetAttempts() == 0 && (len(r.GetOn()) > 0 || len(r.GetStatusCodes()) > 0) {
-		c.Add(path+".attempts", "is 0, which switches retries off, but on or status_codes say when to retry; take one away")
+		c.Add(path+".attempts", "is 0, which switches retries off, but on or status_codes say when to retry; remove one")
 	}
 }

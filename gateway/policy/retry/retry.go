@@ -107,7 +107,7 @@ const statusCodes = "retriable-status-codes"
 // retried on by default.
 const Reset = "reset"
 
-// Merge tells whether one policy of Envoy's does for both groups of methods: as it
+// Merge reports whether one policy of Envoy's does for both groups of methods: as it
 // is, or (reset) when Reset is added to its conditions for idempotent methods.
 func Merge(idempotent, other *routev3.RetryPolicy) (p *routev3.RetryPolicy, reset, ok bool) {
 	if idempotent == nil || other == nil {

@@ -65,7 +65,7 @@ func (p strictQuery) Parse(m proto.Message, values url.Values, filter *utilities
 	return p.DefaultQueryParser.Parse(m, values, filter)
 }
 
-// hasField tells whether a path such as options.validate_only leads to a field.
+// hasField reports whether a path such as options.validate_only leads to a field.
 func hasField(d protoreflect.MessageDescriptor, path string) bool {
 	name, rest, more := strings.Cut(path, ".")
 	name, _, _ = strings.Cut(name, "[")

@@ -211,7 +211,7 @@ func (l *loader) kubernetes(d *strict.Doc, version, kind strict.Field) {
 // resource decodes a document of one of our own kinds.
 func (l *loader) resource(d *strict.Doc, fd protoreflect.FieldDescriptor, fields []strict.Field) (gateway.Object, strict.Places, Errors) {
 	o := newObject(fd)
-	// kind and project are no fields of the message, and the name is given in short.
+	// kind and project are not fields of the message, and the name is given in short.
 	head := map[string]strict.Field{}
 	rest := *d.Root
 	rest.Content = nil
@@ -278,7 +278,7 @@ func (l *loader) name(d *strict.Doc, o gateway.Object, fields map[string]strict.
 	case err != nil:
 		return Errors{d.Place(f.Value).Errorf("name", "", "name: %v", err)}
 	case kind != collection(md):
-		return Errors{d.Place(f.Value).Errorf("name", fmt.Sprintf("write a short name, or projects/{project}/%s/{name}", collection(md)), "%q is no name of a %s", name, md.Name())}
+		return Errors{d.Place(f.Value).Errorf("name", fmt.Sprintf("write a short name, or projects/{project}/%s/{name}", collection(md)), "%q is not a valid name of a %s", name, md.Name())}
 	case given != "" && in != given:
 		return Errors{d.Place(f.Value).Errorf("name", "keep one of them", "name %q and project %q disagree", name, given)}
 	}

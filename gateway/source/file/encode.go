@@ -52,14 +52,14 @@ func encode(o gateway.Object, options ...EncodeOption) (*yaml.Node, error) {
 	}
 	md := o.ProtoReflect().Descriptor()
 	if kindField(md) == nil {
-		return nil, fmt.Errorf("%s is no resource", md.FullName())
+		return nil, fmt.Errorf("%s is not a resource", md.FullName())
 	}
 	project, kind, id, err := gateway.KindOf(o.GetName())
 	if err != nil {
 		return nil, err
 	}
 	if kind != collection(md) {
-		return nil, fmt.Errorf("%q is no name of a %s", o.GetName(), md.Name())
+		return nil, fmt.Errorf("%q is not a valid name of a %s", o.GetName(), md.Name())
 	}
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	put := func(name string, value *yaml.Node) { root.Content = append(root.Content, key(name), value) }
@@ -109,7 +109,7 @@ func (e *encoder) message(m protoreflect.Message, without protoreflect.FieldDesc
 	return n, nil
 }
 
-// serverWrites tells whether a field comes from the server or from the loader.
+// serverWrites reports whether a field comes from the server or from the loader.
 func serverWrites(fd protoreflect.FieldDescriptor) bool {
 	if strict.Behaves(fd, annotations.FieldBehavior_OUTPUT_ONLY) {
 		return true
@@ -174,7 +174,7 @@ func (e *encoder) single(fd protoreflect.FieldDescriptor, v protoreflect.Value) 
 func (e *encoder) enum(ed protoreflect.EnumDescriptor, number protoreflect.EnumNumber) (*yaml.Node, error) {
 	vd := ed.Values().ByNumber(number)
 	if vd == nil {
-		return nil, fmt.Errorf("%d is no value of %s", number, ed.Name())
+		return nil, fmt.Errorf("%d is not a value of %s", number, ed.Name())
 	}
 	if e.fullEnums {
 		return text(string(vd.Name())), nil

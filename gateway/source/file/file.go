@@ -142,7 +142,7 @@ var resourceKinds = func() []protoreflect.FieldDescriptor {
 }()
 
 // kindField is the field of Resource that holds messages of a type; nil for
-// messages that are no resource.
+// messages that are not resources.
 func kindField(md protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
 	for i := range allKinds.Len() {
 		if fd := allKinds.Get(i); fd.Message().FullName() == md.FullName() {

@@ -1369,7 +1369,7 @@ func (x *Traffic) GetTag() string {
 	return ""
 }
 
-// Resources bound one instance. 0 is no bound.
+// Resources bound one instance. 0 is not a bound.
 type Resources struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Memory in MiB.

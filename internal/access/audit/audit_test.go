@@ -210,7 +210,7 @@ func TestDiskTrouble(t *testing.T) {
 	closed.Close()
 	l.file = closed
 	if err := l.Append(Record{Action: "call", Verdict: "allowed"}); err == nil {
-		t.Error("a record that cannot be written is no error")
+		t.Error("a record that cannot be written is not an error")
 	}
 	if err := l.Ready(); err == nil {
 		t.Error("the log says that it is ready")

@@ -45,7 +45,7 @@ func (d *Doc) Decode(n *yaml.Node, m proto.Message, o Options) (Places, Errors) 
 }
 
 // Fields returns the keys and values of the document's top level and refuses
-// duplicates and keys that are no text. Values keep their order of appearance.
+// duplicates and keys that are not text. Values keep their order of appearance.
 func (d *Doc) Fields(n *yaml.Node, path string) ([]Field, Errors) {
 	dec := &decoder{src: d.Source}
 	return dec.fields(n, path), dec.errs
@@ -289,7 +289,7 @@ func (d *decoder) names(md protoreflect.MessageDescriptor, path string) []string
 	return out
 }
 
-// Behaves tells whether a field has an AIP-203 field behaviour.
+// Behaves reports whether a field has an AIP-203 field behaviour.
 func Behaves(fd protoreflect.FieldDescriptor, b annotations.FieldBehavior) bool {
 	all, _ := proto.GetExtension(fd.Options(), annotations.E_FieldBehavior).([]annotations.FieldBehavior)
 	return slices.Contains(all, b)

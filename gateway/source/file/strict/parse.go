@@ -83,7 +83,7 @@ func TooMany(name string) Error {
 	return Error{File: name, Message: "too many errors: the rest of the file was not read"}
 }
 
-// checkText refuses what is no UTF-8 text.
+// checkText refuses what is not a UTF-8 text.
 func checkText(src *Source, data []byte) Errors {
 	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
 		return Errors{{File: src.Name, Line: 1, Column: 1, Message: "the file is UTF-16", Hint: "save it as UTF-8"}}

@@ -44,7 +44,7 @@ func clip(s string) string {
 	return string([]rune(s)[:39]) + "…"
 }
 
-// isText tells whether a scalar is text. A plain date is: only YAML 1.1 made it
+// isText reports whether a scalar is text. A plain date is: only YAML 1.1 made it
 // something else.
 func isText(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && (n.ShortTag() == "!!str" || n.ShortTag() == "!!timestamp")

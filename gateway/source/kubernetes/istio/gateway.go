@@ -137,7 +137,7 @@ func (l *listeners) add(i int, s *networking.Server) {
 		t.refuse(r, where, "lower-case letters, digits and dashes, at most 63", "%q cannot be the name of a listener", name)
 	}
 	if _, err := netip.ParseAddr(s.GetBind()); s.GetBind() != "" && err != nil {
-		t.refuse(r, path+".bind", "", "%q is no IP address", s.GetBind())
+		t.refuse(r, path+".bind", "", "%q is not an IP address", s.GetBind())
 	}
 	hosts := l.hosts(s, path)
 	certificates := l.certificates(s, path, protocol)
@@ -180,7 +180,7 @@ func (l *listeners) hosts(s *networking.Server, path string) []string {
 	for i, h := range s.GetHosts() {
 		_, name := splitHost(h)
 		if !validHost(name) {
-			l.t.refuse(&l.from.resource, fmt.Sprintf("%s.hosts[%d]", path, i), "such as shop.example.com, *.example.com or *", "%q is no host", h)
+			l.t.refuse(&l.from.resource, fmt.Sprintf("%s.hosts[%d]", path, i), "such as shop.example.com, *.example.com or *", "%q is not a host", h)
 		}
 		out = append(out, strings.ToLower(name))
 	}

@@ -39,12 +39,12 @@ func splitHost(h string) (namespace, host string) {
 	return namespace, host
 }
 
-// intersects tells whether some host name matches both.
+// intersects reports whether some host name matches both.
 func intersects(a, b string) bool {
 	return a == b || covers(a, b) || covers(b, a)
 }
 
-// covers tells whether a wildcard holds a host or a narrower wildcard.
+// covers reports whether a wildcard holds a host or a narrower wildcard.
 func covers(wildcard, host string) bool {
 	if wildcard == "*" {
 		return true
@@ -112,7 +112,7 @@ func (t *translator) service(r *resource, path, host string) (id string, b *back
 	}
 	m := serviceRE.FindStringSubmatch(qualify(r.namespace, strings.ToLower(host)))
 	if m == nil {
-		t.refuse(r, path, "write the name alone, or name.namespace."+clusterDomain, "%q is no service of the cluster: hosts of ServiceEntries are not supported yet", host)
+		t.refuse(r, path, "write the name alone, or name.namespace."+clusterDomain, "%q is not a service of the cluster: hosts of ServiceEntries are not supported yet", host)
 		return "", nil, false
 	}
 	if other := t.names[m[1]]; other != "" && other != m[0] {

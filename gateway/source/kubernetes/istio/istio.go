@@ -40,7 +40,7 @@ var Kinds = []string{"Gateway", "VirtualService", "DestinationRule"}
 // notYet are kinds of the group that exist and are refused by name.
 var notYet = []string{"ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
 
-// Owns tells whether documents of an apiVersion are for this package. It also
+// Owns reports whether documents of an apiVersion are for this package. It also
 // claims the other groups of Istio, to refuse them by name.
 func Owns(apiVersion string) bool {
 	group, _, _ := strings.Cut(apiVersion, "/")
@@ -59,7 +59,7 @@ type Options struct {
 	// is stored.
 	Stored func(names []string) []*pb.Backend
 	// Incomplete says that other documents of the load could not be read, so that
-	// what seems to be missing is no error.
+	// what seems to be missing is not an error.
 	Incomplete bool
 }
 
@@ -237,7 +237,7 @@ func (t *translator) kind(d *strict.Doc, fields map[string]strict.Field) (string
 	return kind, true
 }
 
-// body reads metadata and spec. It tells whether the document can be translated.
+// body reads metadata and spec. It reports whether the document can be translated.
 func (t *translator) body(r *resource, fields []strict.Field, meta *metav1.ObjectMeta, spec proto.Message) bool {
 	d := r.doc
 	hasSpec := false
@@ -311,7 +311,7 @@ func (t *translator) metadata(r *resource, f strict.Field, meta *metav1.ObjectMe
 			}
 			r.places[path] = d.Place(m.Value)
 			if len(bad) == 0 && !re.MatchString(s) {
-				t.errs = append(t.errs, d.Place(m.Value).Errorf(path, "lower-case letters, digits and dashes", "%q is no Kubernetes %s", s, m.Name))
+				t.errs = append(t.errs, d.Place(m.Value).Errorf(path, "lower-case letters, digits and dashes", "%q is not a Kubernetes %s", s, m.Name))
 			}
 		case m.Name == "labels" || m.Name == "annotations":
 			own.Content = append(own.Content, m.Key, m.Value)

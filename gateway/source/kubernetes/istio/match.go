@@ -48,7 +48,7 @@ func (t *translator) match(v *serviceResource, p places, from, to string, m *net
 				t.refuse(&v.resource, path, "use the field of that name", "Istio ignores header %q here", name)
 				continue
 			case !tokenRE.MatchString(lower):
-				t.refuse(&v.resource, path, "", "%q is no header name", name)
+				t.refuse(&v.resource, path, "", "%q is not a header name", name)
 				continue
 			}
 			p.set(fmt.Sprintf("%s.headers[%d]", to, len(out.Headers)), path)
@@ -98,7 +98,7 @@ func (t *translator) methods(v *serviceResource, path string, m *networking.Stri
 		if regexp.MustCompile(`^[A-Z]{1,32}$`).MatchString(u.Exact) {
 			return []string{u.Exact}
 		}
-		t.refuse(&v.resource, path, "", "%q is no method in upper case", u.Exact)
+		t.refuse(&v.resource, path, "", "%q is not a method in upper case", u.Exact)
 		return nil
 	case *networking.StringMatch_Regex:
 		if found := methodsRE.FindStringSubmatch(u.Regex); found != nil && balanced(u.Regex) {

@@ -94,7 +94,7 @@ func (t *translator) retryOn(v *serviceResource, path, list string) (on []pb.Ret
 		word = strings.TrimSpace(word)
 		if n, err := strconv.ParseUint(word, 10, 32); err == nil {
 			if n < 400 || n > 599 {
-				t.refuse(&v.resource, path, "", "%q is no status code from 400 to 599", word)
+				t.refuse(&v.resource, path, "", "%q is not a status code from 400 to 599", word)
 			} else if !slices.Contains(codes, uint32(n)) {
 				codes = append(codes, uint32(n))
 			}
@@ -174,7 +174,7 @@ func (t *translator) headerName(v *serviceResource, path, name string) (string, 
 	case lower == "host" || lower == ":authority":
 		t.refuse(&v.resource, path, "use rewrite.authority", "%q is not supported yet", name)
 	case !tokenRE.MatchString(lower):
-		t.refuse(&v.resource, path, "", "%q is no header name", name)
+		t.refuse(&v.resource, path, "", "%q is not a header name", name)
 	default:
 		return lower, true
 	}

@@ -29,7 +29,7 @@ func (t *translator) virtualService(v *serviceResource) (Object, bool) {
 	for i, h := range v.Spec.Hosts {
 		path := fmt.Sprintf("spec.hosts[%d]", i)
 		if !validHost(h) {
-			t.refuse(&v.resource, path, "such as shop.example.com, *.example.com or *", "%q is no host", h)
+			t.refuse(&v.resource, path, "such as shop.example.com, *.example.com or *", "%q is not a host", h)
 		}
 		host := strings.ToLower(qualify(v.namespace, h))
 		if slices.Contains(route.Hostnames, host) {
