@@ -230,7 +230,7 @@ func ParsePair(certPEM, keyPEM, caPEM []byte, now time.Time) (*x509.Certificate,
 	}
 	block, _ := pem.Decode(caPEM)
 	if block == nil || block.Type != pemTypeCert {
-		return nil, errors.New("the CA is not PEM certificate")
+		return nil, errors.New("the CA is not a PEM certificate")
 	}
 	ca, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
