@@ -150,7 +150,11 @@ func probeAll(ctx context.Context, endpoints []compile.Endpoint) explain.Answers
 		looks.Go(func() { results[i] = probeOne(ctx, endpoints[i]) })
 	}
 	looks.Wait()
-	return slices.Max(append(results, explain.Refused))
+	best := explain.Refused
+	for _, r := range results {
+		best = max(best, r)
+	}
+	return best
 }
 
 func probeOne(ctx context.Context, e compile.Endpoint) explain.Answers {
