@@ -97,7 +97,7 @@ func (s *etcdStore) unreachable(ctx context.Context) string {
 	var all sync.WaitGroup
 	for i, endpoint := range s.opts.Endpoints {
 		all.Go(func() {
-			if err := tryEndpoint(ctx, endpoint, s.opts.TLS); err != nil {
+			if err := tryEndpoint(ctx, endpoint, s.opts.TLS); err != nil && !late(err) {
 				reasons[i] = endpoint + ": " + err.Error() + connectionHint(err)
 			}
 		})
@@ -111,11 +111,18 @@ func (s *etcdStore) unreachable(ctx context.Context) string {
 	return strings.Join(reasons, "; ")
 }
 
+// late reports whether an error is that of an endpoint that was silent, which says nothing
+// about why.
+func late(err error) bool {
+	netErr, ok := errors.AsType[net.Error](err)
+	return errors.Is(err, context.DeadlineExceeded) || ok && netErr.Timeout()
+}
+
 // tryTime bounds a try of an endpoint.
 const tryTime = 3 * time.Second
 
 // tryEndpoint makes a connection as the client does. That a server says nothing within
-// tryTime is not an error: etcd does not have to speak first.
+// tryTime once it is connected is not an error: etcd does not have to speak first.
 func tryEndpoint(ctx context.Context, endpoint string, config *tls.Config) error {
 	if strings.HasPrefix(endpoint, "unix") {
 		return nil // these are for etcd inside the process
@@ -155,7 +162,7 @@ func tryEndpoint(ctx context.Context, endpoint string, config *tls.Config) error
 	// before that is read.
 	_, writeErr := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
 	_, err = io.ReadFull(conn, make([]byte, 1))
-	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+	if err != nil && late(err) {
 		return writeErr
 	}
 	return closed(err)

@@ -48,6 +48,7 @@ func TestOpenProblems(t *testing.T) {
 		{"not a directory", store.Options{DataDir: file}, file},
 		{"nobody there", store.Options{Endpoints: []string{refusing.Addr().String()}}, refusing.Addr().String()},
 		{"silent", store.Options{Endpoints: []string{silent.Addr().String()}}, "did not answer within"},
+		{"silent, with TLS", store.Options{Endpoints: []string{"https://" + silent.Addr().String()}, TLS: withoutCert.TLS}, "did not answer within"},
 		{"bad endpoint", store.Options{Endpoints: []string{"://"}}, "://"},
 		{"no client certificate", withoutCert, withoutCert.Endpoints[0]},
 	} {
