@@ -25,7 +25,7 @@ func serverAt(t *testing.T, port int, name string) (stop func()) {
 }
 
 // TestRollingRestart: one of two endpoints serves again and is still left alone when the
-// other one ends. No request is lost, whatever its method.
+// other one ends. Once that is left alone, too, no request is lost, whatever its method.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -49,8 +49,10 @@ func TestRollingRestart(t *testing.T) {
 				t.Errorf("%s, %s: %d %s, want %s", name, method, a.status, a.body, want)
 			}
 		}
-		alone := fmt.Sprintf("127.0.0.1:%d::health_flags::/failed_outlier_check", p[0])
-		for !strings.Contains(r.envoy.Admin(t, "/clusters"), alone) {
+		alone := func(port int) bool {
+			return strings.Contains(r.envoy.Admin(t, "/clusters"), fmt.Sprintf("127.0.0.1:%d::health_flags::/failed_outlier_check", port))
+		}
+		for !alone(p[0]) {
 			ask("GET", "second")
 			if t.Failed() {
 				return
@@ -60,6 +62,11 @@ func TestRollingRestart(t *testing.T) {
 		stop()
 		// A request on a connection that ends just then has begun, and a POST is not sent twice.
 		for closed := fmt.Sprintf("127.0.0.1:%d::cx_active::0\n", p[1]); !strings.Contains(r.envoy.Admin(t, "/clusters"), closed); {
+		}
+		// Envoy's main thread takes it out: tries that are faster find nobody else, so what is
+		// sent until then is not judged (docs/decisions/0027).
+		for !alone(p[1]) {
+			r.do(t, port, "GET", "x.test/"+name)
 		}
 		for range 10 {
 			ask("POST", "first")
