@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -117,7 +118,7 @@ func newVictims(t testing.TB, own netip.Addr) *victims {
 func (v *victims) share(t testing.TB) {
 	t.Helper()
 	v.Queue = strings.TrimPrefix(v.Abstract, "@")
-	v.Shm, v.SharedMemory = "/dev/shm/"+v.Queue, os.Getpid()<<8|int(time.Now().UnixNano()&0x7f)
+	v.Shm, v.SharedMemory = "/dev/shm/"+v.Queue, int(rand.Int32())|1 // 0 is IPC_PRIVATE
 	if err := os.WriteFile(v.Shm, []byte("PRIVATE KEY"), 0o600); err != nil {
 		t.Fatal(err)
 	}
