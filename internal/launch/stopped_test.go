@@ -4,7 +4,6 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
@@ -27,10 +26,13 @@ func TestStopped(t *testing.T) {
 	if err := id.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); !id.Stopped(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("one that was stopped is said to run")
-		}
+	// The kernel tells the parent that it has stopped.
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() {
+		t.Fatal(ws, err)
+	}
+	if !id.Stopped() {
+		t.Error("one that was stopped is said to run")
 	}
 	if !id.Alive() {
 		t.Error("one that was stopped is said to be gone")
