@@ -179,21 +179,10 @@ func (s *devSession) again(ctx context.Context) {
 	}
 	for _, c := range d.GetFunction().GetStatus().GetConditions() {
 		if c.GetType() == "Ready" && c.GetOk() {
-			s.failed, s.good = false, numberOf(d)
+			s.failed, s.good = false, d.GetCurrentVersion()
 			fmt.Fprintf(s.out, "* %s serves version %d now\n", short(s.name), s.good)
 		}
 	}
-}
-
-// numberOf is the number of the version that a function is now; what was there before
-// has its number again.
-func numberOf(d *pb.DescribeFunctionResponse) int64 {
-	for _, v := range d.GetVersions() {
-		if v.GetSpec().GetSource() == d.GetFunction().GetSource() {
-			return v.GetNumber()
-		}
-	}
-	return 0
 }
 
 // pause waits; it is false when ctx ends before.
@@ -232,7 +221,7 @@ func (s *devSession) tell(ctx context.Context, failed error, took time.Duration)
 		fmt.Fprintf(s.out, "! %s\n", describeError(err))
 		return
 	}
-	number := numberOf(d)
+	number := d.GetCurrentVersion()
 	s.failed, s.asked = failed != nil, time.Now()
 	if failed == nil {
 		s.good = number

@@ -121,15 +121,10 @@ func exampleEnv(t *testing.T) (in *installation, run func(command string) (strin
 	for _, a := range in.flags.addresses() {
 		settings += fmt.Sprintf("%s: %s\n", a.flag, *a.value)
 	}
-	program := fmt.Sprintf("#!/bin/sh\nPENSTOCK_TEST_MAIN=1 exec %s \"$@\"\n", os.Args[0])
-	for name, content := range map[string]string{"penstock.yaml": settings, "bin/penstock": program} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(dir, "penstock.yaml"), []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	installProgram(t, dir)
 	if err := os.Symlink(filepath.Join(root, "examples"), filepath.Join(dir, "examples")); err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,21 @@ type stage struct {
 
 var loopbackPort = regexp.MustCompile(`127\.0\.0\.1:([0-9]+)`)
 
+// installProgram makes bin/penstock in a folder, which is this test binary, and returns
+// the folder bin.
+func installProgram(t *testing.T, dir string) string {
+	t.Helper()
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	program := fmt.Sprintf("#!/bin/sh\nPENSTOCK_TEST_MAIN=1 exec %s \"$@\"\n", os.Args[0])
+	if err := os.WriteFile(filepath.Join(bin, "penstock"), []byte(program), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
 // newStage prepares the steps of a page, with copies of folders of the clone that they use.
 func newStage(t *testing.T, page string, folders ...string) *stage {
 	t.Helper()
@@ -47,14 +62,7 @@ func newStage(t *testing.T, page string, folders ...string) *stage {
 	for _, folder := range folders {
 		s.copy(t, filepath.Join(root, folder), filepath.Join(s.dir, folder))
 	}
-	bin := filepath.Join(s.dir, "bin")
-	if err := os.Mkdir(bin, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	program := fmt.Sprintf("#!/bin/sh\nPENSTOCK_TEST_MAIN=1 exec %s \"$@\"\n", os.Args[0])
-	if err := os.WriteFile(filepath.Join(bin, "penstock"), []byte(program), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	bin := installProgram(t, s.dir)
 	s.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), toolbox.EnvDir+"="+filepath.Join(root, ".tools"))
 	t.Cleanup(func() { s.strike(t) })
 	return s
