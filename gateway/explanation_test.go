@@ -75,7 +75,7 @@ func TestForgottenWords(t *testing.T) {
 		"amended by another": {func(x *Explanation, _ Value[*pb.RetryPolicy]) {
 			x.Row("retry", "many", x.Entry.Policies.From("retry.other.attempts"))
 			x.Amend("retry", "few")
-			x.Amend("timeout", "there is no such row")
+			x.Amend("timeout", "an answer for no row")
 		}, "retry=few"},
 	} {
 		x := explained(t, NewModel(&Policy[*pb.RetryPolicy]{Name: "retry", Explain: c.words}), nil, retries, true)
