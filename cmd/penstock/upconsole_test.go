@@ -51,6 +51,10 @@ func (in *installation) foreground(t *testing.T, terminal bool, more ...string) 
 		if err != nil || s == nil || !s.Ready || s.Jaeger != "running" {
 			return fmt.Errorf("not ready: %+v, %w\n%s", s, err, out.String())
 		}
+		// The summary comes after the state is written; the function's line shall follow it.
+		if !strings.Contains(out.String(), "Penstock is up.") {
+			return fmt.Errorf("no summary:\n%s", out.String())
+		}
 		return get("http://" + in.flags.gateway + "/hello")
 	})
 	await(t, func() error {
