@@ -11,6 +11,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/change"
 )
 
 const (
@@ -125,7 +126,7 @@ func (c *Core) rollBack(ctx context.Context, f *pb.Function, version int64, why 
 	defer cancel()
 	next := proto.CloneOf(f)
 	next.Traffic = []*pb.Traffic{{Version: version, Weight: 100}}
-	setAnnotation(next, gateway.RolledBackAnnotation, why)
+	change.Annotate(next, gateway.RolledBackAnnotation, why)
 	_, err := c.Write(ctx, &api.Write{
 		Mutations: []api.Mutation{{Mode: api.Update, Name: f.GetName(), Object: next, Etag: f.GetMetadata().GetEtag()}},
 		Options:   &pb.WriteOptions{Message: fmt.Sprintf("automatic rollback of %s to version %d: %s", f.GetName(), version, why), Wait: pb.WaitMode_WAIT_MODE_NONE},

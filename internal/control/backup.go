@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,6 +18,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/backup"
+	"github.com/penstock-gateway/penstock/internal/control/change"
 	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/store"
 )
@@ -36,9 +36,9 @@ type backups struct {
 func (b backups) Backup(r *pb.BackupRequest, stream grpc.ServerStreamingServer[pb.BackupResponse]) error {
 	c := b.core
 	if names := c.Snapshot().DamagedNames(); len(names) > 0 {
-		return status.Errorf(codes.DataLoss, "%s damaged in the store, so that a backup would not be whole: write or delete what is damaged first", isAre(names))
+		return status.Errorf(codes.DataLoss, "%s, so that a backup would not be whole: write or delete what is damaged first", change.Damaged(names))
 	}
-	from := backup.Source{Store: c.store, PackagesDir: c.packages.dir, Version: c.version, History: r.GetHistory()}
+	from := backup.Source{Store: c.store, PackagesDir: c.packages.Dir, Version: c.version, History: r.GetHistory()}
 	err := from.Take(stream.Context(), func(name string, size int64, data io.Reader) error {
 		return SendEntry(name, size, data, func(e *pb.BackupEntry) error { return stream.Send(&pb.BackupResponse{Entry: e}) })
 	})
@@ -154,15 +154,15 @@ func (b backups) Restore(stream grpc.ClientStreamingServer[pb.RestoreRequest, pb
 func (c *Core) restore(ctx context.Context, receive func() (*pb.BackupEntry, error), options func() *pb.WriteOptions) (*api.Outcome, error) {
 	tmp := ""
 	collect := backup.Collector{OnPackage: func(digest string, size int64, data io.Reader) error {
-		if c.packages.dir == "" || c.packages.known(archive.DigestPrefix+digest) {
+		if c.packages.Dir == "" || c.packages.Has(archive.DigestPrefix+digest) {
 			return nil
 		}
 		if tmp == "" {
-			if err := os.MkdirAll(c.packages.dir, 0o700); err != nil {
+			if err := os.MkdirAll(c.packages.Dir, 0o700); err != nil {
 				return err
 			}
 			var err error
-			if tmp, err = os.MkdirTemp(c.packages.dir, "restore-*"); err != nil {
+			if tmp, err = os.MkdirTemp(c.packages.Dir, "restore-*"); err != nil {
 				return err
 			}
 		}
@@ -190,7 +190,7 @@ func (c *Core) restore(ctx context.Context, receive func() (*pb.BackupEntry, err
 	if err != nil {
 		return nil, refused(err)
 	}
-	if err := c.packages.take(tmp, contents.Packages); err != nil {
+	if err := c.packages.Take(tmp, contents.Packages); err != nil {
 		return nil, refused(err)
 	}
 	if err := checkOptions(options()); err != nil {
@@ -211,32 +211,4 @@ func (c *Core) backedUp(contents *backup.Contents) (*gateway.Snapshot, error) {
 	}
 	ch, err := toChanges(changes, nil)
 	return policies.Model().Build(nil, contents.Manifest.Revision, ch), err
-}
-
-// take moves packages that were checked to where the others are.
-func (p *packages) take(from string, digests []string) error {
-	if from == "" {
-		return nil
-	}
-	for _, d := range digests {
-		file := filepath.Join(from, d+".zip")
-		f, err := os.Open(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it was here already
-		}
-		if err != nil {
-			return err
-		}
-		info, err := f.Stat()
-		if err == nil {
-			err = archive.Check(f, info.Size(), archive.Default)
-		}
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = os.Rename(file, p.file(archive.DigestPrefix+d))
-		}
-		if err != nil {
-			return fmt.Errorf("package %s: %w", d, err)
-		}
-	}
-	return nil
 }

@@ -8,8 +8,9 @@
 // the store's watch (follow). Instances of functions come from runners
 // (runners.go) and only make new generations.
 //
-// Rooms of its own have who is let in (admission) and the following of what replicas
-// share (kv); each names what it needs in its Params.
+// Rooms of its own have what a write does to the configuration (change), who is let in
+// (admission), uploaded code (packages) and the following of what replicas share (kv);
+// each names what it needs in its Params.
 //
 // Locks are taken in this order, from left to right, and none of them but writing is held
 // while the store or a proxy is waited for:
@@ -36,7 +37,9 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/admission"
+	"github.com/penstock-gateway/penstock/internal/control/change"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
+	"github.com/penstock-gateway/penstock/internal/control/packages"
 	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/signal"
@@ -84,7 +87,8 @@ type Core struct {
 	runners   *runners
 	served    *servedBook
 	fleet     *fleet
-	packages  *packages
+	packages  *packages.Room
+	planner   *change.Planner
 	acks      *acks
 	admission *admission.Room
 	salvage   *salvager
@@ -165,7 +169,8 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.served = newServedBook(c)
 	c.runners = newRunners(c, o.RunnerGrace)
 	c.fleet = newFleet(c)
-	c.packages = &packages{core: c, dir: o.PackagesDir, limit: packagesBytes}
+	c.packages = packages.New(packages.Params{Dir: o.PackagesDir, Snapshot: c.Snapshot})
+	c.planner = change.New(change.Params{Now: c.now, Missing: c.packages.Missing})
 	c.acks = newAcks(c)
 	c.salvage = newSalvager(c)
 	c.admission = admission.New(admission.Params{

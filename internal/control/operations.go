@@ -45,7 +45,7 @@ const (
 
 // UploadPackage implements pb.FunctionOperationsServiceServer.
 func (o operations) UploadPackage(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse]) error {
-	return o.core.packages.upload(stream)
+	return o.core.packages.Upload(stream)
 }
 
 // function finds a function by its name.

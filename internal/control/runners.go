@@ -417,3 +417,11 @@ func (r *runners) expire(ctx context.Context) {
 		}
 	}
 }
+
+// FetchPackage implements pb.RunnerServiceServer.
+func (r *runners) FetchPackage(req *pb.FetchPackageRequest, stream grpc.ServerStreamingServer[pb.FetchPackageResponse]) error {
+	if id, err := pki.PeerSPIFFE(stream.Context()); err != nil || !strings.HasPrefix(id, runnerIdentity) {
+		return status.Error(codes.PermissionDenied, "only runners may have packages")
+	}
+	return r.core.packages.Send(req.GetDigest(), stream.Send)
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/change"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -27,7 +28,7 @@ func (c *Core) Annotator() func(gateway.Object) gateway.Object {
 	}
 	return func(o gateway.Object) gateway.Object {
 		out := proto.Clone(o).(gateway.Object)
-		redact(out.ProtoReflect())
+		change.Redact(out.ProtoReflect())
 		st := &pb.Status{Conditions: c.conditions(o, problems[o.GetName()], proxies)}
 		m := out.ProtoReflect()
 		if f := m.Descriptor().Fields().ByName("status"); f != nil {
@@ -104,16 +105,7 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	return unique(slices.Concat(all, c.salvage.problems(), c.bad.problems(), c.gate.problems()))
-}
-
-// problemKey is what makes two problems the same: where and what, not the origin.
-func problemKey(p gateway.Problem) string { return p.Object + "\x00" + p.Field + "\x00" + p.Message }
-
-// unique sorts problems and drops those that several views have.
-func unique(all []gateway.Problem) []gateway.Problem {
-	slices.SortFunc(all, func(a, b gateway.Problem) int { return strings.Compare(problemKey(a), problemKey(b)) })
-	return slices.CompactFunc(all, func(a, b gateway.Problem) bool { return problemKey(a) == problemKey(b) })
+	return change.Unique(slices.Concat(all, c.salvage.problems(), c.bad.problems(), c.gate.problems()))
 }
 
 // Proxies implements api.Core.

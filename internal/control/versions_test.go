@@ -10,12 +10,12 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/functions/archive"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/change"
 )
 
 func function(env string, traffic ...*pb.Traffic) *pb.Function {
@@ -94,12 +94,12 @@ func TestVersions(t *testing.T) {
 	wantCode(t, "a tag that is not there", err, codes.InvalidArgument, "a tag of its traffic, and it has new")
 
 	// Many later ones push out all but those that are kept and used.
-	for i := range versionsKept + 5 {
+	for i := range change.VersionsKept + 5 {
 		p.mustPut(t, function(fmt.Sprint("x", i), &pb.Traffic{Version: first, Weight: 3}, &pb.Traffic{Weight: 1, Tag: "new"}))
 	}
 	got := p.versions()
-	if len(got) != versionsKept+1 || got[len(got)-1] != first {
-		t.Errorf("versions %v, want %d and %d", got, versionsKept, first)
+	if len(got) != change.VersionsKept+1 || got[len(got)-1] != first {
+		t.Errorf("versions %v, want %d and %d", got, change.VersionsKept, first)
 	}
 
 	// A rollback of the configuration brings what it needs.
@@ -206,43 +206,6 @@ func (p *plane) upload(t *testing.T, digest string, parts ...[]byte) (*pb.Upload
 		digest = ""
 	}
 	return stream.CloseAndRecv()
-}
-
-// TestPackagesFillNoDisk: packages that no function uses have a bound together, also while
-// they are young; what is deployed makes room.
-func TestPackagesFillNoDisk(t *testing.T) {
-	p := start(t, t.TempDir())
-	first, second := zipOf(t, "app.py"), zipOf(t, "other.py")
-	p.core.packages.limit = int64(len(first) + len(second)/2)
-	digest := map[string]string{}
-	for name, b := range map[string][]byte{"first": first, "second": second} {
-		d, err := archive.Digest(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		digest[name] = d
-	}
-	if _, err := p.upload(t, digest["first"], first); err != nil {
-		t.Fatal(err)
-	}
-	for _, parts := range [][][]byte{{second}, {second[:10], second[10:]}} {
-		_, err := p.upload(t, digest["second"], parts...)
-		wantCode(t, "a second", err, codes.ResourceExhausted, "deploy them first")
-	}
-	if err := p.core.packages.keep("nothing", digest["second"], int64(len(second))); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("one that began to come before the first was there: %v", err)
-	}
-	named := function("1")
-	named.Source = digest["first"]
-	if _, err := p.put(t, named); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.upload(t, digest["second"], second); err != nil {
-		t.Errorf("after the first was deployed: %v", err)
-	}
-	if n := p.core.packages.underWay.Load(); n != 0 {
-		t.Errorf("%d bytes are under way", n)
-	}
 }
 
 // TestPackages: what is uploaded is checked and kept by its digest, and only runners

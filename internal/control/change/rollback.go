@@ -1,4 +1,4 @@
-package control
+package change
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ func keepRollback(o, old gateway.Object) {
 			delete(f.Metadata.Annotations, gateway.RolledBackAnnotation)
 		}
 	case why != "" && f.GetMetadata().GetAnnotations()[gateway.RolledBackAnnotation] == "":
-		setAnnotation(f, gateway.RolledBackAnnotation, why)
+		Annotate(f, gateway.RolledBackAnnotation, why)
 	}
 	// All requests for the newest version is what no traffic means.
 	if t := f.GetTraffic(); len(t) == 1 && t[0].GetVersion() == 0 && t[0].GetWeight() > 0 && t[0].GetTag() == "" {

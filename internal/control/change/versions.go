@@ -1,4 +1,4 @@
-package control
+package change
 
 import (
 	"slices"
@@ -15,16 +15,16 @@ import (
 // may write versions of functions.
 const sourceRollback = "rollback"
 
-// versionsKept is how many versions of a function are kept, beside those that get
+// VersionsKept is how many versions of a function are kept, beside those that get
 // requests.
-const versionsKept = 10
+const VersionsKept = 10
 
 // keepVersions adds to a plan the versions that its functions begin, and takes
 // away those that nothing needs any more.
-func (c *Core) keepVersions(head *gateway.Snapshot, w *api.Write, p *plan, ch *gateway.Changes) {
+func (pl *Planner) keepVersions(head *gateway.Snapshot, w *api.Write, p *Plan, ch *gateway.Changes) {
 	remove := func(v *pb.FunctionVersion) {
 		ch.Deletes = append(ch.Deletes, v.GetName())
-		p.changes = append(p.changes, store.Change{Name: v.GetName()})
+		p.Changes = append(p.Changes, store.Change{Name: v.GetName()})
 	}
 	for _, name := range slices.Clone(ch.Deletes) {
 		if _, ok := head.Get(name).(*pb.Function); ok {
@@ -51,13 +51,13 @@ func (c *Core) keepVersions(head *gateway.Snapshot, w *api.Write, p *plan, ch *g
 			v := &pb.FunctionVersion{
 				Name: gateway.VersionOf(f.GetName(), number), Function: f.GetName(), Number: number, Spec: spec,
 			}
-			c.stamp(v, nil, w)
+			pl.stamp(v, nil, w)
 			ch.Updates = append(ch.Updates, v)
-			p.changes = append(p.changes, store.Change{Name: v.GetName(), Resource: gateway.ToResource(v)})
+			p.Changes = append(p.Changes, store.Change{Name: v.GetName(), Resource: gateway.ToResource(v)})
 		}
 		for i, v := range versions {
 			used := slices.ContainsFunc(f.GetTraffic(), func(t *pb.Traffic) bool { return t.GetVersion() == v.GetNumber() })
-			if i >= versionsKept-1 && !used && !is(v) {
+			if i >= VersionsKept-1 && !used && !is(v) {
 				remove(v)
 			}
 		}

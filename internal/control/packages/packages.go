@@ -1,6 +1,12 @@
-package control
+// Package packages keeps uploaded code of functions: zip files in a folder, by digest,
+// bounded together.
+//
+// Locks: keeping > tidying. Both are held while files are read, renamed and removed, and
+// only uploads and restores wait for them.
+package packages
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -22,7 +28,6 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/service"
-	"github.com/penstock-gateway/penstock/internal/pki"
 )
 
 const (
@@ -32,29 +37,43 @@ const (
 	// when all together have more than so many bytes; none before packageAge.
 	// While those that are younger have more, no others are taken, since the disk is that
 	// of the store.
-	packagesBytes = 4 << 30
-	packageAge    = 24 * time.Hour
+	defaultLimit = 4 << 30
+	packageAge   = 24 * time.Hour
 )
 
-// packages are uploaded codes of functions: zip files in a folder, by digest.
-type packages struct {
-	core *Core
-	dir  string
-	// limit is packagesBytes, but in tests.
-	limit int64
+// Params are what a Room needs.
+type Params struct {
+	// Dir is the folder. Empty: no packages are kept.
+	Dir string
+	// Limit bounds the bytes of the packages that no function uses. Default 4 GiB.
+	Limit int64
+	// Snapshot is the newest configuration, whose functions and versions name packages.
+	Snapshot func() *gateway.Snapshot
+}
+
+// Room keeps packages.
+type Room struct {
+	Params
 	// underWay are the bytes of uploads that have not ended.
 	underWay atomic.Int64
 	// keeping and tidying: one at a time.
 	keeping, tidying sync.Mutex
 }
 
-func (p *packages) file(digest string) string {
-	return filepath.Join(p.dir, strings.TrimPrefix(digest, archive.DigestPrefix)+".zip")
+// New returns a Room. Nothing is read or written before the first package comes.
+func New(p Params) *Room {
+	p.Limit = cmp.Or(p.Limit, defaultLimit)
+	return &Room{Params: p}
 }
 
-// upload keeps one package.
-func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse]) error {
-	if p.dir == "" {
+func (p *Room) file(digest string) string {
+	return filepath.Join(p.Dir, strings.TrimPrefix(digest, archive.DigestPrefix)+".zip")
+}
+
+// Upload keeps one package, once it has come whole, is what its digest says, and is a zip
+// file that may be unpacked. Errors are gRPC statuses.
+func (p *Room) Upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse]) error {
+	if p.Dir == "" {
 		return status.Error(codes.Unimplemented, "this control plane keeps no packages: it was started without a folder for them")
 	}
 	m, err := stream.Recv()
@@ -70,10 +89,10 @@ func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequ
 		_ = os.Chtimes(p.file(digest), now, now)
 		return stream.SendAndClose(&pb.UploadPackageResponse{Digest: digest, Size: info.Size(), Known: true})
 	}
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
 		return status.Errorf(codes.Internal, "packages: %v", err)
 	}
-	tmp, err := os.CreateTemp(p.dir, "upload-*")
+	tmp, err := os.CreateTemp(p.Dir, "upload-*")
 	if err != nil {
 		return status.Errorf(codes.Internal, "packages: %v", err)
 	}
@@ -97,10 +116,10 @@ func (p *packages) upload(stream grpc.ClientStreamingServer[pb.UploadPackageRequ
 
 // keep puts a package in its place, when there is room: others may have come since it
 // began to come.
-func (p *packages) keep(from, digest string, size int64) error {
+func (p *Room) keep(from, digest string, size int64) error {
 	p.keeping.Lock()
 	defer p.keeping.Unlock()
-	if p.tidy()+size > p.limit {
+	if p.tidy()+size > p.Limit {
 		return p.full()
 	}
 	if err := os.Rename(from, p.file(digest)); err != nil {
@@ -109,19 +128,19 @@ func (p *packages) keep(from, digest string, size int64) error {
 	return nil
 }
 
-func (p *packages) full() error {
-	return status.Errorf(codes.ResourceExhausted, "packages that no function uses would have more than %d MiB: deploy them first, or wait until they are %s old, when they are removed", p.limit>>20, packageAge)
+func (p *Room) full() error {
+	return status.Errorf(codes.ResourceExhausted, "packages that no function uses would have more than %d MiB: deploy them first, or wait until they are %s old, when they are removed", p.Limit>>20, packageAge)
 }
 
 // receive writes the bytes of an upload, of which m is the first message, and
 // compares their digest.
-func (p *packages) receive(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse], m *pb.UploadPackageRequest, to io.Writer, digest string) (int64, error) {
+func (p *Room) receive(stream grpc.ClientStreamingServer[pb.UploadPackageRequest, pb.UploadPackageResponse], m *pb.UploadPackageRequest, to io.Writer, digest string) (int64, error) {
 	size, hash := int64(0), sha256.New()
 	defer func() { p.underWay.Add(-size) }()
 	idle := p.tidy()
 	for {
 		n := int64(len(m.GetChunk()))
-		if size += n; p.underWay.Add(n)+idle > p.limit {
+		if size += n; p.underWay.Add(n)+idle > p.Limit {
 			return 0, p.full()
 		}
 		if size > archive.MaxPackage {
@@ -144,19 +163,19 @@ func (p *packages) receive(stream grpc.ClientStreamingServer[pb.UploadPackageReq
 	return size, nil
 }
 
-// known reports whether a package is kept here.
-func (p *packages) known(digest string) bool {
+// Has reports whether a package is kept here.
+func (p *Room) Has(digest string) bool {
 	_, err := os.Stat(p.file(digest))
 	return err == nil
 }
 
 // tidy removes what is too much, and returns the bytes of the packages that no function
 // uses.
-func (p *packages) tidy() (idleBytes int64) {
+func (p *Room) tidy() (idleBytes int64) {
 	p.tidying.Lock()
 	defer p.tidying.Unlock()
 	used := map[string]bool{}
-	s := p.core.Snapshot()
+	s := p.Snapshot()
 	for _, o := range s.List(gateway.KindFunctions, "") {
 		used[o.(*pb.Function).GetSource()] = true
 	}
@@ -169,7 +188,7 @@ func (p *packages) tidy() (idleBytes int64) {
 	}
 	var idle []file
 	total := int64(0)
-	entries, _ := os.ReadDir(p.dir)
+	entries, _ := os.ReadDir(p.Dir)
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil {
@@ -184,12 +203,12 @@ func (p *packages) tidy() (idleBytes int64) {
 			idleBytes += info.Size()
 		}
 		if time.Since(info.ModTime()) > packageAge {
-			idle = append(idle, file{filepath.Join(p.dir, e.Name()), info})
+			idle = append(idle, file{filepath.Join(p.Dir, e.Name()), info})
 		}
 	}
 	slices.SortFunc(idle, func(a, b file) int { return a.info.ModTime().Compare(b.info.ModTime()) })
 	for _, f := range idle {
-		if total <= p.limit {
+		if total <= p.Limit {
 			break
 		}
 		if os.Remove(f.path) == nil {
@@ -202,42 +221,12 @@ func (p *packages) tidy() (idleBytes int64) {
 	return idleBytes
 }
 
-// FetchPackage implements pb.RunnerServiceServer.
-func (r *runners) FetchPackage(req *pb.FetchPackageRequest, stream grpc.ServerStreamingServer[pb.FetchPackageResponse]) error {
-	if id, err := pki.PeerSPIFFE(stream.Context()); err != nil || !strings.HasPrefix(id, runnerIdentity) {
-		return status.Error(codes.PermissionDenied, "only runners may have packages")
-	}
-	if err := archive.CheckDigest(req.GetDigest()); err != nil {
-		return status.Errorf(codes.InvalidArgument, "digest: %v", err)
-	}
-	f, err := os.Open(r.core.packages.file(req.GetDigest()))
-	if err != nil {
-		return status.Errorf(codes.NotFound, "package %s is not here: upload it again (penstock fn deploy); with several replicas of the control plane, let them share --packages-dir", req.GetDigest())
-	}
-	defer f.Close()
-	buf := make([]byte, packageChunk)
-	for {
-		n, err := f.Read(buf)
-		if n > 0 {
-			if err := stream.Send(&pb.FetchPackageResponse{Chunk: buf[:n]}); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return status.Errorf(codes.Internal, "package %s: %v", req.GetDigest(), err)
-		}
-	}
-}
-
-// missing are the problems of functions whose uploaded code is not here.
-func (p *packages) missing(objects []gateway.Object) []gateway.Problem {
+// Missing are the problems of functions whose uploaded code is not here.
+func (p *Room) Missing(objects []gateway.Object) []gateway.Problem {
 	var out []gateway.Problem
 	for _, o := range objects {
 		f, ok := o.(*pb.Function)
-		if !ok || !strings.HasPrefix(f.GetSource(), archive.DigestPrefix) || p.known(f.GetSource()) {
+		if !ok || !strings.HasPrefix(f.GetSource(), archive.DigestPrefix) || p.Has(f.GetSource()) {
 			continue
 		}
 		out = append(out, gateway.Problem{
@@ -246,4 +235,60 @@ func (p *packages) missing(objects []gateway.Object) []gateway.Problem {
 		})
 	}
 	return out
+}
+
+// Take moves packages by digest, without the name of the algorithm, from a folder to where
+// the others are. Those that are not in it were here already.
+func (p *Room) Take(from string, digests []string) error {
+	if from == "" {
+		return nil
+	}
+	for _, d := range digests {
+		file := filepath.Join(from, d+".zip")
+		f, err := os.Open(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was here already
+		}
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err == nil {
+			err = archive.Check(f, info.Size(), archive.Default)
+		}
+		if err = errors.Join(err, f.Close()); err == nil {
+			err = os.Rename(file, p.file(archive.DigestPrefix+d))
+		}
+		if err != nil {
+			return fmt.Errorf("package %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// Send sends the package of a digest in parts. Errors are gRPC statuses.
+func (p *Room) Send(digest string, send func(*pb.FetchPackageResponse) error) error {
+	if err := archive.CheckDigest(digest); err != nil {
+		return status.Errorf(codes.InvalidArgument, "digest: %v", err)
+	}
+	f, err := os.Open(p.file(digest))
+	if err != nil {
+		return status.Errorf(codes.NotFound, "package %s is not here: upload it again (penstock fn deploy); with several replicas of the control plane, let them share --packages-dir", digest)
+	}
+	defer f.Close()
+	buf := make([]byte, packageChunk)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if err := send(&pb.FetchPackageResponse{Chunk: buf[:n]}); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return status.Errorf(codes.Internal, "package %s: %v", digest, err)
+		}
+	}
 }

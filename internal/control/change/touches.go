@@ -1,4 +1,4 @@
-package control
+package change
 
 import (
 	"context"
@@ -46,15 +46,15 @@ func versionSpec(head *gateway.Snapshot, named map[string]gateway.Object, functi
 	return v.GetSpec()
 }
 
-// tellChanges says what a write that is stored changed, for the audit log.
-func tellChanges(ctx context.Context, before *gateway.Snapshot, p *plan) {
+// Note notes for the audit log what a write that is stored changed.
+func (p *Plan) Note(ctx context.Context, before *gateway.Snapshot) {
 	etag := func(o gateway.Object) string {
 		if o == nil {
 			return ""
 		}
 		return o.GetMetadata().GetEtag()
 	}
-	for _, ch := range p.changes {
-		service.NoteChange(ctx, ch.Name, etag(before.Get(ch.Name)), etag(p.next.Get(ch.Name)))
+	for _, ch := range p.Changes {
+		service.NoteChange(ctx, ch.Name, etag(before.Get(ch.Name)), etag(p.Next.Get(ch.Name)))
 	}
 }
