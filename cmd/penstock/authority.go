@@ -9,7 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/penstock-gateway/penstock/internal/backup"
-	"github.com/penstock-gateway/penstock/internal/control"
+	"github.com/penstock-gateway/penstock/internal/control/fleet"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/store"
 )
@@ -77,5 +77,5 @@ func replaceAuthority(ctx context.Context, st store.Store, pinned, mine string, 
 	}
 	log.Warn("audit: the certificate authority was replaced; proxies and runners with certificates of the earlier one must join again", "earlier", pinned, "now", mine)
 	// Streams with certificates of the earlier one do not come back.
-	return control.ForgetReplicas(ctx, st)
+	return fleet.Forget(ctx, st)
 }

@@ -72,6 +72,8 @@ var rules = []rule{
 		why: "a room of the control plane names what it needs in its Params, and knows neither the other rooms nor the whole"},
 	{tree: "internal/control/change", never: append([]string{"github.com/envoyproxy/", "net", "os", "sync"}, kubernetes...),
 		why: "what a write does follows from the head and the write: nothing is stored, compiled or waited for"},
+	{tree: "internal/control/fleet", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
+		why: "the fleet knows proxies and resources by name, and neither the configuration nor the runners"},
 	{tree: "internal/control/packages", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "a room of the control plane names what it needs in its Params, and knows neither the other rooms nor the whole"},
 	{tree: "internal/control/service", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),

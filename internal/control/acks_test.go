@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/fleet"
 )
 
 // acknowledged reads what a runner is told until a sequence is acknowledged.
@@ -43,27 +44,27 @@ func TestAcknowledged(t *testing.T) {
 	reportAs(t, s, 1, 7001)
 	acknowledged(t, s, 1)
 
-	other := replicaState{Heard: map[string]uint64{"a": 1}}
-	tell(t, p.core.store, "other", other)
-	until(t, "the other replica to be known", func() bool { return !p.core.fleet.alone() })
+	tell := func(stamp uint64) {
+		t.Helper()
+		other := fleet.ReplicaState{Heard: map[string]uint64{"a": stamp}}
+		if err := other.Put(t.Context(), p.core.store, "other", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(1)
+	until(t, "the other replica to be known", func() bool { return !p.core.fleet.Alone() })
 	reportAs(t, s, 2)
 	var value []byte
 	until(t, "the state to be in the store", func() bool {
-		p.core.acks.mu.Lock()
-		defer p.core.acks.mu.Unlock()
-		saved := p.core.acks.runners["a"].saved
-		if n := len(saved); n == 0 || saved[n-1].number != 2 {
-			return false
-		}
 		states, err := p.core.store.State(t.Context(), runnersPrefix)
 		value = states[runnersPrefix+"a"]
-		return err == nil && value != nil
+		st, bad := decodeState(value)
+		return err == nil && bad == nil && st.GetSequence() == 2
 	})
-	if got := p.core.acks.acknowledged("a"); got != 1 {
+	if got := p.core.fleet.Acks.Acknowledged("a"); got != 1 {
 		t.Errorf("%d is acknowledged while the other replica has not heard of 2", got)
 	}
-	other.Heard["a"] = stamp(value)
-	tell(t, p.core.store, "other", other)
+	tell(fleet.Stamp(value))
 	acknowledged(t, s, 2)
 }
 
@@ -81,7 +82,7 @@ func TestReturning(t *testing.T) {
 		return err == nil && states[runnersPrefix+"a"] != nil
 	})
 	again := serve(t, p.core.store, dir)
-	if wait := time.Until(again.core.acks.from); wait <= 0 || wait > returning {
+	if wait := time.Until(again.core.fleet.Acks.From()); wait <= 0 || wait > returning {
 		t.Errorf("acknowledgements count in %s, want up to %s", wait, returning)
 	}
 }

@@ -73,11 +73,11 @@ func TestNothingRunsAfterClose(t *testing.T) {
 	until(t, "the goroutines of this package to end", func() bool { return len(goroutines()) == 0 })
 }
 
-// goroutines are the stacks that this package is in, but for those of tests.
+// goroutines are the stacks that the control plane is in, but for those of tests.
 func goroutines() (out []string) {
 	b := make([]byte, 1<<22)
 	for stack := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
-		if strings.Contains(stack, "internal/control.") && !strings.Contains(stack, "internal/control.Test") {
+		if strings.Contains(stack, "internal/control") && !strings.Contains(stack, "internal/control.Test") {
 			out = append(out, stack)
 		}
 	}

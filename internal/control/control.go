@@ -4,18 +4,18 @@
 // The way of a change: Write validates and builds the next gateway.Snapshot,
 // compiles it, commits it to the store as one revision (compare-and-swap on the
 // head), publishes the compiled generation and waits for the proxies, those of
-// other replicas included (fleet.go). Revisions of other replicas come in through
+// other replicas included. Revisions of other replicas come in through
 // the store's watch (follow). Instances of functions come from runners
 // (runners.go) and only make new generations.
 //
 // Rooms of its own have what a write does to the configuration (change), who is let in
-// (admission), uploaded code (packages) and the following of what replicas share (kv);
-// each names what it needs in its Params.
+// (admission), the proxies of all replicas (fleet), uploaded code (packages) and the
+// following of what replicas share (kv); each names what it needs in its Params.
 //
 // Locks are taken in this order, from left to right, and none of them but writing is held
 // while the store or a proxy is waited for:
 //
-//	writing > compiling > salvage, gate > quarantine, runners > acks > fleet > delivery
+//	writing > compiling > salvage, gate > quarantine, runners > fleet > delivery
 package control
 
 import (
@@ -38,6 +38,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/admission"
 	"github.com/penstock-gateway/penstock/internal/control/change"
+	"github.com/penstock-gateway/penstock/internal/control/fleet"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/control/packages"
 	"github.com/penstock-gateway/penstock/internal/control/service"
@@ -77,6 +78,11 @@ type Options struct {
 	Shadow *ShadowOptions
 }
 
+// returning is how long after a start proxies may take to come back. What they may still
+// use until then is kept: extension configurations of before, and instances, whose ends
+// wait for acknowledgements that do not count before.
+const returning = 10 * time.Second
+
 // Core is one replica of the control plane.
 type Core struct {
 	store     store.Store
@@ -86,10 +92,9 @@ type Core struct {
 	delivery  *delivery.Server
 	runners   *runners
 	served    *servedBook
-	fleet     *fleet
+	fleet     *fleet.Room
 	packages  *packages.Room
 	planner   *change.Planner
-	acks      *acks
 	admission *admission.Room
 	salvage   *salvager
 	bad       *quarantine
@@ -168,10 +173,12 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	})
 	c.served = newServedBook(c)
 	c.runners = newRunners(c, o.RunnerGrace)
-	c.fleet = newFleet(c)
+	c.fleet = fleet.New(fleet.Params{
+		State: c.store, Delivery: c.delivery, Log: c.log, Now: c.now,
+		Revision: func() int64 { return c.Snapshot().Revision() }, Joined: c.runners.check.Set,
+	})
 	c.packages = packages.New(packages.Params{Dir: o.PackagesDir, Snapshot: c.Snapshot})
 	c.planner = change.New(change.Params{Now: c.now, Missing: c.packages.Missing})
-	c.acks = newAcks(c)
 	c.salvage = newSalvager(c)
 	c.admission = admission.New(admission.Params{
 		State: c.store, Log: c.log, CA: o.CA, CertLife: o.ProxyCertLife,
@@ -203,12 +210,12 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	}
 	c.runners.plan(c.Snapshot())
 	if len(c.runners.known) > 0 {
-		c.acks.from = c.now().Add(returning)
+		c.fleet.Acks.CountFrom(c.now().Add(returning))
 	}
 	if err := c.admission.Load(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.fleet.load(ctx); err != nil {
+	if err := c.fleet.Load(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.bad.load(ctx); err != nil {
@@ -225,10 +232,8 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.runners.follow(run) })
 	c.done.Go(func() { c.served.follow(run) })
 	c.done.Go(func() { c.served.run(run) })
-	c.done.Go(func() { c.acks.run(run) })
 	c.done.Go(func() { c.admission.Follow(run) })
-	c.done.Go(func() { c.fleet.run(run) })
-	c.done.Go(func() { c.fleet.follow(run) })
+	c.done.Go(func() { c.fleet.Run(run) })
 	c.done.Go(func() { c.settle(run) })
 	c.done.Go(func() { c.keepShared(run) })
 	c.done.Go(func() { c.salvage.run(run) })
@@ -256,7 +261,7 @@ func (c *Core) Close() {
 	c.gate.close()
 	c.done.Wait()
 	c.served.leave()
-	c.fleet.leave()
+	c.fleet.Leave()
 	c.delivery.Close()
 }
 
@@ -452,9 +457,9 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 			cancel(err)
 		}
 	}
-	_, err := c.waitFleet(ctx, revision, func(r ledger.Report) {
+	_, err := c.fleet.Wait(ctx, revision, func(r ledger.Report) {
 		if !r.Complete { // the rest is said below, with the functions
-			tell(c.report(r))
+			tell(fleet.Report(r))
 		}
 	})
 	if err != nil {
@@ -462,7 +467,7 @@ func (c *Core) WaitServing(ctx context.Context, revision int64, send func(*pb.Se
 	}
 	whole := func(functions []*pb.ProxyProblem) {
 		rep := c.reportNow(revision)
-		rep.Problems = slices.Concat(rep.Problems, unattached(c.Snapshot(), nil), unproxied(c.Snapshot(), c.proxies()), functions)
+		rep.Problems = slices.Concat(rep.Problems, unattached(c.Snapshot(), nil), unproxied(c.Snapshot(), c.fleet.Proxies()), functions)
 		tell(rep)
 	}
 	// The proxies serve it; whether functions do is seen now.
@@ -505,28 +510,9 @@ func waitTimeout(o *pb.WriteOptions) time.Duration {
 
 // wait returns who serves a revision once everybody does, or when ctx ends.
 func (c *Core) wait(ctx context.Context, revision int64) *pb.ServingReport {
-	rep, err := c.waitFleet(ctx, revision, func(ledger.Report) {})
+	rep, err := c.fleet.Wait(ctx, revision, func(ledger.Report) {})
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		c.log.Warn("waiting for the proxies failed", "revision", revision, "error", err)
 	}
-	return c.report(rep)
-}
-
-func (c *Core) report(r ledger.Report) *pb.ServingReport {
-	out := &pb.ServingReport{Revision: r.Revision, Serving: int32(r.Serving), Total: int32(r.Total), Complete: r.Complete}
-	for _, p := range r.Problems {
-		out.Problems = append(out.Problems, proxyProblem(p))
-	}
-	return out
-}
-
-func proxyProblem(p ledger.Problem) *pb.ProxyProblem {
-	out := &pb.ProxyProblem{Proxy: p.Proxy, State: string(p.State), Detail: p.Detail}
-	if p.Ref.Type != "" {
-		out.Type, out.Resource = p.Ref.Type.Short(), p.Ref.Name
-	}
-	if len(p.Owners) > 0 {
-		out.Object = p.Owners[0]
-	}
-	return out
+	return fleet.Report(rep)
 }

@@ -10,8 +10,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/fleet"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/delivery"
+	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
 // failingStore fails the first read that would return a key of the run-time state.
@@ -66,9 +68,12 @@ func TestFollowTriesAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, func(c *Core) bool { return len(c.admission.Revocations()) == 1 }},
-		{replicasPrefix + "other", func(t *testing.T, st store.Store) {
-			tell(t, st, "other", replicaState{Revision: 1, Proxies: []delivery.Standing{standing("p", 1, time.Now(), true)}})
-		}, func(c *Core) bool { return len(c.fleet.remotes()) == 1 }},
+		{fleet.Prefix + "other", func(t *testing.T, st store.Store) {
+			other := fleet.ReplicaState{Revision: 1, Proxies: []delivery.Standing{{ProxyStatus: ledger.ProxyStatus{Name: "p", Identity: "spiffe://p"}}}}
+			if err := other.Put(t.Context(), st, "other", time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}, func(c *Core) bool { return len(c.fleet.Proxies()) == 1 }},
 		{runnersPrefix + "r1", func(t *testing.T, st store.Store) {
 			value, err := proto.Marshal(&pb.RunnerState{Sequence: 7})
 			if err == nil {

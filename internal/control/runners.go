@@ -107,7 +107,7 @@ func (r *runners) load(ctx context.Context, publish func()) error {
 		publish()
 	}
 	for name, functions := range fresh {
-		r.core.acks.followed(name, states[runnersPrefix+name], r.resources(functions))
+		r.core.fleet.Acks.Followed(name, states[runnersPrefix+name], r.resources(functions))
 	}
 	return err
 }
@@ -120,7 +120,7 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 	for name, k := range r.known {
 		if _, there := states[runnersPrefix+name]; !there && k.stream == nil {
 			delete(r.known, name)
-			r.core.acks.end(name)
+			r.core.fleet.Acks.End(name)
 			r.version.Add(1)
 			changed = true
 		}
@@ -185,7 +185,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 	}
 	defer r.leave(name, me)
 	r.core.log.Info("runner connected", "runner", name)
-	acknowledged := r.core.acks.begin(name)
+	acknowledged := r.core.fleet.Acks.Begin(name)
 	fresh, stopSaving := r.keepSaving(ctx, name)
 	defer stopSaving()
 
@@ -196,7 +196,7 @@ func (r *runners) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 		changed := r.changed.Next()
 		listened := r.logs.changed.Next()
 		message := r.wanted(&sent)
-		message.AcknowledgedSequence = r.core.acks.acknowledged(name)
+		message.AcknowledgedSequence = r.core.fleet.Acks.Acknowledged(name)
 		message.Logs = &pb.LogSubscription{Functions: r.logs.wanted()}
 		if err := stream.Send(message); err != nil {
 			return err
@@ -257,7 +257,7 @@ func (r *runners) leave(name string, me *struct{}) {
 	r.mu.Lock()
 	if k := r.known[name]; k != nil && k.stream == me {
 		k.stream, k.away, k.elsewhere = nil, r.core.now(), false
-		r.core.acks.end(name)
+		r.core.fleet.Acks.End(name)
 	}
 	r.mu.Unlock()
 	r.core.log.Info("runner disconnected", "runner", name)
@@ -281,7 +281,7 @@ func (r *runners) report(name string, me *struct{}, st *pb.RunnerState) {
 		r.core.publish(r.core.Snapshot())
 	}
 	r.core.served.note(st.GetInstances())
-	r.core.acks.published(name, st.GetSequence(), r.resources(changed))
+	r.core.fleet.Acks.Published(name, st.GetSequence(), r.resources(changed))
 }
 
 // lastSave bounds the last save of a runner whose stream has ended.
@@ -334,7 +334,7 @@ func (r *runners) save(ctx context.Context, name string) {
 		k.saved = b // ours, not a sign of life from elsewhere
 		r.mu.Unlock()
 		if err = r.core.store.PutState(ctx, runnersPrefix+name, b); err == nil {
-			r.core.acks.stored(name, b, st.GetSequence())
+			r.core.fleet.Acks.Stored(name, b, st.GetSequence())
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -392,7 +392,7 @@ func (r *runners) expire(ctx context.Context) {
 			} else {
 				gone = append(gone, name)
 				delete(r.known, name)
-				r.core.acks.end(name)
+				r.core.fleet.Acks.End(name)
 				r.version.Add(1)
 			}
 		}

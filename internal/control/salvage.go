@@ -98,8 +98,8 @@ func (s *salvager) problems() (out []gateway.Problem) {
 	return out
 }
 
-// salvagePause bounds how often the proxies are looked at; it grows with their number.
-const salvagePause = 10 * time.Millisecond
+// salvagePause bounds how often the proxies are looked at; salvageCost adds to it by proxy.
+const salvagePause, salvageCost = 10 * time.Millisecond, 20 * time.Microsecond
 
 // run looks at the proxies whenever something changes.
 func (s *salvager) run(ctx context.Context) {
@@ -126,7 +126,7 @@ func (s *salvager) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(salvagePause + time.Duration(proxies)*tellCost):
+		case <-time.After(salvagePause + time.Duration(proxies)*salvageCost):
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/change"
+	"github.com/penstock-gateway/penstock/internal/control/fleet"
 	"github.com/penstock-gateway/penstock/store"
 	"github.com/penstock-gateway/penstock/xds/compile"
 	"github.com/penstock-gateway/penstock/xds/ledger"
@@ -22,7 +23,7 @@ import (
 // Annotator implements api.Core.
 func (c *Core) Annotator() func(gateway.Object) gateway.Object {
 	// Looked at once for all objects of a list.
-	proxies, problems := c.proxies(), map[string][]gateway.Problem{}
+	proxies, problems := c.fleet.Proxies(), map[string][]gateway.Problem{}
 	for _, p := range c.problems() {
 		problems[p.Object] = append(problems[p.Object], p)
 	}
@@ -109,28 +110,7 @@ func (c *Core) problems() []gateway.Problem {
 }
 
 // Proxies implements api.Core.
-func (c *Core) Proxies() []*pb.Proxy {
-	var out []*pb.Proxy
-	for _, p := range c.proxies() {
-		q := &pb.Proxy{
-			Name: p.Name, Identity: p.Identity, Version: p.Version, Node: p.Node,
-			Revision: p.Revision, State: string(p.State), Resources: map[string]int32{}, ResourcesSent: p.Sent,
-			ConnectTime: timestamppb.New(p.Connected),
-		}
-		if !p.LastAck.IsZero() {
-			q.LastAckTime = timestamppb.New(p.LastAck)
-		}
-		for t, n := range p.Resources {
-			q.Resources[t.Short()] = int32(n)
-		}
-		for _, problem := range p.Problems {
-			q.Problems = append(q.Problems, proxyProblem(problem))
-		}
-		out = append(out, q)
-	}
-	slices.SortFunc(out, func(a, b *pb.Proxy) int { return strings.Compare(a.GetName(), b.GetName()) })
-	return out
-}
+func (c *Core) Proxies() []*pb.Proxy { return c.fleet.List() }
 
 // Status implements api.Core.
 func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
@@ -140,7 +120,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 		Instances: c.Instances(""), Runners: c.runners.connected(), LostRunners: c.runners.lostRunners(),
 		Serving: c.reportNow(s.Revision()),
 	}
-	out.Serving.Problems = append(out.Serving.Problems, unproxied(s, c.proxies())...)
+	out.Serving.Problems = append(out.Serving.Problems, unproxied(s, c.fleet.Proxies())...)
 	out.RunnerCount = int32(len(out.Runners))
 	for _, k := range collections {
 		if n := len(s.Listed(k, "")); n > 0 {
@@ -171,8 +151,8 @@ func refusing(since time.Time, err error) *pb.ObjectProblem {
 func (c *Core) reportNow(revision int64) *pb.ServingReport {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
-	rep, _ := c.waitFleet(now, revision, nil)
-	return c.report(rep)
+	rep, _ := c.fleet.Wait(now, revision, nil)
+	return fleet.Report(rep)
 }
 
 func revision(r store.Revision) *pb.Revision {

@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/control/change"
 	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds"
 )
 
 // manyChanges is a write after which memory is given back to the system.
@@ -53,6 +54,23 @@ func (c *Core) waitServed(ctx context.Context, out *api.Outcome, w *api.Write) *
 	}
 	rep.Problems = slices.Concat(rep.Problems, unattached(out.Snapshot, named), problems)
 	return rep
+}
+
+// waitEndpoints waits until the proxies have the endpoints of some functions as they
+// are now: that a proxy serves a revision says nothing of instances that have become
+// ready since.
+func (c *Core) waitEndpoints(ctx context.Context, functions []*pb.Function) {
+	var refs []xds.Ref
+	for _, f := range functions {
+		for _, d := range c.Snapshot().Deployments(f) {
+			refs = append(refs, xds.Ref{Type: xds.Endpoint, Name: d.GetName()})
+		}
+	}
+	if len(refs) == 0 {
+		return
+	}
+	c.publish(c.Snapshot()) // what is known may be on its way
+	c.fleet.WaitCurrent(ctx, refs)
 }
 
 // writeInTurn is writeLocked after the writes before.

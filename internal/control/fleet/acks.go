@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
 )
@@ -19,27 +18,24 @@ const (
 	// gone does not. An instance that ends then still waits for its connections to be
 	// closed, at most for the function's timeout.
 	drainPatience = 10 * time.Second
-	// returning is how long after a start nothing is taken for acknowledged when
-	// there had been instances before: proxies that have not come back yet use them.
-	returning = 10 * time.Second
 	// ackPause bounds how often it is looked who has acknowledged what.
 	ackPause = 2 * time.Millisecond
 )
 
-// acks follows how far the proxies of all replicas are with what came of the states
+// Acks follows how far the proxies of all replicas are with what came of the states
 // of runners, so that a runner knows when nobody uses an instance any more. It only
 // looks: nothing waits for it but the end of instances.
 //
 // Each replica looks at its own proxies. Of a runner that is connected to another
-// one it knows the states by their values in the store, and tells (fleet.go) the
+// one it knows the states by their values in the store, and says in its ReplicaState the
 // newest that its proxies have.
-type acks struct {
-	core *Core
+type Acks struct {
+	room *Room
 	wake signal.Wake
-	// from is when acknowledgements begin to count.
-	from time.Time
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// from is when acknowledgements begin to count.
+	from    time.Time
 	runners map[string]*progress
 	heard   map[string]uint64
 }
@@ -65,12 +61,27 @@ type progress struct {
 // saved is a state in the store: its stamp there, and its number.
 type saved struct{ stamp, number uint64 }
 
-func newAcks(c *Core) *acks {
-	return &acks{core: c, wake: signal.NewWake(), runners: map[string]*progress{}, heard: map[string]uint64{}}
+func newAcks(f *Room) *Acks {
+	return &Acks{room: f, wake: signal.NewWake(), runners: map[string]*progress{}, heard: map[string]uint64{}}
 }
 
-// begin starts to count the states of a runner that connected here.
-func (a *acks) begin(runner string) <-chan struct{} {
+// CountFrom has no acknowledgement count before a time.
+func (a *Acks) CountFrom(from time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.from = from
+}
+
+// From is when acknowledgements begin to count.
+func (a *Acks) From() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.from
+}
+
+// Begin starts to count the states of a runner that connected here. The channel has a
+// signal when the runner is to be told something; see Acknowledged.
+func (a *Acks) Begin(runner string) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := &progress{late: map[string]uint64{}, tell: signal.NewWake()}
@@ -83,16 +94,16 @@ func (a *acks) begin(runner string) <-chan struct{} {
 	return p.tell
 }
 
-// end stops it.
-func (a *acks) end(runner string) {
+// End stops it.
+func (a *Acks) End(runner string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.runners, runner)
 }
 
-// published notes that a state of a runner that is connected here has been made
+// Published notes that a state of a runner that is connected here has been made
 // endpoints, and of which functions it changed them.
-func (a *acks) published(runner string, sequence uint64, changed []string) {
+func (a *Acks) Published(runner string, sequence uint64, changed []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.runners[runner]; p != nil && p.tell != nil {
@@ -101,9 +112,9 @@ func (a *acks) published(runner string, sequence uint64, changed []string) {
 	a.wake.Set()
 }
 
-// followed notes the same of a runner that is connected to another replica, by the
+// Followed notes the same of a runner that is connected to another replica, by the
 // value in the store.
-func (a *acks) followed(runner string, value []byte, changed []string) {
+func (a *Acks) Followed(runner string, value []byte, changed []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.runners[runner]
@@ -115,22 +126,23 @@ func (a *acks) followed(runner string, value []byte, changed []string) {
 		return
 	}
 	p.publish(p.published+1, changed)
-	p.saved = append(p.saved, saved{stamp(value), p.published})
+	p.saved = append(p.saved, saved{Stamp(value), p.published})
 	a.wake.Set()
 }
 
-// stored notes that a state of a runner that is connected here is in the store.
-func (a *acks) stored(runner string, value []byte, sequence uint64) {
+// Stored notes that a state of a runner that is connected here is in the store.
+func (a *Acks) Stored(runner string, value []byte, sequence uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.runners[runner]; p != nil && p.tell != nil {
-		p.saved = append(p.saved, saved{stamp(value), sequence})
+		p.saved = append(p.saved, saved{Stamp(value), sequence})
 		p.saved = p.saved[max(0, len(p.saved)-64):] // of which another replica is at most some behind
 		a.wake.Set()
 	}
 }
 
-func stamp(value []byte) uint64 { return binary.BigEndian.Uint64(value) }
+// Stamp tells the values apart that the store had of a runner, as in ReplicaState.Heard.
+func Stamp(value []byte) uint64 { return binary.BigEndian.Uint64(value) }
 
 func (p *progress) publish(number uint64, changed []string) {
 	p.published = number
@@ -141,8 +153,8 @@ func (p *progress) publish(number uint64, changed []string) {
 	}
 }
 
-// acknowledged is what the runner is to be told.
-func (a *acks) acknowledged(runner string) uint64 {
+// Acknowledged is the sequence of the newest state whose endpoints every proxy has.
+func (a *Acks) Acknowledged(runner string) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.runners[runner]; p != nil {
@@ -152,31 +164,31 @@ func (a *acks) acknowledged(runner string) uint64 {
 }
 
 // heardOf are, by runner, the stamps of the newest states that all proxies here have.
-func (a *acks) heardOf() map[string]uint64 {
+func (a *Acks) heardOf() map[string]uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.heard)
 }
 
 // run follows the proxies, while there is something that they do not have.
-func (a *acks) run(ctx context.Context) {
+func (a *Acks) run(ctx context.Context) {
 	var signals <-chan struct{}
 	stop := func() {}
 	defer func() { stop() }()
 	for {
-		others := a.core.fleet.changed.Next()
+		others := a.room.changed.Next()
 		late, again := a.step()
 		if late != (signals != nil) {
 			stop()
 			signals, stop = nil, func() {}
 			if late {
-				signals, stop = a.core.delivery.Follow()
+				signals, stop = a.room.Delivery.Follow()
 				continue // what happened before it followed
 			}
 		}
 		var due <-chan time.Time
 		if !again.IsZero() {
-			due = time.After(again.Sub(a.core.now()))
+			due = time.After(again.Sub(a.room.Now()))
 		}
 		select {
 		case <-ctx.Done():
@@ -196,10 +208,10 @@ func (a *acks) run(ctx context.Context) {
 
 // step looks once. late tells that some proxy here lacks something; again is when to
 // look even if nothing happens.
-func (a *acks) step() (late bool, again time.Time) {
+func (a *Acks) step() (late bool, again time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := a.core.now(); now.Before(a.from) {
+	if now := a.room.Now(); now.Before(a.from) {
 		return false, a.from
 	}
 	functions := map[string]bool{}
@@ -213,7 +225,7 @@ func (a *acks) step() (late bool, again time.Time) {
 	for i, f := range names {
 		refs[i] = xds.Ref{Type: xds.Endpoint, Name: f}
 	}
-	current, again := a.core.delivery.Current(refs, drainPatience)
+	current, again := a.room.Delivery.Current(refs, drainPatience)
 	for i, f := range names {
 		functions[f] = !current[i]
 		late = late || !current[i]
@@ -239,7 +251,7 @@ func (a *acks) step() (late bool, again time.Time) {
 	}
 	if !maps.Equal(heard, a.heard) {
 		a.heard = heard
-		a.core.fleet.wake.Set()
+		a.room.wake.Set()
 	}
 	return late, again
 }
@@ -253,15 +265,12 @@ func (p *progress) forget(number uint64) {
 
 // elsewhere is the newest state of a runner that the proxies of all other replicas
 // have.
-func (a *acks) elsewhere(runner string, p *progress) uint64 {
-	f := a.core.fleet
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (a *Acks) elsewhere(runner string, p *progress) uint64 {
 	all := p.published
-	for _, r := range f.others {
+	for _, heard := range a.room.heard(runner) {
 		number := uint64(0)
 		for _, s := range p.saved {
-			if s.stamp == r.Heard[runner] {
+			if s.stamp == heard {
 				number = s.number
 			}
 		}
@@ -270,35 +279,25 @@ func (a *acks) elsewhere(runner string, p *progress) uint64 {
 	return all
 }
 
-// waitEndpoints waits until the proxies have the endpoints of some functions as they
-// are now: that a proxy serves a revision says nothing of instances that have become
-// ready since.
-func (c *Core) waitEndpoints(ctx context.Context, functions []*pb.Function) {
-	var refs []xds.Ref
-	for _, f := range functions {
-		for _, d := range c.Snapshot().Deployments(f) {
-			refs = append(refs, xds.Ref{Type: xds.Endpoint, Name: d.GetName()})
-		}
-	}
-	if len(refs) == 0 {
-		return
-	}
-	c.publish(c.Snapshot()) // what is known may be on its way
-	told := c.acks.reached()
-	signals, stop := c.delivery.Follow()
+// WaitCurrent waits until the proxies of all replicas have some endpoints as they are now:
+// that a proxy serves a revision says nothing of instances that have become ready since.
+func (f *Room) WaitCurrent(ctx context.Context, refs []xds.Ref) {
+	told := f.Acks.reached()
+	signals, stop := f.Delivery.Follow()
 	defer stop()
 	for {
-		current, again := c.delivery.Current(refs, 0)
-		if !slices.Contains(current, false) && (c.fleet.alone() || c.acks.passed(told)) {
+		current, again := f.Delivery.Current(refs, 0)
+		alone := f.Alone()
+		if !slices.Contains(current, false) && (alone || f.Acks.passed(told)) {
 			return
 		}
-		next := c.now().Add(ackPause)
-		if again.After(next) && c.fleet.alone() {
+		next := f.Now().Add(ackPause)
+		if again.After(next) && alone {
 			next = again
 		}
 		var due <-chan time.Time
-		if !again.IsZero() || !c.fleet.alone() {
-			due = time.After(next.Sub(c.now()))
+		if !again.IsZero() || !alone {
+			due = time.After(next.Sub(f.Now()))
 		}
 		select {
 		case <-ctx.Done():
@@ -310,7 +309,7 @@ func (c *Core) waitEndpoints(ctx context.Context, functions []*pb.Function) {
 }
 
 // reached are the newest states of the runners that are connected here.
-func (a *acks) reached() map[string]uint64 {
+func (a *Acks) reached() map[string]uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := map[string]uint64{}
@@ -323,7 +322,7 @@ func (a *acks) reached() map[string]uint64 {
 }
 
 // passed reports whether states have been acknowledged by the proxies of all replicas.
-func (a *acks) passed(reached map[string]uint64) bool {
+func (a *Acks) passed(reached map[string]uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, n := range reached {
