@@ -9,8 +9,9 @@
 // (runners.go) and only make new generations.
 //
 // Rooms of its own have what a write does to the configuration (change), who is let in
-// (admission), the proxies of all replicas (fleet), uploaded code (packages) and the
-// following of what replicas share (kv); each names what it needs in its Params.
+// (admission), the proxies of all replicas (fleet), what these refuse (quarantine, and for
+// single routes salvage), uploaded code (packages) and the following of what replicas
+// share (kv); each names what it needs in its Params.
 //
 // Locks are taken in this order, from left to right, and none of them but writing is held
 // while the store or a proxy is waited for:
@@ -41,6 +42,8 @@ import (
 	"github.com/penstock-gateway/penstock/internal/control/fleet"
 	"github.com/penstock-gateway/penstock/internal/control/kv"
 	"github.com/penstock-gateway/penstock/internal/control/packages"
+	"github.com/penstock-gateway/penstock/internal/control/quarantine"
+	"github.com/penstock-gateway/penstock/internal/control/salvage"
 	"github.com/penstock-gateway/penstock/internal/control/service"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/signal"
@@ -96,8 +99,8 @@ type Core struct {
 	packages  *packages.Room
 	planner   *change.Planner
 	admission *admission.Room
-	salvage   *salvager
-	bad       *quarantine
+	salvage   *salvage.Room
+	refused   *quarantine.Room
 	gate      *gate // nil: no shadow
 	now       func() time.Time
 	// streamAge is Options.StreamAge.
@@ -162,11 +165,11 @@ func New(ctx context.Context, o Options) (*Core, error) {
 		Logger: o.Logger.With("part", "xds"), Authenticate: o.Authenticate, OnView: c.addView,
 		StreamAge: c.streamAge, WarmRoutes: compile.WarmRoutes,
 		OnRefused: func(r delivery.Refusal) {
-			if r.Resource.Type != xds.Route { // see salvage.go
-				c.bad.refused(r)
+			if r.Resource.Type != xds.Route { // these are for c.salvage
+				c.refused.Refused(r)
 			}
 		},
-		OnAccepted: func(view string, r xds.Ref) { c.bad.accepted(view, r) },
+		OnAccepted: func(view string, r xds.Ref) { c.refused.Accepted(view, r) },
 		OnForbidden: func(who delivery.Identity, r xds.Ref) {
 			o.Logger.Warn("audit: a proxy asked for what its view does not have", "proxy", who.SPIFFE, "view", who.View, "resource", r.String())
 		},
@@ -179,12 +182,18 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	})
 	c.packages = packages.New(packages.Params{Dir: o.PackagesDir, Snapshot: c.Snapshot})
 	c.planner = change.New(change.Params{Now: c.now, Missing: c.packages.Missing})
-	c.salvage = newSalvager(c)
+	c.salvage = salvage.New(salvage.Params{
+		Delivery: c.delivery, Log: c.log, Now: c.now,
+		Revision: func() int64 { return c.Snapshot().Revision() }, Still: c.still,
+	})
 	c.admission = admission.New(admission.Params{
 		State: c.store, Log: c.log, CA: o.CA, CertLife: o.ProxyCertLife,
 		Exists: func(name string) bool { return c.Snapshot().Get(name) != nil },
 	})
-	c.bad = newQuarantine(c)
+	c.refused = quarantine.New(quarantine.Params{
+		State: c.store, Delivery: c.delivery, Log: c.log, Now: c.now, Snapshot: c.Snapshot,
+		Publish: func() { c.publish(c.Snapshot()) },
+	})
 	c.gate = newGate(c, o.Shadow)
 
 	head, err := c.store.Head(ctx)
@@ -218,7 +227,7 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	if err := c.fleet.Load(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.bad.load(ctx); err != nil {
+	if err := c.refused.Load(ctx); err != nil {
 		return nil, err
 	}
 	// The default view is compiled even with no proxy connected, so that a write
@@ -236,9 +245,8 @@ func New(ctx context.Context, o Options) (*Core, error) {
 	c.done.Go(func() { c.fleet.Run(run) })
 	c.done.Go(func() { c.settle(run) })
 	c.done.Go(func() { c.keepShared(run) })
-	c.done.Go(func() { c.salvage.run(run) })
-	c.done.Go(func() { c.bad.run(run) })
-	c.done.Go(func() { c.bad.follow(run) })
+	c.done.Go(func() { c.salvage.Run(run) })
+	c.done.Go(func() { c.refused.Run(run) })
 	return c, nil
 }
 
@@ -313,6 +321,13 @@ func (c *Core) publish(s *gateway.Snapshot) {
 	c.publishLocked(s)
 }
 
+// still calls f while nothing else is published.
+func (c *Core) still(f func(publish func())) {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	f(func() { c.publishLocked(c.Snapshot()) })
+}
+
 func (c *Core) publishLocked(s *gateway.Snapshot) {
 	if c.frozen != nil {
 		s = c.frozen
@@ -336,7 +351,7 @@ func (c *Core) publishLocked(s *gateway.Snapshot) {
 // give hands a generation to the delivery. The caller holds compiling.
 func (c *Core) give(v *view, s *gateway.Snapshot, g *xds.Generation) {
 	c.deliver(v.name, g)
-	c.salvage.published(v, s, g)
+	c.salvage.Published(v.view, s, g)
 	v.published, v.snapshot = g, s
 }
 
@@ -346,6 +361,7 @@ type tried struct {
 	snapshot  *gateway.Snapshot
 	instances uint64
 	refusals  uint64
+	holds     uint64
 	previous  *xds.Generation
 	made      *xds.Generation
 	problems  []gateway.Problem
@@ -354,19 +370,19 @@ type tried struct {
 // compile makes the generation that a view goes to next from what is published.
 // The caller holds compiling.
 func (c *Core) compile(v *view, s *gateway.Snapshot) (*xds.Generation, []gateway.Problem) {
-	instances, refusals := c.runners.version.Load(), c.bad.version.Load()
-	if t := v.tried; t.made != nil && t.snapshot == s && t.instances == instances && t.refusals == refusals && t.previous == v.published {
+	instances, refusals, holds := c.runners.version.Load(), c.refused.Version(), c.salvage.Version()
+	if t := v.tried; t.made != nil && t.snapshot == s && t.instances == instances && t.refusals == refusals && t.holds == holds && t.previous == v.published {
 		return t.made, t.problems
 	}
 	in := c.input(s, v)
 	in.Previous = v.published
 	g, problems := v.compiler.Compile(in)
-	v.tried = tried{snapshot: s, instances: instances, refusals: refusals, previous: v.published, made: g, problems: problems}
+	v.tried = tried{snapshot: s, instances: instances, refusals: refusals, holds: holds, previous: v.published, made: g, problems: problems}
 	return g, problems
 }
 
 func (c *Core) input(s *gateway.Snapshot, v *view) compile.Input {
-	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints, Holds: c.salvage.holds(v.view), Refused: c.bad.held(v.name)}
+	return compile.Input{Snapshot: s, View: v.view, Instances: c.runners.endpoints, Holds: c.salvage.Holds(v.view), Refused: c.refused.Held(v.name)}
 }
 
 // install makes a snapshot the current one. The caller holds writing.

@@ -32,7 +32,7 @@ func (c *Core) debugPages(mux *http.ServeMux) {
 		fmt.Fprint(w, "</ul>")
 	})
 	mux.HandleFunc("GET /debug/dump", c.dump)
-	c.quarantinePages(mux)
+	c.refused.Pages(mux, c.gate.retry)
 	c.shadowPage(mux)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

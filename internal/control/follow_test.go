@@ -11,7 +11,9 @@ import (
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/control/fleet"
+	"github.com/penstock-gateway/penstock/internal/control/quarantine"
 	"github.com/penstock-gateway/penstock/store"
+	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/delivery"
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
@@ -42,23 +44,21 @@ func (s *failingStore) ReadState(ctx context.Context, prefix string) (store.Stat
 // TestFollowTriesAgain: what another replica says is known here although the one read
 // after it fails, and nothing changes any more.
 func TestFollowTriesAgain(t *testing.T) {
-	refused := refusedCluster(nil)
-	refused.View = "default/other" // that nobody has, so nothing ends it
+	refused := &quarantine.Entry{
+		View: "default/other", // that nobody has, so nothing ends it
+		Type: xds.Cluster, Name: "c", Refused: []quarantine.Refusal{{Version: "bad", Detail: "no", Proxy: "p"}},
+	}
 	revoked := "revoked/identity/spiffe://x"
 	for _, c := range []struct {
 		key   string
 		say   func(t *testing.T, st store.Store)
 		known func(c *Core) bool
 	}{
-		{refused.key(), func(t *testing.T, st store.Store) {
-			value, _, err := refused.encode(st)
-			if err == nil {
-				err = st.PutState(t.Context(), refused.key(), value)
-			}
-			if err != nil {
+		{refused.Key(), func(t *testing.T, st store.Store) {
+			if _, err := refused.Put(t.Context(), st); err != nil {
 				t.Fatal(err)
 			}
-		}, func(c *Core) bool { return len(c.bad.list()) == 1 }},
+		}, func(c *Core) bool { return len(c.refused.List()) == 1 }},
 		{revoked, func(t *testing.T, st store.Store) {
 			value, err := proto.Marshal(&pb.Revocation{Reason: "stolen"})
 			if err == nil {

@@ -15,6 +15,7 @@ import (
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 
 	"github.com/penstock-gateway/penstock/gateway"
+	"github.com/penstock-gateway/penstock/internal/control/quarantine"
 	"github.com/penstock-gateway/penstock/internal/shadow"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/xds"
@@ -80,7 +81,7 @@ func newGate(c *Core, o *ShadowOptions) *gate {
 func (c *Core) deliver(view string, g *xds.Generation) {
 	if v, err := compile.ParseView(view); c.gate == nil || err != nil || v.GRPC {
 		// Clients without a proxy are not Envoys, and nothing that Envoy says is about them.
-		c.delivery.Update(view, c.bad.published(view, g))
+		c.delivery.Update(view, c.refused.Published(view, g))
 		return
 	}
 	c.gate.offer(view, g)
@@ -101,7 +102,7 @@ func (g *gate) offer(name string, next *xds.Generation) {
 	v.next = next
 	if ahead := unheld(v.given, next); ahead != nil {
 		v.given = ahead
-		g.core.delivery.Update(name, g.core.bad.published(name, ahead))
+		g.core.delivery.Update(name, g.core.refused.Published(name, ahead))
 	}
 	v.wake.Set()
 }
@@ -158,13 +159,13 @@ func (g *gate) run(v *gated) {
 
 // pass tries the newest generation and gives it to the proxies. It returns false
 // when the shadow cannot run. skip is what is tried although it is in quarantine.
-func (g *gate) pass(v *gated, skip func(*refusedResource) bool) bool {
+func (g *gate) pass(v *gated, skip quarantine.Match) bool {
 	v.busy.Lock()
 	defer v.busy.Unlock()
 	g.mu.Lock()
 	next, before := v.next, v.passed
 	g.mu.Unlock()
-	verdicts, err := v.shadow.Try(g.ctx, next, g.core.bad.ledgerOf(v.name, skip))
+	verdicts, err := v.shadow.Try(g.ctx, next, g.core.refused.Ledger(v.name, skip))
 	if g.ctx.Err() != nil {
 		return true
 	}
@@ -182,12 +183,12 @@ func (g *gate) pass(v *gated, skip func(*refusedResource) bool) bool {
 	}
 	if err == nil {
 		for _, w := range verdicts {
-			g.core.bad.refused(refusalOf(v.name, w, next, before, v.shadow.State().Envoy))
+			g.core.refused.Refused(refusalOf(v.name, w, next, before, v.shadow.State().Envoy))
 		}
 		v.passed = next
 	}
 	v.given = next
-	g.core.delivery.Update(v.name, g.core.bad.published(v.name, next))
+	g.core.delivery.Update(v.name, g.core.refused.Published(v.name, next))
 	return err == nil
 }
 
@@ -213,7 +214,7 @@ func refusalOf(view string, w shadow.Verdict, next, before *xds.Generation, envo
 
 // retry tries again, before the proxies get it, what is in quarantine. It tells
 // what of it passed.
-func (g *gate) retry(match func(*refusedResource) bool) func(*refusedResource) bool {
+func (g *gate) retry(match quarantine.Match) quarantine.Match {
 	if g == nil {
 		return match
 	}
@@ -225,7 +226,7 @@ func (g *gate) retry(match func(*refusedResource) bool) func(*refusedResource) b
 	for _, v := range views {
 		held[v.name] = !g.pass(v, match) && g.opt.Closed
 	}
-	return func(e *refusedResource) bool {
+	return func(e *quarantine.Entry) bool {
 		return match(e) && !held[e.View] && e.Refused[len(e.Refused)-1].Time.Before(begin)
 	}
 }

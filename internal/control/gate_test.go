@@ -127,7 +127,7 @@ func checkShadowPage(t *testing.T, p *plane) {
 func handMade(t *testing.T, p *plane) *xds.Generation {
 	t.Helper()
 	p.core.compiling.Lock()
-	g := with(p.core.views["default/-"].published, nil)
+	g := p.core.views["default/-"].published
 	p.core.compiling.Unlock()
 	var more []*xds.Resource
 	for name, script := range map[string]string{"endless": "while true do end", "harmless": "function envoy_on_request(h) end"} {
@@ -249,4 +249,13 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 	}
+}
+
+// with is a generation and some more resources.
+func with(g *xds.Generation, more []*xds.Resource) *xds.Generation {
+	out := g.Clone()
+	for _, r := range more {
+		out.Set(r)
+	}
+	return out
 }

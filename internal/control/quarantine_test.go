@@ -19,6 +19,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/control/quarantine"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
@@ -234,7 +235,7 @@ rules: [{direct_response: {status: 200, body: other}}]
 
 func stored(t *testing.T, p *plane) int {
 	t.Helper()
-	all, err := p.core.bad.stored(t.Context())
+	all, err := p.core.store.State(t.Context(), quarantine.Prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,5 +364,18 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	until(t, "the second to refuse", func() bool { return p.proxyNamed("picky").GetState() == "refused" })
 	if n := stored(t, p); n != 0 || problem(t, p, "projects/default/backends/b") != nil {
 		t.Errorf("%d resources are in quarantine, want none: a proxy serves it", n)
+	}
+}
+
+// TestQuarantinePages: bad requests for another try are answered with what is wrong.
+func TestQuarantinePages(t *testing.T) {
+	p := start(t, t.TempDir())
+	for query, want := range map[string]string{
+		"": "say which", "?name=a&all=true": "say which", "?name=backends/b": "nothing of", "?all=true": "",
+	} {
+		code, body := httpPost(t, p, "/debug/quarantine/retry"+query)
+		if (code == http.StatusOK) != (want == "") || !strings.Contains(body, want) {
+			t.Errorf("%q: %d %s", query, code, body)
+		}
 	}
 }

@@ -262,16 +262,7 @@ func testGuarded(t *testing.T, p *plane, port int, apply func(string, ...string)
 	apply(guard("/secret"))
 	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret"})
 	apply(guard("/moved") + added)
-	until(t, "the search to be given up", func() bool {
-		p.core.salvage.mu.Lock()
-		defer p.core.salvage.mu.Unlock()
-		for _, b := range p.core.salvage.views["default/-"].books {
-			if b.givenUp != "" {
-				return true
-			}
-		}
-		return false
-	})
+	until(t, "the search to be given up", func() bool { return len(p.core.salvage.GivenUp()) > 0 })
 	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret", "/m3": "200 new"})
 	quarantines(t, p)
 	apply("", "projects/default/routes/added")

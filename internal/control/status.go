@@ -106,7 +106,7 @@ func (c *Core) problems() []gateway.Problem {
 	for _, v := range c.views {
 		all = append(all, v.problems...)
 	}
-	return change.Unique(slices.Concat(all, c.salvage.problems(), c.bad.problems(), c.gate.problems()))
+	return change.Unique(slices.Concat(all, c.salvage.Problems(), c.refused.Problems(), c.gate.problems()))
 }
 
 // Proxies implements api.Core.

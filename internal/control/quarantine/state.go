@@ -1,4 +1,4 @@
-package control
+package quarantine
 
 import (
 	"bytes"
@@ -21,21 +21,24 @@ import (
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
-// quarantinePrefix is where the store's run-time state keeps what proxies refused
+// Prefix is where the store's run-time state keeps what proxies refused
 // and what serves in its place, sealed, for that may be a private key.
-const quarantinePrefix = "quarantine/"
+const Prefix = "quarantine/"
 
 // maxQuarantineBytes bounds what a stored entry may unpack to.
 const maxQuarantineBytes = 64 << 20
 
-// refusedResource is a resource that proxies refused. It is immutable.
-type refusedResource struct {
+// saving is how long the store may take for one entry, until it is tried again.
+const saving = 2 * time.Second
+
+// Entry is a resource that proxies refused. It is immutable.
+type Entry struct {
 	View   string
 	Type   xds.Type
 	Name   string
 	Owners []string
 	// Refused are the refused versions, the newest last.
-	Refused []refusedVersion
+	Refused []Refusal
 	// Since is the first refusal since some version was accepted, and Revision the
 	// one that brought the last refused version.
 	Since    time.Time
@@ -49,8 +52,8 @@ type refusedResource struct {
 	Gone []*xds.Resource
 }
 
-// refusedVersion is what a proxy said of a version.
-type refusedVersion struct {
+// Refusal is what a proxy said of a version.
+type Refusal struct {
 	Version, Detail string
 	Proxy, Envoy    string
 	Time            time.Time
@@ -58,34 +61,32 @@ type refusedVersion struct {
 
 func stateKey(view string, ref xds.Ref) string {
 	sum := sha256.Sum256([]byte(view + "\x00" + string(ref.Type) + "\x00" + ref.Name))
-	return quarantinePrefix + hex.EncodeToString(sum[:])
+	return Prefix + hex.EncodeToString(sum[:])
 }
 
-func (e *refusedResource) ref() xds.Ref { return xds.Ref{Type: e.Type, Name: e.Name} }
-
-func (e *refusedResource) key() string { return stateKey(e.View, e.ref()) }
+func (e *Entry) ref() xds.Ref { return xds.Ref{Type: e.Type, Name: e.Name} }
 
 // object is the one that a user should look at; "" for none.
-func (e *refusedResource) object() string {
+func (e *Entry) object() string {
 	if len(e.Owners) == 0 {
 		return ""
 	}
 	return e.Owners[0]
 }
 
-func (e *refusedResource) has(version string) bool {
-	return slices.ContainsFunc(e.Refused, func(v refusedVersion) bool { return v.Version == version })
+func (e *Entry) has(version string) bool {
+	return slices.ContainsFunc(e.Refused, func(v Refusal) bool { return v.Version == version })
 }
 
 // equal reports whether two entries say the same; e may be nil.
-func (e *refusedResource) equal(o *refusedResource) bool {
+func (e *Entry) equal(o *Entry) bool {
 	return e != nil && e.Accepted == o.Accepted && e.Revision == o.Revision && (e.Good == nil) == (o.Good == nil) &&
 		(e.Good == nil || e.Good.Version == o.Good.Version) && slices.Equal(e.Refused, o.Refused) && len(e.Gone) == len(o.Gone)
 }
 
 // ledger is what the ledger has to know. Of what some proxy took it knows only what
 // to serve to those who refuse it.
-func (e *refusedResource) ledger() *ledger.Quarantine {
+func (e *Entry) ledger() *ledger.Quarantine {
 	out := &ledger.Quarantine{Refused: map[string]string{}, Good: e.Good, GoodRevision: e.GoodRevision}
 	if !e.Accepted {
 		for _, v := range e.Refused {
@@ -95,17 +96,17 @@ func (e *refusedResource) ledger() *ledger.Quarantine {
 	return out
 }
 
-// storedResource is how an entry is stored: bodies, which hide what they are, stand
+// storedEntry is how an entry is stored: bodies, which hide what they are, stand
 // beside the resources, Good's first.
-type storedResource struct {
-	refusedResource
+type storedEntry struct {
+	Entry
 	Bodies [][]byte `json:",omitempty"`
 }
 
 // encode packs an entry. What serves in place of the refused version is left out
 // when all would be larger than the store takes; then a restart forgets it.
-func (e *refusedResource) encode(st store.Store) (value []byte, whole bool, err error) {
-	s := storedResource{refusedResource: *e}
+func (e *Entry) encode(st State) (value []byte, whole bool, err error) {
+	s := storedEntry{Entry: *e}
 	if s.Good != nil {
 		s.Good, s.Bodies = bare(s.Good), append(s.Bodies, s.Good.Body.GetValue())
 		s.Gone = slices.Clone(s.Gone)
@@ -120,7 +121,7 @@ func (e *refusedResource) encode(st store.Store) (value []byte, whole bool, err 
 		if err = errors.Join(err, z.Close()); err != nil {
 			return nil, false, err
 		}
-		value, err := st.Seal(e.key(), b.Bytes())
+		value, err := st.Seal(e.Key(), b.Bytes())
 		if err != nil || len(value) <= store.MaxObjectBytes || s.Good == nil {
 			return value, whole, err
 		}
@@ -136,16 +137,16 @@ func bare(r *xds.Resource) *xds.Resource {
 }
 
 // decodeRefused unpacks an entry.
-func decodeRefused(plain []byte) (*refusedResource, error) {
+func decodeRefused(plain []byte) (*Entry, error) {
 	z, err := gzip.NewReader(bytes.NewReader(plain))
 	if err != nil {
 		return nil, err
 	}
-	var s storedResource
+	var s storedEntry
 	if err := json.NewDecoder(io.LimitReader(z, maxQuarantineBytes)).Decode(&s); err != nil {
 		return nil, err
 	}
-	e := s.refusedResource
+	e := s.Entry
 	if e.View == "" || e.Type == "" || e.Name == "" || len(e.Refused) == 0 {
 		return nil, errors.New("it names no view, type, resource or refused version")
 	}
@@ -169,51 +170,64 @@ func decodeRefused(plain []byte) (*refusedResource, error) {
 }
 
 // saveOne puts one entry into the store, or deletes it.
-func (q *quarantine) saveOne(ctx context.Context, key string, e *refusedResource) error {
-	ctx, cancel := context.WithTimeout(ctx, remembering)
+func (r *Room) saveOne(ctx context.Context, key string, e *Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, saving)
 	defer cancel()
-	return q.put(ctx, key, e)
+	return r.put(ctx, key, e)
 }
 
-// put is saveOne without its bound on time.
-func (q *quarantine) put(ctx context.Context, key string, e *refusedResource) error {
-	if e == nil {
-		return q.core.store.DeleteState(ctx, key)
+// Put puts an entry into the store. What serves in place of the refused version is left
+// out, and whole is false, when all would be larger than the store takes.
+func (e *Entry) Put(ctx context.Context, to State) (whole bool, err error) {
+	value, whole, err := e.encode(to)
+	if err != nil {
+		return whole, err
 	}
-	value, whole, err := e.encode(q.core.store)
+	return whole, to.PutState(ctx, e.Key(), value)
+}
+
+// Key is where the store keeps an entry.
+func (e *Entry) Key() string { return stateKey(e.View, e.ref()) }
+
+// put is saveOne without its bound on time.
+func (r *Room) put(ctx context.Context, key string, e *Entry) error {
+	if e == nil {
+		return r.State.DeleteState(ctx, key)
+	}
+	whole, err := e.Put(ctx, r.State)
 	if errors.Is(err, store.ErrSealKey) {
-		q.log.Warn("what proxies refused is not saved, since the store has no seal key: a restart tries it again", "resource", e.ref().String())
+		r.Log.Warn("what proxies refused is not saved, since the store has no seal key: a restart tries it again", "resource", e.ref().String())
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if !whole {
-		q.log.Warn("the last good version of a refused resource is too large for the store: it serves until all replicas have restarted",
+		r.Log.Warn("the last good version of a refused resource is too large for the store: it serves until all replicas have restarted",
 			"resource", e.ref().String(), "bytes", len(e.Good.Body.GetValue()), "limit", store.MaxObjectBytes)
 	}
-	return q.core.store.PutState(ctx, key, value)
+	return nil
 }
 
 // stored reads all entries of the store, by key. One that cannot be read is logged
 // and left out: the resource is then tried again.
-func (q *quarantine) stored(ctx context.Context) (map[string]*refusedResource, error) {
-	values, err := q.core.store.State(ctx, quarantinePrefix)
+func (r *Room) stored(ctx context.Context) (map[string]*Entry, error) {
+	values, err := r.State.State(ctx, Prefix)
 	if err != nil {
 		return nil, fmt.Errorf("read what proxies refused: %w", err)
 	}
-	out := map[string]*refusedResource{}
+	out := map[string]*Entry{}
 	for key, value := range values {
-		plain, err := q.core.store.Unseal(key, value)
-		var e *refusedResource
+		plain, err := r.State.Unseal(key, value)
+		var e *Entry
 		if err == nil {
 			e, err = decodeRefused(plain)
 		}
-		if err == nil && e.key() != key {
+		if err == nil && e.Key() != key {
 			err = errors.New("it stands under the key of another")
 		}
 		if err != nil {
-			q.log.Warn("cannot read what proxies refused; that resource is tried again", "key", key, "error", err)
+			r.Log.Warn("cannot read what proxies refused; that resource is tried again", "key", key, "error", err)
 			continue
 		}
 		out[key] = e
@@ -221,15 +235,15 @@ func (q *quarantine) stored(ctx context.Context) (map[string]*refusedResource, e
 	return out, nil
 }
 
-// list is all entries, by object and resource.
-func (q *quarantine) list() []*refusedResource {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	out := make([]*refusedResource, 0, len(q.entries))
-	for _, e := range q.entries {
+// List is all entries, by object and resource.
+func (r *Room) List() []*Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*Entry, 0, len(r.entries))
+	for _, e := range r.entries {
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b *refusedResource) int {
+	slices.SortFunc(out, func(a, b *Entry) int {
 		return cmp.Or(cmp.Compare(a.object(), b.object()), cmp.Compare(a.View, b.View), cmp.Compare(a.ref().String(), b.ref().String()))
 	})
 	return out

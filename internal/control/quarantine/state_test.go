@@ -1,12 +1,12 @@
-package control
+package quarantine
 
 import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"log/slog"
 	"math/rand/v2"
-	"net/http"
-	"strings"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,10 +25,10 @@ func clusterOf(version string, body []byte) *xds.Resource {
 	}
 }
 
-func refusedCluster(body []byte) *refusedResource {
-	return &refusedResource{
+func refusedCluster(body []byte) *Entry {
+	return &Entry{
 		View: "default/-", Type: xds.Cluster, Name: "c", Owners: []string{"projects/default/backends/c"},
-		Refused: []refusedVersion{{Version: "bad", Detail: "no", Proxy: "p", Envoy: "1.40.0", Time: time.Unix(1, 0).UTC()}},
+		Refused: []Refusal{{Version: "bad", Detail: "no", Proxy: "p", Envoy: "1.40.0", Time: time.Unix(1, 0).UTC()}},
 		Since:   time.Unix(1, 0).UTC(), Revision: 7, Good: clusterOf("good", body), GoodRevision: 5,
 		Gone: []*xds.Resource{{Type: xds.Endpoint, Name: "c", Version: "e", Body: &anypb.Any{TypeUrl: string(xds.Endpoint), Value: []byte("e")}}},
 	}
@@ -37,7 +37,14 @@ func refusedCluster(body []byte) *refusedResource {
 // TestQuarantineStored: what is stored is sealed and comes back whole; what is too
 // large comes back without its last good version.
 func TestQuarantineStored(t *testing.T) {
-	p := start(t, t.TempDir())
+	st, err := store.Open(t.Context(), store.Options{
+		DataDir: filepath.Join(t.TempDir(), "etcd"), SealKey: make([]byte, store.SealKeyBytes), Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	room := New(Params{State: st, Log: slog.New(slog.DiscardHandler)})
 	random := make([]byte, store.MaxObjectBytes+1)
 	for i := range random {
 		random[i] = byte(rand.Uint32())
@@ -47,18 +54,18 @@ func TestQuarantineStored(t *testing.T) {
 		whole bool
 	}{"small": {[]byte("a secret body"), true}, "large": {bytes.Repeat([]byte("a"), 8<<20), true}, "too large": {random, false}} {
 		e := refusedCluster(c.body)
-		value, whole, err := e.encode(p.core.store)
+		value, whole, err := e.encode(st)
 		if err != nil || whole != c.whole {
 			t.Fatalf("%s: %v %v", name, whole, err)
 		}
 		if bytes.Contains(value, []byte("backends/c")) {
 			t.Errorf("%s: the value is not sealed", name)
 		}
-		if err := p.core.bad.put(t.Context(), e.key(), e); err != nil {
+		if err := room.put(t.Context(), e.Key(), e); err != nil {
 			t.Fatal(name, err)
 		}
-		all, err := p.core.bad.stored(t.Context())
-		got := all[e.key()]
+		all, err := room.stored(t.Context())
+		got := all[e.Key()]
 		if err != nil || got == nil || (got.Good != nil) != c.whole || !got.has("bad") {
 			t.Fatalf("%s: %+v %v", name, got, err)
 		}
@@ -67,16 +74,16 @@ func TestQuarantineStored(t *testing.T) {
 			t.Errorf("%s: the good version came back as %v", name, got.Good)
 		}
 	}
-	if err := p.core.store.PutState(t.Context(), quarantinePrefix+"garbage", []byte("garbage")); err != nil {
+	if err := st.PutState(t.Context(), Prefix+"garbage", []byte("garbage")); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := p.core.bad.stored(t.Context()); err != nil || len(all) != 1 {
+	if all, err := room.stored(t.Context()); err != nil || len(all) != 1 {
 		t.Errorf("beside one that cannot be read: %d entries, %v", len(all), err)
 	}
 }
 
 func FuzzDecodeRefused(f *testing.F) {
-	add := func(s storedResource) {
+	add := func(s storedEntry) {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
 		if err := json.NewEncoder(z).Encode(s); err != nil {
@@ -86,10 +93,10 @@ func FuzzDecodeRefused(f *testing.F) {
 		f.Add(b.Bytes())
 	}
 	e := refusedCluster(nil)
-	add(storedResource{refusedResource: *e, Bodies: [][]byte{{1}, {2}}})
-	add(storedResource{refusedResource: *e})
+	add(storedEntry{Entry: *e, Bodies: [][]byte{{1}, {2}}})
+	add(storedEntry{Entry: *e})
 	e.Gone = []*xds.Resource{nil}
-	add(storedResource{refusedResource: *e, Bodies: [][]byte{{1}, {2}}})
+	add(storedEntry{Entry: *e, Bodies: [][]byte{{1}, {2}}})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decodeRefused(b)
 		if err != nil {
@@ -117,19 +124,6 @@ func TestOfOneHost(t *testing.T) {
 	} {
 		if got := ofOneHost(delivery.Refusal{Culprit: ledger.Culprit{Resource: &xds.Resource{Type: c.t}}, Detail: c.detail}); got != c.want {
 			t.Errorf("%s %q: %v", c.t.Short(), c.detail, got)
-		}
-	}
-}
-
-// TestQuarantinePages: bad requests for another try are answered with what is wrong.
-func TestQuarantinePages(t *testing.T) {
-	p := start(t, t.TempDir())
-	for query, want := range map[string]string{
-		"": "say which", "?name=a&all=true": "say which", "?name=backends/b": "nothing of", "?all=true": "",
-	} {
-		code, body := httpPost(t, p, "/debug/quarantine/retry"+query)
-		if (code == http.StatusOK) != (want == "") || !strings.Contains(body, want) {
-			t.Errorf("%q: %d %s", query, code, body)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package control
+package salvage
 
 import (
 	"maps"
@@ -9,7 +9,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/compile"
-	"github.com/penstock-gateway/penstock/xds/compile/salvage"
+	search "github.com/penstock-gateway/penstock/xds/compile/salvage"
 )
 
 // book is what is known of a RouteConfiguration that was refused.
@@ -17,7 +17,7 @@ type book struct {
 	name string
 	// search is under way, or the last one; it began with a version, and waits for
 	// what proxies say of trying.
-	search *salvage.Search
+	search *search.Search
 	began  string
 	trying string
 	// parts are those that the search is about, by name.
@@ -50,7 +50,7 @@ type heldPart struct {
 }
 
 // look takes in a verdict and reports whether other parts are to be held now.
-func (sv *salvagedView) look(s *salvager, v verdict) (changed bool) {
+func (sv *salvagedView) look(s *Room, v verdict) (changed bool) {
 	for name, words := range v.refused {
 		r := sv.now().generation.Get(xds.Route, name)
 		b := sv.books[name]
@@ -61,7 +61,7 @@ func (sv *salvagedView) look(s *salvager, v verdict) (changed bool) {
 			b = &book{name: name, held: map[string]*heldPart{}}
 			sv.books[name] = b
 		}
-		s.log.Warn("a proxy refuses the routes of a host: looking for those that it means", "routes", name, "words", words)
+		s.Log.Warn("a proxy refuses the routes of a host: looking for those that it means", "routes", name, "words", words)
 		changed = sv.begin(s, b, r, words) || changed
 	}
 	for name, b := range sv.books {
@@ -95,7 +95,7 @@ func (b *book) forget() bool {
 }
 
 // begin starts a search in a refused version.
-func (sv *salvagedView) begin(s *salvager, b *book, r *xds.Resource, words string) bool {
+func (sv *salvagedView) begin(s *Room, b *book, r *xds.Resource, words string) bool {
 	parts, err := compile.Parts(sv.now().snapshot, sv.view, r)
 	var before map[string]map[string]*compile.Form
 	known := false
@@ -103,7 +103,7 @@ func (sv *salvagedView) begin(s *salvager, b *book, r *xds.Resource, words strin
 		before, known, err = sv.before(b, r)
 	}
 	if err != nil {
-		s.log.Warn("cannot look for the routes that a proxy refuses", "routes", b.name, "error", err)
+		s.Log.Warn("cannot look for the routes that a proxy refuses", "routes", b.name, "error", err)
 		b.givenUp = r.Version
 		return false
 	}
@@ -125,15 +125,15 @@ func (sv *salvagedView) begin(s *salvager, b *book, r *xds.Resource, words strin
 			old = h.instead // this is another form of what is held
 		}
 		instead, tightened := strictEnough(old, b.parts[name].Hosts)
-		b.held[name] = &heldPart{part: b.parts[name], instead: instead, known: known && !tightened, since: s.core.now()}
+		b.held[name] = &heldPart{part: b.parts[name], instead: instead, known: known && !tightened, since: s.Now()}
 	}
 	b.began = r.Version
 	if why := b.unsafe(parts, before, len(suspects)); why != "" {
-		s.log.Warn("the routes of a host that a proxy refuses are only served together: they keep what they had", "routes", b.name, "because", why)
+		s.Log.Warn("the routes of a host that a proxy refuses are only served together: they keep what they had", "routes", b.name, "because", why)
 		b.givenUp, b.search, b.base, b.back = r.Version, nil, nil, 0
 		return b.forget()
 	}
-	b.search = salvage.Start(suspects, known, words, func(words string) string { return b.pointed(suspects, words) })
+	b.search = search.Start(suspects, known, words, func(words string) string { return b.pointed(suspects, words) })
 	b.next(s)
 	return true
 }
@@ -244,7 +244,7 @@ func (b *book) mark(parts []compile.Part) {
 }
 
 // next takes over what a search wants to try, or what it found.
-func (b *book) next(s *salvager) {
+func (b *book) next(s *Room) {
 	b.trying = ""
 	if !b.search.Done() {
 		return
@@ -254,7 +254,7 @@ func (b *book) next(s *salvager) {
 		unknown := b.base == nil
 		if b.base, b.back = nil, b.back+1; unknown {
 			b.givenUp, b.back = b.began, 0
-			s.log.Warn("no route of a host is why proxies refuse its routes: they keep what they had", "routes", b.name, "tries", b.search.Tries())
+			s.Log.Warn("no route of a host is why proxies refuse its routes: they keep what they had", "routes", b.name, "tries", b.search.Tries())
 		}
 		b.forget()
 		return
@@ -262,14 +262,14 @@ func (b *book) next(s *salvager) {
 	for name, words := range b.search.Bad() {
 		h := b.held[name]
 		h.words, h.out = words, b.search.Out() && len(h.instead) == 0
-		s.log.Warn("quarantine of a route that proxies refuse", "object", h.part.Object, "field", h.part.Field, "words", words, "and", h.served(), "tries", b.search.Tries())
+		s.Log.Warn("quarantine of a route that proxies refuse", "object", h.part.Object, "field", h.part.Field, "words", words, "and", h.served(), "tries", b.search.Tries())
 	}
 	b.base, b.back = nil, 0
 	b.forget()
 }
 
 // check ends the quarantine of parts that are others now, and were accepted.
-func (sv *salvagedView) check(s *salvager, b *book, r *xds.Resource) bool {
+func (sv *salvagedView) check(s *Room, b *book, r *xds.Resource) bool {
 	b.checked = sv.now().snapshot
 	parts, err := compile.Parts(sv.now().snapshot, sv.view, r)
 	if err != nil {
@@ -279,7 +279,7 @@ func (sv *salvagedView) check(s *salvager, b *book, r *xds.Resource) bool {
 	n := len(b.held)
 	maps.DeleteFunc(b.held, func(name string, h *heldPart) bool {
 		if h.gone {
-			s.log.Info("the quarantine of a route ends: it was changed, and is accepted", "object", h.part.Object, "field", h.part.Field)
+			s.Log.Info("the quarantine of a route ends: it was changed, and is accepted", "object", h.part.Object, "field", h.part.Field)
 		}
 		return h.gone
 	})

@@ -1,4 +1,4 @@
-package control
+package quarantine
 
 import (
 	"encoding/json"
@@ -15,15 +15,15 @@ import (
 // maxWords is how much of what a proxy said is told: Envoy prints whole messages.
 const maxWords = 1000
 
-// problems are the resources that are not served as wanted, by their objects.
-func (q *quarantine) problems() []gateway.Problem {
-	all := q.list()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	snapshot := q.core.Snapshot()
+// Problems are the resources that are not served as wanted, by their objects.
+func (r *Room) Problems() []gateway.Problem {
+	all := r.List()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	snapshot := r.Snapshot()
 	var out []gateway.Problem
 	for _, e := range all {
-		if !q.active(e) {
+		if !r.active(e) {
 			continue
 		}
 		object := snapshot.Get(e.object())
@@ -37,7 +37,7 @@ func (q *quarantine) problems() []gateway.Problem {
 }
 
 // message says what is refused, why, and what serves.
-func (e *refusedResource) message() string {
+func (e *Entry) message() string {
 	last := e.Refused[len(e.Refused)-1]
 	words := last.Detail
 	if len(words) > maxWords {
@@ -70,7 +70,7 @@ var envoyFields = map[xds.Type][]struct{ words, field string }{
 
 // fieldOf is the field of an object that a refusal is about; "" when that cannot be
 // told.
-func fieldOf(e *refusedResource, object gateway.Object) string {
+func fieldOf(e *Entry, object gateway.Object) string {
 	words := strings.ToLower(e.Refused[len(e.Refused)-1].Detail)
 	if gw, ok := object.(*pb.Gateway); ok && e.Type == xds.Listener {
 		for i, l := range gw.GetListeners() {
@@ -90,22 +90,22 @@ func fieldOf(e *refusedResource, object gateway.Object) string {
 	return ""
 }
 
-// quarantineLine is one resource in quarantine, as /debug/quarantine tells it.
-type quarantineLine struct {
+// shownEntry is one resource in quarantine, as /debug/quarantine tells it.
+type shownEntry struct {
 	Object   string `json:"object,omitempty"`
 	Field    string `json:"field,omitempty"`
 	Resource string `json:"resource"`
 	View     string `json:"view"`
 	// State is "quarantined"; "waiting" when a newer version is being tried; "mixed"
 	// when some proxies accept what another refused.
-	State    string               `json:"state"`
-	Since    time.Time            `json:"since"`
-	Serving  bool                 `json:"last_good_serves"`
-	Revision int64                `json:"last_good_revision,omitempty"`
-	Refused  []quarantinedVersion `json:"refused"`
+	State    string         `json:"state"`
+	Since    time.Time      `json:"since"`
+	Serving  bool           `json:"last_good_serves"`
+	Revision int64          `json:"last_good_revision,omitempty"`
+	Refused  []shownVersion `json:"refused"`
 }
 
-type quarantinedVersion struct {
+type shownVersion struct {
 	Version string    `json:"version"`
 	Reason  string    `json:"reason"`
 	Proxy   string    `json:"proxy"`
@@ -114,45 +114,49 @@ type quarantinedVersion struct {
 }
 
 // line describes an entry. The caller holds mu.
-func (q *quarantine) line(e *refusedResource) quarantineLine {
-	l := quarantineLine{
-		Object: e.object(), Field: fieldOf(e, q.core.Snapshot().Get(e.object())), Resource: e.ref().String(), View: e.View, State: "waiting",
+func (r *Room) line(e *Entry) shownEntry {
+	l := shownEntry{
+		Object: e.object(), Field: fieldOf(e, r.Snapshot().Get(e.object())), Resource: e.ref().String(), View: e.View, State: "waiting",
 		Since: e.Since, Serving: e.Good != nil, Revision: e.GoodRevision,
 	}
 	switch {
 	case e.Accepted:
 		l.State = "mixed"
-	case q.active(e):
+	case r.active(e):
 		l.State = "quarantined"
 	}
 	for _, v := range e.Refused {
-		l.Refused = append(l.Refused, quarantinedVersion{Version: v.Version, Reason: v.Detail, Proxy: v.Proxy, Envoy: v.Envoy, Time: v.Time})
+		l.Refused = append(l.Refused, shownVersion{Version: v.Version, Reason: v.Detail, Proxy: v.Proxy, Envoy: v.Envoy, Time: v.Time})
 	}
 	return l
 }
 
-// quarantinePages adds /debug/quarantine: what is in quarantine, and another try.
-func (c *Core) quarantinePages(mux *http.ServeMux) {
-	write := func(w http.ResponseWriter, all []*refusedResource) {
+// Match names entries.
+type Match func(*Entry) bool
+
+// Pages adds /debug/quarantine: what is in quarantine, and another try. Before the proxies
+// get what a Match names, try tries it, and returns what of it they may have.
+func (r *Room) Pages(mux *http.ServeMux, try func(Match) Match) {
+	write := func(w http.ResponseWriter, all []*Entry) {
 		w.Header().Set("content-type", "application/json")
 		enc := json.NewEncoder(w)
 		for _, e := range all {
-			c.bad.mu.Lock()
-			line := c.bad.line(e)
-			c.bad.mu.Unlock()
+			r.mu.Lock()
+			line := r.line(e)
+			r.mu.Unlock()
 			if enc.Encode(line) != nil {
 				return // the client is gone
 			}
 		}
 	}
-	mux.HandleFunc("GET /debug/quarantine", func(w http.ResponseWriter, _ *http.Request) { write(w, c.bad.list()) })
-	mux.HandleFunc("POST /debug/quarantine/retry", func(w http.ResponseWriter, r *http.Request) {
-		name, all := r.FormValue("name"), r.FormValue("all") == "true"
+	mux.HandleFunc("GET /debug/quarantine", func(w http.ResponseWriter, _ *http.Request) { write(w, r.List()) })
+	mux.HandleFunc("POST /debug/quarantine/retry", func(w http.ResponseWriter, req *http.Request) {
+		name, all := req.FormValue("name"), req.FormValue("all") == "true"
 		if (name == "") != all {
 			http.Error(w, "say which: name=OBJECT, name=TYPE/RESOURCE, or all=true", http.StatusBadRequest)
 			return
 		}
-		found := c.bad.retry(c.gate.retry(func(e *refusedResource) bool { return all || e.named(name) }))
+		found := r.Retry(try(func(e *Entry) bool { return all || e.named(name) }))
 		if len(found) == 0 && !all {
 			http.Error(w, fmt.Sprintf("nothing of %q is in quarantine: GET /debug/quarantine lists what is", name), http.StatusNotFound)
 			return
@@ -162,6 +166,6 @@ func (c *Core) quarantinePages(mux *http.ServeMux) {
 }
 
 // named reports whether a name, of the object or of the resource, means the entry.
-func (e *refusedResource) named(name string) bool {
+func (e *Entry) named(name string) bool {
 	return e.ref().String() == name || e.object() == name || e.object() == "projects/default/"+name
 }

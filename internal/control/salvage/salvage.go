@@ -1,4 +1,8 @@
-package control
+// Package salvage saves the routes of a host whose RouteConfiguration a proxy refuses: it
+// finds the routes that are refused, has those held back, and all others served as written.
+//
+// Locks: what Params.Still holds > Room.mu, and the delivery's after both.
+package salvage
 
 import (
 	"context"
@@ -6,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -16,16 +21,36 @@ import (
 	"github.com/penstock-gateway/penstock/xds/ledger"
 )
 
-// salvager saves the routes of a host whose RouteConfiguration a proxy refuses. It
-// searches for the parts (matches of rules) that it is refused for, by sending
+// Delivery is what a Room needs of a delivery.Server, which documents it.
+type Delivery interface {
+	Proxies() []ledger.ProxyStatus
+	Standings(revision int64) []delivery.Standing
+	Follow() (signals <-chan struct{}, stop func())
+	Stats() delivery.Stats
+}
+
+// Params are what a Room needs.
+type Params struct {
+	Delivery Delivery
+	Log      *slog.Logger
+	Now      func() time.Time
+	// Revision is the newest that this replica has.
+	Revision func() int64
+	// Still calls f while nothing is published. publish publishes the newest state, with
+	// what Holds says by then.
+	Still func(f func(publish func()))
+}
+
+// Room searches for the parts (matches of rules) that it is refused for, by sending
 // versions without some of what changed, and holds those back: the form of a part
 // that was accepted before serves in its place, or 503, or nothing where that is
 // refused, too. All others are served as written. Each replica searches for itself,
 // and after a restart again.
-type salvager struct {
-	core *Core
-	log  *slog.Logger
+type Room struct {
+	Params
 	wake signal.Wake
+	// version changes with what Holds says.
+	version atomic.Uint64
 
 	mu    sync.Mutex
 	views map[string]*salvagedView
@@ -48,18 +73,19 @@ type published struct {
 // maxHistory bounds how far back a version is looked for that was accepted.
 const maxHistory = 4
 
-func newSalvager(c *Core) *salvager {
-	return &salvager{core: c, log: c.log, wake: signal.NewWake(), views: map[string]*salvagedView{}}
+// New returns a Room that holds nothing back.
+func New(p Params) *Room {
+	return &Room{Params: p, wake: signal.NewWake(), views: map[string]*salvagedView{}}
 }
 
-// published takes in what a view is to have now. The caller holds compiling.
-func (s *salvager) published(v *view, snapshot *gateway.Snapshot, g *xds.Generation) {
+// Published takes in what a view is to have now. Nothing else is published meanwhile.
+func (s *Room) Published(view compile.View, snapshot *gateway.Snapshot, g *xds.Generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := v.view.String()
+	name := view.String()
 	sv := s.views[name]
 	if sv == nil {
-		sv = &salvagedView{view: v.view, books: map[string]*book{}}
+		sv = &salvagedView{view: view, books: map[string]*book{}}
 		s.views[name] = sv
 	}
 	if n := len(sv.history); n > 0 && sv.history[n-1].snapshot == snapshot {
@@ -71,8 +97,11 @@ func (s *salvager) published(v *view, snapshot *gateway.Snapshot, g *xds.Generat
 	s.wake.Set()
 }
 
-// holds is for compile.Input.
-func (s *salvager) holds(view compile.View) map[string]*compile.Holds {
+// Version changes with what Holds says.
+func (s *Room) Version() uint64 { return s.version.Load() }
+
+// Holds is for compile.Input.
+func (s *Room) Holds(view compile.View) map[string]*compile.Holds {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sv := s.views[view.String()]; sv != nil {
@@ -81,8 +110,8 @@ func (s *salvager) holds(view compile.View) map[string]*compile.Holds {
 	return nil
 }
 
-// problems are of the parts that are held back.
-func (s *salvager) problems() (out []gateway.Problem) {
+// Problems are of the parts that are held back.
+func (s *Room) Problems() (out []gateway.Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sv := range s.views {
@@ -98,12 +127,26 @@ func (s *salvager) problems() (out []gateway.Problem) {
 	return out
 }
 
+// GivenUp are the RouteConfigurations that proxies refuse and no route was found for.
+func (s *Room) GivenUp() (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		for name, b := range sv.books {
+			if b.givenUp != "" {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
 // salvagePause bounds how often the proxies are looked at; salvageCost adds to it by proxy.
 const salvagePause, salvageCost = 10 * time.Millisecond, 20 * time.Microsecond
 
-// run looks at the proxies whenever something changes.
-func (s *salvager) run(ctx context.Context) {
-	signals, stop := s.core.delivery.Follow()
+// Run looks at the proxies whenever something changes, until ctx ends.
+func (s *Room) Run(ctx context.Context) {
+	signals, stop := s.Delivery.Follow()
 	defer stop()
 	refusals := int64(-1)
 	for {
@@ -117,7 +160,7 @@ func (s *salvager) run(ctx context.Context) {
 		}
 		// Looking at all proxies for each of their answers would cost, where none of
 		// them refused anything.
-		n := s.core.delivery.Stats().Types[xds.Route].Nacks
+		n := s.Delivery.Stats().Types[xds.Route].Nacks
 		if n == refusals && !published && !s.busy() {
 			continue
 		}
@@ -132,40 +175,44 @@ func (s *salvager) run(ctx context.Context) {
 }
 
 // look does what is to be done now. It returns how many proxies there are.
-func (s *salvager) look() int {
-	c := s.core
+func (s *Room) look() (proxies int) {
 	if n, quiet := s.quiet(); quiet {
 		return n
 	}
 	// Nothing is published while the answers are read, so that they are about what
 	// is published.
-	c.compiling.Lock()
-	defer c.compiling.Unlock()
-	standings := c.delivery.Standings(c.Snapshot().Revision())
+	s.Still(func(publish func()) {
+		standings := s.Delivery.Standings(s.Revision())
+		proxies = len(standings)
+		if s.judge(standings) {
+			publish()
+			s.sent()
+			s.wake.Set() // proxies may have had that version before, and say nothing
+		}
+	})
+	return proxies
+}
+
+// judge takes in what the proxies say, and reports whether other routes are held back now.
+func (s *Room) judge(standings []delivery.Standing) (changed bool) {
 	s.mu.Lock()
-	changed := false
+	defer s.mu.Unlock()
 	for name, sv := range s.views {
 		if !sv.view.GRPC && sv.look(s, verdictOf(name, standings)) {
 			sv.hold()
 			changed = true
 		}
 	}
-	s.mu.Unlock()
 	if changed {
-		for _, v := range c.views {
-			v.tried = tried{}
-		}
-		c.publishLocked(c.Snapshot())
-		s.sent()
-		s.wake.Set() // proxies may have had that version before, and say nothing
+		s.version.Add(1)
 	}
-	return len(standings)
+	return changed
 }
 
 // quiet reports whether nothing is refused and nothing under way, without keeping
 // anybody waiting.
-func (s *salvager) quiet() (proxies int, quiet bool) {
-	all := s.core.delivery.Proxies()
+func (s *Room) quiet() (proxies int, quiet bool) {
+	all := s.Delivery.Proxies()
 	for _, p := range all {
 		if slices.ContainsFunc(p.Problems, refusedRoutes) {
 			return len(all), false
@@ -175,7 +222,7 @@ func (s *salvager) quiet() (proxies int, quiet bool) {
 }
 
 // busy reports whether some routes are held back or looked for.
-func (s *salvager) busy() bool {
+func (s *Room) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sv := range s.views {
@@ -192,7 +239,7 @@ func refusedRoutes(p ledger.Problem) bool {
 }
 
 // sent notes the versions that were made for searches.
-func (s *salvager) sent() {
+func (s *Room) sent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sv := range s.views {
