@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,6 +171,45 @@ func TestDeathRefuses(t *testing.T) {
 	}
 	if i.LastLines() != "last words" && i.LastLines() != "" { // it may be killed before it has said them
 		t.Errorf("last lines %q", i.LastLines())
+	}
+}
+
+// TestKilledUnder: an idempotent request whose process somebody kills is for another
+// instance. One that cannot be sent twice is not, nor one whose process ends by itself.
+func TestKilledUnder(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		signal syscall.Signal
+		again  string
+	}{
+		{"GET", syscall.SIGKILL, "killed"}, {"PUT", syscall.SIGKILL, "killed"}, {"DELETE", syscall.SIGKILL, "killed"},
+		{"POST", syscall.SIGKILL, ""}, {"PATCH", syscall.SIGKILL, ""}, {"GET", syscall.SIGSEGV, ""}, {"GET", syscall.SIGTERM, ""},
+	} {
+		t.Run(c.method+" "+c.signal.String(), func(t *testing.T) {
+			p := newProbe(nil)
+			var i *Instance
+			p.serve = func(http.ResponseWriter, *http.Request, *Invocation) error {
+				if err := syscall.Kill(i.PID(), c.signal); err != nil {
+					t.Error(err)
+				}
+				<-p.exited
+				return ErrDied
+			}
+			i = start(t, p, func(o *Options) { o.ID = "f-killed" })
+			await(t, "ready", i.Ready())
+			req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+i.Addr().String(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if res.StatusCode != 502 || res.Header.Get(HeaderError) != KindDied || res.Header.Get(HeaderRefused) != c.again {
+				t.Errorf("got %d %v, want 502, %s: %q", res.StatusCode, res.Header, HeaderRefused, c.again)
+			}
+		})
 	}
 }
 

@@ -117,6 +117,10 @@ func (p *process) ending() string {
 	return p.err.Error()
 }
 
+// killed reports whether it ended by SIGKILL, which does not come of what it was doing;
+// call it after done.
+func (p *process) killed() bool { return sandbox.Killed(p.err) }
+
 // cpu is the processor time that it used, with children that it waited for; known
 // after done.
 func (p *process) cpu() time.Duration {

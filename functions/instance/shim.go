@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,9 @@ import (
 
 // Headers of answers that are the shim's own. A function's answer never has them.
 const (
-	// HeaderRefused is on a 503 for a request that was not begun; proxies may retry
-	// it whatever its method. Its value is the reason.
+	// HeaderRefused is on answers to requests that another instance may have: on a 503
+	// for one that was not begun, whatever its method, with the reason; and on the 502 for
+	// an idempotent one whose process was killed, with "killed". Proxies repeat them.
 	HeaderRefused = "x-penstock-refused"
 	// HeaderError is on every other answer that is not the function's own:
 	// handler-error, bad-response, too-large, died, deadline, bad-request, slow-body,
@@ -108,6 +110,9 @@ func (i *Instance) serve(w http.ResponseWriter, r *http.Request, held *Held) (do
 	begun := rec.begun
 	if err == nil {
 		i.answered.Store(true)
+	}
+	if !begun && i.killedUnder(r, err) {
+		rec.own().Set(HeaderRefused, repeatable)
 	}
 	result = i.answer(ctx, rec, inv, err)
 	rec.upload.linger()
@@ -238,6 +243,31 @@ func (i *Instance) open() error {
 	}
 	return nil
 }
+
+// repeatable is the value of HeaderRefused for a request that was begun and that may be
+// begun again.
+const repeatable = "killed"
+
+// killedUnder reports whether an idempotent request (RFC 9110 section 9.2.2) did not end
+// because somebody else killed the process: such a request is lost by no fault of its own.
+// One whose process exits or crashes is not meant, since it would end the next one, too.
+func (i *Instance) killedUnder(r *http.Request, err error) bool {
+	if !errors.Is(err, ErrDied) || !slices.Contains(idempotent, r.Method) {
+		return false
+	}
+	late := time.NewTimer(answerLimit)
+	defer late.Stop()
+	select { // how it ended is known a moment after its connections are closed
+	case <-i.proc.done:
+		return i.proc.killed()
+	case <-r.Context().Done():
+	case <-late.C:
+	}
+	return false
+}
+
+// idempotent are the methods that routes repeat as such by default.
+var idempotent = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete}
 
 // overdue has an instance replaced whose request passed its deadline.
 func (i *Instance) overdue(inv *Invocation) {

@@ -88,6 +88,9 @@ func (p *Process) Owns(net.Conn) bool { return true }
 // Ending says how a process ended; call it after Wait.
 func (p *Process) Ending(err error) error { return err }
 
+// Killed reports whether an end is one by SIGKILL, given what Ending returned.
+func Killed(err error) bool { return err != nil && err.Error() == "signal: killed" }
+
 // Close gives back what the process had.
 func (p *Process) Close() {}
 

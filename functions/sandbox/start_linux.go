@@ -268,6 +268,13 @@ func (p *Process) Ending(err error) error {
 	return err
 }
 
+// Killed reports whether an end is one by SIGKILL from outside, given what Ending
+// returned. A process that took more memory than it may is not meant.
+func Killed(err error) bool {
+	ended, ok := errors.AsType[*endedBySignal](err)
+	return ok && ended.signal == syscall.SIGKILL
+}
+
 // endedBySignal is an end by a signal, in the words of os/exec.
 type endedBySignal struct{ signal syscall.Signal }
 

@@ -169,7 +169,15 @@ func TestColdRefused(t *testing.T) {
 	}
 	c.up(t)
 	waitFor(t, "the control plane to mend it", func() bool { return c.get(t, "/open", "") == 200 })
-	waitFor(t, "what is kept to be good again", func() bool { return c.keeper.Usable() == nil })
+	// What the proxy acknowledges is kept before the control plane hears of it. A proxy that
+	// was given a part would wait for the rest.
+	waitFor(t, "the proxy to have acknowledged all", func() bool {
+		p := c.proxy(t)
+		return p.GetState() == "serving" && p.GetRevision() == c.core.Snapshot().Revision()
+	})
+	if err := c.keeper.Usable(); err != nil {
+		t.Errorf("what is kept is not good again: %v", err)
+	}
 	c.down(t)
 	c.reboot(t)
 	c.envoy.WaitLive(t)

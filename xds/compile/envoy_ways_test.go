@@ -68,13 +68,16 @@ func testWaysLayouts(t *testing.T, r *rig) {
 		header []string
 		status int
 	}
-	ok := "Authorization: Bearer " + r.token(t, nil)
-	var rows []row
-	for _, c := range jwtCases(ok, func(claims map[string]any) string { return "Authorization: Bearer " + r.token(t, claims) }) {
-		rows = append(rows, row{c.path, slices.DeleteFunc([]string{c.auth}, func(s string) bool { return s == "" }), c.status})
-	}
-	for _, header := range r.forged(t) {
-		rows = append(rows, row{"/must", header, 401})
+	// Made again for each way: one that is not valid yet is valid 20 seconds later.
+	tokens := func() (rows []row) {
+		as := func(claims map[string]any) string { return "Authorization: Bearer " + r.token(t, claims) }
+		for _, c := range jwtCases(as(nil), as) {
+			rows = append(rows, row{c.path, slices.DeleteFunc([]string{c.auth}, func(s string) bool { return s == "" }), c.status})
+		}
+		for _, header := range r.forged(t) {
+			rows = append(rows, row{"/must", header, 401})
+		}
+		return rows
 	}
 	const wild = `
 ---
@@ -83,7 +86,7 @@ name: wild
 hostnames: ["*.x.test", "*.cold.test"]
 rules: [{name: all, forward: {backends: [{backend: up}]}}]
 `
-	cold := newColdHosts(len(rows) * len(ways))
+	cold := newColdHosts(len(tokens()) * len(ways))
 	for _, c := range []struct {
 		layout string
 		eager  int
@@ -104,7 +107,7 @@ rules: [{name: all, forward: {backends: [{backend: up}]}}]
 		r.setEager(c.eager)
 		port := r.serve(t, gatewayOn+c.yaml)
 		for _, r.way = range ways {
-			for _, row := range rows {
+			for _, row := range tokens() {
 				a := r.do(t, port, "GET", c.next()+row.path, row.header...)
 				if a.status != row.status || a.got != nil && row.status != 200 {
 					t.Errorf("%s, %s, %s %.60q: %d, want %d (%s)", c.layout, r.way, row.path, row.header, a.status, row.status, a.body)
