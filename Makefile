@@ -87,7 +87,7 @@ sim:
 
 vet:
 	$(GO) vet ./...
-	@unformatted=$$(gofmt -l authn bench cmd examples functions gateway gen internal ratelimit store telemetry tools xds); \
+	@unformatted=$$(gofmt -l authn bench cmd examples functions gateway gen internal ratelimit scale store telemetry tools xds); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 
 # buf, by its pinned npm package.

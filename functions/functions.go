@@ -26,7 +26,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/sandbox"
-	"github.com/penstock-gateway/penstock/functions/scale"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 // Config says what a runner runs and where.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
-	"github.com/penstock-gateway/penstock/functions/scale"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 // lately is the time over which the rates of the statistics are averaged.

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock-gateway/penstock/functions"
-	"github.com/penstock-gateway/penstock/functions/archive"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/archive"
 )
 
 // FetchPackage implements pb.RunnerServiceServer.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/activate"
 	"github.com/penstock-gateway/penstock/functions/instance"
-	"github.com/penstock-gateway/penstock/functions/scale"
 	"github.com/penstock-gateway/penstock/internal/signal"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 const (

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/penstock-gateway/penstock/functions/scale"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 func (c *checker) gateway(g *pb.Gateway) {

@@ -11,7 +11,7 @@ import (
 	"os"
 
 	"github.com/penstock-gateway/penstock/bench/report"
-	"github.com/penstock-gateway/penstock/functions/scale/sim"
+	"github.com/penstock-gateway/penstock/scale/sim"
 )
 
 func main() {

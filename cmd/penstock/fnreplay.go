@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/penstock-gateway/penstock/functions/scale"
-	"github.com/penstock-gateway/penstock/functions/scale/sim"
+	"github.com/penstock-gateway/penstock/scale"
+	"github.com/penstock-gateway/penstock/scale/sim"
 )
 
 // replayFlags are the flags of `fn replay`.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/penstock-gateway/penstock/functions/scale/sim"
+	"github.com/penstock-gateway/penstock/scale/sim"
 )
 
 func replay(t *testing.T, args ...string) (string, error) {

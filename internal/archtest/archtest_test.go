@@ -62,7 +62,7 @@ var rules = []rule{
 	{tree: "authn", never: kubernetes, why: "an authentication method is a policy"},
 	{tree: "store", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "the store keeps resources and knows nothing of their meaning"},
 	{tree: "ratelimit", never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
-	{tree: "functions/scale", never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
+	{tree: "scale", never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
 		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
 	{tree: "functions/runnertest", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the suite knows a runner by what it says on its stream, so that it is the same for every runner"},

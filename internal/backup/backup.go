@@ -23,8 +23,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/penstock-gateway/penstock/functions/archive"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/archive"
 	"github.com/penstock-gateway/penstock/store"
 )
 

@@ -12,11 +12,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/penstock-gateway/penstock/functions/archive"
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/archive"
 	"github.com/penstock-gateway/penstock/internal/backup"
 	"github.com/penstock-gateway/penstock/internal/control/change"
 	"github.com/penstock-gateway/penstock/internal/control/service"

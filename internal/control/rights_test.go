@@ -15,10 +15,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"github.com/penstock-gateway/penstock/functions/archive"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/archive"
 )
 
 // as returns a connection with a new token that has roles, "role@project".

@@ -25,11 +25,11 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/penstock-gateway/penstock/functions"
-	"github.com/penstock-gateway/penstock/functions/scale"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 // TestMain lets the test binary be a function's server, and a runner.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/penstock-gateway/penstock/functions/scale"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 // fixed keeps a number of instances.

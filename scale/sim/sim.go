@@ -14,7 +14,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/penstock-gateway/penstock/functions/scale"
+	"github.com/penstock-gateway/penstock/scale"
 )
 
 // Time is a time of requests or starts in seconds: a mean and a standard deviation.
