@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/versioned"
 )
 
 // secretEnv are the values of a function's env_secrets, by variable. They go to the
@@ -60,12 +61,12 @@ func (s secretEnv) environment(env map[string]string) map[string]string {
 	return out
 }
 
-// key identifies what an instance runs: all of a function but what does not concern a
-// running instance, with the values of its secrets. The hash is keyed, and the key is
+// key identifies what an instance runs: what makes a version of the function, its name,
+// and the values of its secrets. The hash is keyed, and the key is
 // of this process, so it tells nobody the values.
 func (m *manager) key(f *pb.Function, secrets secretEnv) [sha256.Size]byte {
-	c := proto.CloneOf(f)
-	c.Metadata, c.Status, c.Instances, c.Scale, c.Traffic, c.AutoRollback = nil, nil, 0, nil, nil, nil
+	c := versioned.Part(f)
+	c.Name = f.GetName()
 	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(c)
 	mac := hmac.New(sha256.New, m.hashKey[:])
 	fmt.Fprintf(mac, "%d ", len(b))

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/versioned"
 )
 
 // VersionOf is the full name of a version of a function.
@@ -36,14 +37,6 @@ func FunctionOf(name string) (function string, number int64) {
 	return function, number
 }
 
-// Template is the part of a function that makes a version: all but its name, its
-// metadata, its status, how many instances it has and which versions get requests.
-func Template(f *pb.Function) *pb.Function {
-	t := proto.CloneOf(f)
-	t.Name, t.Metadata, t.Status, t.Instances, t.Scale, t.Traffic, t.AutoRollback = "", nil, nil, 0, nil, nil, nil
-	return t
-}
-
 // Versions are the versions of a function that are kept, the newest first.
 func (s *Snapshot) Versions(function string) []*pb.FunctionVersion {
 	var out []*pb.FunctionVersion
@@ -59,7 +52,7 @@ func (s *Snapshot) Versions(function string) []*pb.FunctionVersion {
 // CurrentVersion is the number of the version that a function is now; 0 when none is
 // kept of it.
 func (s *Snapshot) CurrentVersion(f *pb.Function) int64 {
-	spec := Template(f)
+	spec := versioned.Part(f)
 	for _, v := range s.Versions(f.GetName()) {
 		if proto.Equal(v.GetSpec(), spec) {
 			return v.GetNumber()
@@ -77,7 +70,7 @@ func (s *Snapshot) VersionsOf(deployments []*pb.Function) map[string]int64 {
 		if _, number := FunctionOf(d.GetName()); number != 0 {
 			out[d.GetName()] = number
 		} else {
-			newest[d.GetName()] = Template(d)
+			newest[d.GetName()] = versioned.Part(d)
 		}
 	}
 	for _, o := range s.List(KindFunctionVersions, "") {

@@ -2261,33 +2261,33 @@ var File_penstock_v1_function_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_function_proto_rawDesc = "" +
 	"\n" +
-	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\"\xc3\v\n" +
-	"\bFunction\x12s\n" +
-	"\x04name\x18\x01 \x01(\tB_\xbaH\\rZ2X^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functions/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$R\x04name\x121\n" +
-	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataR\bmetadata\x125\n" +
+	"\x1apenstock/v1/function.proto\x12\vpenstock.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apenstock/v1/metadata.proto\x1a\x19penstock/v1/options.proto\"\xe5\v\n" +
+	"\bFunction\x12w\n" +
+	"\x04name\x18\x01 \x01(\tBc\xbaH\\rZ2X^projects/[a-z]([-a-z0-9]{0,61}[a-z0-9])?/functions/[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$\xc8\xf3\x18\x01R\x04name\x127\n" +
+	"\bmetadata\x18\x02 \x01(\v2\x15.penstock.v1.MetadataB\x04\xc8\xf3\x18\x01R\bmetadata\x125\n" +
 	"\x06lambda\x18\x03 \x01(\v2\x1b.penstock.v1.LambdaContractH\x00R\x06lambda\x125\n" +
 	"\x06server\x18\x04 \x01(\v2\x1b.penstock.v1.ServerContractH\x00R\x06server\x12Z\n" +
 	"\x13functions_framework\x18\x10 \x01(\v2'.penstock.v1.FunctionsFrameworkContractH\x00R\x12functionsFramework\x122\n" +
 	"\x05azure\x18\x11 \x01(\v2\x1a.penstock.v1.AzureContractH\x00R\x05azure\x12\"\n" +
 	"\x06source\x18\x05 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x06source\x12_\n" +
-	"\x03env\x18\x06 \x03(\v2\x1e.penstock.v1.Function.EnvEntryB-\xbaH*\x9a\x01'\x10\x80\x02\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x03env\x12&\n" +
-	"\tinstances\x18\a \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\tinstances\x12*\n" +
+	"\x03env\x18\x06 \x03(\v2\x1e.penstock.v1.Function.EnvEntryB-\xbaH*\x9a\x01'\x10\x80\x02\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x03env\x12*\n" +
+	"\tinstances\x18\a \x01(\rB\f\xbaH\x05*\x03\x18\xe8\a\xc8\xf3\x18\x01R\tinstances\x12*\n" +
 	"\vconcurrency\x18\b \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\vconcurrency\x12B\n" +
 	"\atimeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x84\a*\x00R\atimeout\x12M\n" +
 	"\rstart_timeout\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x84\a*\x00R\fstartTimeout\x12(\n" +
-	"\x05scale\x18\x12 \x01(\v2\x12.penstock.v1.ScaleR\x05scale\x128\n" +
-	"\atraffic\x18\x13 \x03(\v2\x14.penstock.v1.TrafficB\b\xbaH\x05\x92\x01\x02\x10 R\atraffic\x124\n" +
+	"\xaa\x01\a\"\x03\b\x84\a*\x00R\fstartTimeout\x12.\n" +
+	"\x05scale\x18\x12 \x01(\v2\x12.penstock.v1.ScaleB\x04\xc8\xf3\x18\x01R\x05scale\x12<\n" +
+	"\atraffic\x18\x13 \x03(\v2\x14.penstock.v1.TrafficB\f\xbaH\x05\x92\x01\x02\x10 \xc8\xf3\x18\x01R\atraffic\x124\n" +
 	"\tresources\x18\x14 \x01(\v2\x16.penstock.v1.ResourcesR\tresources\x124\n" +
-	"\tisolation\x18\x15 \x01(\v2\x16.penstock.v1.IsolationR\tisolation\x12>\n" +
-	"\rauto_rollback\x18\x16 \x01(\v2\x19.penstock.v1.AutoRollbackR\fautoRollback\x12I\n" +
+	"\tisolation\x18\x15 \x01(\v2\x16.penstock.v1.IsolationR\tisolation\x12D\n" +
+	"\rauto_rollback\x18\x16 \x01(\v2\x19.penstock.v1.AutoRollbackB\x04\xc8\xf3\x18\x01R\fautoRollback\x12I\n" +
 	"\fdependencies\x18\x17 \x01(\x0e2\x1b.penstock.v1.DependencyModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\fdependencies\x12u\n" +
 	"\venv_secrets\x18\x18 \x03(\v2%.penstock.v1.Function.EnvSecretsEntryB-\xbaH*\x9a\x01'\x10\x80\x02\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\n" +
-	"envSecrets\x121\n" +
-	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\x04\xe2A\x01\x03R\x06status\x1a6\n" +
+	"envSecrets\x125\n" +
+	"\x06status\x18\x0f \x01(\v2\x13.penstock.v1.StatusB\b\xe2A\x01\x03\xc8\xf3\x18\x01R\x06status\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aU\n" +
@@ -2572,6 +2572,7 @@ func file_penstock_v1_function_proto_init() {
 		return
 	}
 	file_penstock_v1_metadata_proto_init()
+	file_penstock_v1_options_proto_init()
 	file_penstock_v1_function_proto_msgTypes[0].OneofWrappers = []any{
 		(*Function_Lambda)(nil),
 		(*Function_Server)(nil),

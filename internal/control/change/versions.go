@@ -8,6 +8,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/api"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/versioned"
 	"github.com/penstock-gateway/penstock/store"
 )
 
@@ -44,7 +45,7 @@ func (pl *Planner) keepVersions(head *gateway.Snapshot, w *api.Write, p *Plan, c
 				versions = append(versions, v)
 			}
 		}
-		spec := gateway.Template(f)
+		spec := versioned.Part(f)
 		is := func(v *pb.FunctionVersion) bool { return proto.Equal(v.GetSpec(), spec) }
 		if !slices.ContainsFunc(versions, is) {
 			number := head.Revision() + 1
