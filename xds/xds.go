@@ -59,6 +59,11 @@ type Resource struct {
 	// Refs are the resources that a proxy must have acknowledged before it may
 	// be sent this one (a RouteConfiguration's clusters).
 	Refs []Ref
+	// After are the scopes that a RouteConfiguration follows: a proxy that takes them gets
+	// it when it has acknowledged each that may still be acknowledged. Unlike one of Refs,
+	// a scope that cannot be sent, since something in it was refused, holds nothing back.
+	// They follow from Body, and none of them leads to what refers to this resource.
+	After []Ref
 	// Lazy says that a proxy asks for what this refers to by name only when a
 	// request needs it, and may never do so (on-demand scopes).
 	Lazy bool

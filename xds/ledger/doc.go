@@ -16,6 +16,9 @@
 //     what it refers to itself must be acknowledged. References are followed only
 //     downwards in the order secret, endpoint < cluster < extension config < route
 //     < scope < listener, so there are no cycles.
+//   - Routes that follow scopes (xds.Resource.After) are sent when each of these scopes
+//     that may still be acknowledged is. One that is held back by a refusal is not waited
+//     for, or it would hold back its neighbours.
 //   - A cluster waits for nothing: Envoy keeps its old one until endpoints and
 //     secrets of the new are there, and withholds the acknowledgement until then.
 //     After each cluster its endpoints are sent again, even unchanged: Envoy

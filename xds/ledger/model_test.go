@@ -30,6 +30,8 @@ type envoy struct {
 	rnd  *rand.Rand
 	fail func(format string, args ...any)
 	bad  func(*xds.Resource) bool
+	// owed reports whether the control plane could have sent what is wanted of a name.
+	owed func(xds.Ref) bool
 
 	held    map[xds.Type]map[string]*xds.Resource
 	subs    map[xds.Type]map[string]bool
@@ -252,6 +254,11 @@ func (e *envoy) apply(res *xds.Resource, now time.Time) {
 			}
 		}
 	}
+	for _, ref := range res.After {
+		if e.held[ref.Type][ref.Name] == nil && e.owed(ref) {
+			e.fail("%s applies %s, which follows %s: not there", e.name, res.Name, ref)
+		}
+	}
 	old := e.held[res.Type][res.Name]
 	if old != nil && old.Version != res.Version {
 		e.unload(old)
@@ -368,6 +375,11 @@ func (e *envoy) remove(ref xds.Ref) {
 			if slices.Contains(res.Refs, ref) && !e.absent[ref] {
 				e.fail("%s is told to remove %s, which %s %s refers to", e.name, ref, t.Short(), res.Name)
 			}
+		}
+	}
+	for name, res := range e.held[xds.Route] {
+		if slices.Contains(res.After, ref) && !e.absent[ref] && e.owed(xds.Ref{Type: xds.Route, Name: name}) {
+			e.fail("%s is told to remove %s, which %s still follows", e.name, ref, name)
 		}
 	}
 	e.unload(e.held[ref.Type][ref.Name])

@@ -50,7 +50,28 @@ func (p *Proxy) ready(k kind, res *xds.Resource, at int64, strict bool) (readine
 			state, why = waits, root
 		}
 	}
-	return state, why
+	if state != ready {
+		return state, why
+	}
+	return p.follows(res, at)
+}
+
+// follows reports whether the scopes that routes follow are acknowledged, as far as they
+// can be. A scope refers to routes of its own, which follow nothing, so there are no cycles.
+func (p *Proxy) follows(res *xds.Resource, at int64) (readiness, xds.Ref) {
+	if len(res.After) == 0 {
+		return ready, xds.Ref{}
+	}
+	if p.resumed && !p.late && !p.lanes[scopes].asked {
+		// On a new stream: which scopes it holds is not known yet.
+		return waits, res.After[0]
+	}
+	for _, ref := range res.After {
+		if r, root := p.refReady(routes, scopes, ref.Name, at, false); r == waits {
+			return waits, root
+		}
+	}
+	return ready, xds.Ref{}
 }
 
 // refReady is ready for one reference, of a resource of kind k.

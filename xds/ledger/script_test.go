@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite testdata; read the diff before 
 // commands, indented lines are what the ledger did. After each command
 // everything that the ledger wants to send is taken.
 //
-//	update REV type/name@version[:ref,ref] …   the next generation; ~ref: on demand
+//	update REV type/name@version[:ref,ref] …   the next generation; ~ref: on demand, ^ref: follows
 //	connect                                    a new stream
 //	restart                                    a new control plane, and a new stream
 //	ask type [name …]                          subscribe; no name is all
@@ -241,6 +241,10 @@ func parseGeneration(args []string) *xds.Generation {
 		res := &xds.Resource{Type: ref.Type, Name: name, Version: version, Body: &anypb.Any{}}
 		if refs != "" {
 			for r := range strings.SplitSeq(refs, ",") {
+				if after, ok := strings.CutPrefix(r, "^"); ok {
+					res.After = append(res.After, parseRef(after))
+					continue
+				}
 				lazy := strings.HasPrefix(r, "~")
 				res.Lazy = res.Lazy || lazy
 				res.Refs = append(res.Refs, parseRef(strings.TrimPrefix(r, "~")))

@@ -69,6 +69,7 @@ type failure string
 //     bad ones are reported as refused; and nothing more is sent.
 type world struct {
 	rnd     *rand.Rand
+	more    *rand.Rand // for what followers are
 	now     time.Time
 	table   *ledger.Table
 	gen     *xds.Generation
@@ -87,19 +88,21 @@ type proxy struct {
 
 func newWorld(s uint64) *world {
 	w := &world{
-		rnd: rand.New(rand.NewPCG(s, 1)), now: time.Unix(1_000_000, 0),
+		rnd: rand.New(rand.NewPCG(s, 1)), more: rand.New(rand.NewPCG(s, 3)), now: time.Unix(1_000_000, 0),
 		table: ledger.NewTable(), bad: map[string]bool{}, log: &strings.Builder{},
 		quarantine: map[xds.Ref]*ledger.Quarantine{},
 	}
 	for i := range 1 + w.rnd.IntN(3) {
 		e := newEnvoy(fmt.Sprint("p", i), w.rnd, w.failf)
 		e.log, e.bad = w.log, func(r *xds.Resource) bool { return w.bad[r.Version] }
+		e.owed = w.owed
 		w.proxies = append(w.proxies, &proxy{envoy: e})
 	}
 	if rnd := rand.New(rand.NewPCG(s, 2)); rnd.IntN(3) == 0 {
 		// Another program, which takes one type or two.
 		e := newEnvoy("client", w.rnd, w.failf)
 		e.log, e.bad = w.log, func(r *xds.Resource) bool { return w.bad[r.Version] }
+		e.owed = w.owed
 		types := []xds.Type{order[rnd.IntN(len(order))]}
 		if other := order[rnd.IntN(len(order))]; other != types[0] && rnd.IntN(3) == 0 {
 			types = append(types, other)
@@ -332,6 +335,12 @@ func (w *world) mayBeHeld(p *proxy, res *xds.Resource) bool {
 	})
 }
 
+// owed reports whether proxies can be sent what is wanted of a name.
+func (w *world) owed(ref xds.Ref) bool {
+	res := w.gen.Get(ref.Type, ref.Name)
+	return res != nil && !w.bad[res.Version] && !w.mayBeHeld(nil, res)
+}
+
 // checkGone finds what should have been removed.
 func (w *world) checkGone(p *proxy, t xds.Type) {
 	for name, res := range p.held[t] {
@@ -373,6 +382,9 @@ func (w *world) generate(badShare float64) {
 		w.one(g, badShare, xds.Scope, name, xds.Ref{Type: xds.Route, Name: name})
 	}
 	w.some(g, badShare, xds.Listener, "l", 2, xds.ExtensionConfig, xds.Secret, xds.Route)
+	if w.more.IntN(10) > 1 {
+		w.follower(g, badShare)
+	}
 	if w.gen != nil && w.rnd.IntN(2) == 0 {
 		g = basedOn(w.gen, g)
 	}
@@ -395,6 +407,31 @@ func basedOn(a, b *xds.Generation) *xds.Generation {
 		}
 	}
 	return out
+}
+
+// follower puts in routes that follow some scopes, and their own scope.
+func (w *world) follower(g *xds.Generation, bad float64) {
+	const name = "follower"
+	var after []xds.Ref
+	for _, n := range g.Names(xds.Scope) {
+		if w.more.IntN(3) > 0 {
+			after = append(after, xds.Ref{Type: xds.Scope, Name: n})
+		}
+	}
+	res, err := xds.NewResource(xds.Route, name, wrapperspb.String(fmt.Sprint(after)), nil, []string{"objects/" + name})
+	if err != nil {
+		panic(err)
+	}
+	res.After = after
+	g.Set(res)
+	if _, known := w.bad[res.Version]; !known {
+		w.bad[res.Version] = w.more.Float64() < bad
+	}
+	scope, err := xds.NewResource(xds.Scope, name, wrapperspb.String(name), []xds.Ref{{Type: xds.Route, Name: name}}, nil)
+	if err != nil {
+		panic(err)
+	}
+	g.Set(scope)
 }
 
 // some puts in some of n names of a type, with references to what is there.

@@ -57,6 +57,7 @@ func (w *world) newcomers() {
 	for range w.rnd.IntN(2) {
 		e := newEnvoy("late", w.rnd, w.failf)
 		e.log, e.bad, e.calm = w.log, func(r *xds.Resource) bool { return w.bad[r.Version] }, w.now
+		e.owed = w.owed
 		p := &proxy{envoy: e}
 		w.proxies = append(w.proxies, p)
 		w.connect(p)
