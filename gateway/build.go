@@ -150,10 +150,10 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 			s.referrers.Delete(target)
 		}
 	}
-	for _, kind := range Kinds {
+	for collection := range kindsByCollection {
 		var removed, added []Object
 		for name, o := range next {
-			if kindOf(name) != kind {
+			if kindOf(name) != collection {
 				continue
 			}
 			if old := changed[name]; old != nil {
@@ -164,7 +164,7 @@ func (s *Snapshot) take(prev *Snapshot, c Changes) map[string]Object {
 			}
 		}
 		if len(removed)+len(added) > 0 {
-			s.kinds[kind] = s.kinds[kind].splice(removed, added, compareNames)
+			s.kinds[collection] = s.kinds[collection].splice(removed, added, compareNames)
 		}
 	}
 	return changed
@@ -206,9 +206,7 @@ func (s *Snapshot) dirty(changed map[string]Object) map[string]bool {
 		out[name] = true
 		keys := []string{name}
 		for _, o := range []Object{old, s.Get(name)} {
-			if c, ok := o.(*pb.Consumer); ok {
-				keys = append(keys, identityKey(c))
-			}
+			keys = append(keys, kindOfObject(o).keys(o)...)
 		}
 		for _, k := range keys {
 			for _, r := range s.Dependents(k) {
@@ -272,8 +270,8 @@ func (s *Snapshot) All() iter.Seq[Object] {
 		if s == nil {
 			return
 		}
-		for _, kind := range Kinds {
-			for o := range s.kinds[kind].all() {
+		for _, k := range Kinds() {
+			for o := range s.kinds[k.Collection].all() {
 				if !yield(o) {
 					return
 				}

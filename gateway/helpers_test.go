@@ -14,8 +14,8 @@ import (
 func objectOf(t testing.TB, kind, id, json string) Object {
 	t.Helper()
 	o := map[string]func() Object{}
-	for _, k := range Kinds {
-		o[singular[k]] = func() Object { return emptyObject(k) }
+	for _, k := range Collections() {
+		o[KindFor(k).Singular] = func() Object { return emptyObject(k) }
 	}
 	m := o[kind]()
 	json = strings.ReplaceAll(json, "'", `"`)
@@ -35,7 +35,7 @@ func objectOf(t testing.TB, kind, id, json string) Object {
 
 func emptyObject(kind string) Object {
 	for _, o := range emptyObjects() {
-		if collectionOf(o) == kind {
+		if kindOfObject(o).Collection == kind {
 			return o
 		}
 	}

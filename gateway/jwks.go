@@ -168,17 +168,10 @@ func (c *checker) jwks(field, text string) {
 	}
 }
 
-// keyWarnings are the keys of an object's key sets that are ignored.
-func (c *checker) keyWarnings(o Object) {
-	warn := func(field, text string) {
-		for _, i := range readKeySet(text).ignored {
-			c.add(field, "%s", i)
-		}
-	}
-	if v, ok := o.(*pb.Secret); ok {
-		if k, ok := v.GetValue().(*pb.Secret_Jwks); ok {
-			warn("jwks", k.Jwks)
-		}
+// keyWarnings are the keys of a key set that are ignored.
+func (c *checker) keyWarnings(s *pb.Secret) {
+	for _, i := range readKeySet(s.GetJwks()).ignored {
+		c.add("jwks", "%s", i)
 	}
 }
 

@@ -133,15 +133,7 @@ func (p Places) names() string {
 
 // eachPolicies calls visit for all policies of an object, with where they stand.
 func eachPolicies(o Object, visit func(path string, at Places, p *pb.Policies)) {
-	switch v := o.(type) {
-	case *pb.Gateway:
-		visit("policies", OnGateway, v.GetPolicies())
-	case *pb.Route:
-		visit("policies", OnRoute, v.GetPolicies())
-		for i, r := range v.GetRules() {
-			visit(fmt.Sprintf("rules[%d].policies", i), OnRule, r.GetPolicies())
-		}
-	}
+	kindOfObject(o).policies(o, visit)
 }
 
 func (c *checker) policyWarnings(o Object) {

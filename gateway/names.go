@@ -6,11 +6,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// The collections of resource names, one for each kind.
+// The collections of the kinds that the code names. KindFor has what is known of each.
 const (
 	KindGateways  = "gateways"
 	KindRoutes    = "routes"
@@ -18,25 +16,13 @@ const (
 	KindFunctions = "functions"
 	KindConsumers = "consumers"
 	KindSecrets   = "secrets"
-	// KindFunctionVersions is written by the control plane only.
+
 	KindFunctionVersions = "functionVersions"
 )
-
-// Kinds are all collections in the order in which All lists them: what others
-// refer to comes first.
-var Kinds = []string{KindSecrets, KindConsumers, KindBackends, KindFunctionVersions, KindFunctions, KindGateways, KindRoutes}
-
-var singular = map[string]string{
-	KindGateways: "gateway", KindRoutes: "route", KindBackends: "backend",
-	KindFunctions: "function", KindConsumers: "consumer", KindSecrets: "secret",
-	KindFunctionVersions: "function version",
-}
 
 var (
 	projectPattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	idPattern      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
-	// versionPattern is a function's id and a number behind it.
-	versionPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?\.[1-9][0-9]{0,18}$`)
 )
 
 // KindOf splits a full resource name such as "projects/p/routes/r" (AIP-122) into
@@ -44,27 +30,23 @@ var (
 // wrong and what it has to look like.
 func KindOf(name string) (project, kind, id string, err error) {
 	project, kind, id, ok := split(name)
+	k := KindFor(kind)
 	switch {
 	case !ok:
 		return "", "", "", fmt.Errorf("%q is not a resource name: want projects/{project}/{%s}/{id}", name, strings.Join(writable(), "|"))
-	case singular[kind] == "":
+	case k == nil:
 		return "", "", "", fmt.Errorf("%q is not a kind of resource: want one of %s", kind, strings.Join(writable(), ", "))
 	case !projectPattern.MatchString(project):
 		return "", "", "", fmt.Errorf("project %q must start with a letter and hold only a-z, 0-9 and -, at most 63 of them", project)
-	case kind == KindFunctionVersions:
-		if !versionPattern.MatchString(id) {
-			return "", "", "", fmt.Errorf("id %q must be the function's id, a dot and the number of the version", id)
-		}
-	case !idPattern.MatchString(id):
-		return "", "", "", fmt.Errorf("id %q must start and end with a-z or 0-9 and hold only a-z, 0-9, - and dots, at most 63 of them", id)
+	}
+	if err := k.checkID(id); err != nil {
+		return "", "", "", err
 	}
 	return project, kind, id, nil
 }
 
 // writable are the collections that people write to, sorted.
-func writable() []string {
-	return slices.DeleteFunc(slices.Sorted(slices.Values(Kinds)), func(k string) bool { return k == KindFunctionVersions })
-}
+func writable() []string { return slices.Sorted(slices.Values(Writable())) }
 
 // split takes a full name apart without looking at the parts.
 func split(name string) (project, kind, id string, ok bool) {
@@ -109,88 +91,18 @@ func Resolve(project, kind, ref string) string {
 	return "projects/" + project + "/" + kind + "/" + ref
 }
 
-// FromResource takes the object out of its envelope; nil when there is none.
-func FromResource(r *pb.Resource) Object {
-	switch k := r.GetKind().(type) {
-	case *pb.Resource_Gateway:
-		return orNil(k.Gateway)
-	case *pb.Resource_Route:
-		return orNil(k.Route)
-	case *pb.Resource_Backend:
-		return orNil(k.Backend)
-	case *pb.Resource_Function:
-		return orNil(k.Function)
-	case *pb.Resource_Consumer:
-		return orNil(k.Consumer)
-	case *pb.Resource_Secret:
-		return orNil(k.Secret)
-	case *pb.Resource_FunctionVersion:
-		return orNil(k.FunctionVersion)
-	}
-	return nil
-}
-
-// orNil avoids an interface that holds a nil pointer.
-func orNil[T any, P interface {
-	*T
-	Object
-}](p P) Object {
-	if p == nil {
-		return nil
-	}
-	return p
-}
-
-// ToResource puts an object into its envelope; nil for nil.
-func ToResource(o Object) *pb.Resource {
-	switch v := o.(type) {
-	case *pb.Gateway:
-		return &pb.Resource{Kind: &pb.Resource_Gateway{Gateway: v}}
-	case *pb.Route:
-		return &pb.Resource{Kind: &pb.Resource_Route{Route: v}}
-	case *pb.Backend:
-		return &pb.Resource{Kind: &pb.Resource_Backend{Backend: v}}
-	case *pb.Function:
-		return &pb.Resource{Kind: &pb.Resource_Function{Function: v}}
-	case *pb.Consumer:
-		return &pb.Resource{Kind: &pb.Resource_Consumer{Consumer: v}}
-	case *pb.Secret:
-		return &pb.Resource{Kind: &pb.Resource_Secret{Secret: v}}
-	case *pb.FunctionVersion:
-		return &pb.Resource{Kind: &pb.Resource_FunctionVersion{FunctionVersion: v}}
-	}
-	return nil
-}
-
-// collectionOf is the collection that an object's type belongs to.
-func collectionOf(o Object) string {
-	switch o.(type) {
-	case *pb.Gateway:
-		return KindGateways
-	case *pb.Route:
-		return KindRoutes
-	case *pb.Backend:
-		return KindBackends
-	case *pb.Function:
-		return KindFunctions
-	case *pb.Consumer:
-		return KindConsumers
-	case *pb.Secret:
-		return KindSecrets
-	case *pb.FunctionVersion:
-		return KindFunctionVersions
-	}
-	return ""
-}
-
 // checkName reports whether an object may stand in a Snapshot under its name.
 func checkName(o Object) error {
 	_, kind, _, err := KindOf(o.GetName())
 	if err != nil {
 		return err
 	}
-	if want := collectionOf(o); kind != want {
-		return errors.New("the name of a " + singular[want] + " is projects/{project}/" + want + "/{id}, not " + o.GetName())
+	k := KindOfMessage(o.ProtoReflect().Descriptor())
+	if k == nil {
+		return fmt.Errorf("%s is not a kind of resource", o.ProtoReflect().Descriptor().FullName())
+	}
+	if kind != k.Collection {
+		return errors.New("the name of a " + k.Singular + " is projects/{project}/" + k.Collection + "/{id}, not " + o.GetName())
 	}
 	return nil
 }

@@ -12,29 +12,7 @@ import (
 // same); no white space around names. What it cannot make right it leaves for
 // Validate. It comes before Validate and changes nothing the second time.
 func (m *Model) Normalize(o Object) {
-	switch v := o.(type) {
-	case *pb.Gateway:
-		for _, l := range v.GetListeners() {
-			l.Hostnames = hostnames(l.GetHostnames())
-			l.Address = strings.TrimSpace(l.GetAddress())
-		}
-		m.normalizePolicies(v.GetPolicies())
-	case *pb.Route:
-		v.Hostnames = hostnames(v.GetHostnames())
-		m.normalizePolicies(v.GetPolicies())
-		for _, r := range v.GetRules() {
-			m.normalizeRule(r)
-		}
-	case *pb.Backend:
-		if d := v.GetDns(); d != nil {
-			d.Hostname = hostname(d.GetHostname())
-		}
-		for _, e := range v.GetStatic().GetEndpoints() {
-			e.Address = strings.TrimSpace(e.GetAddress())
-		}
-	case *pb.Function:
-		v.Source = strings.TrimSpace(v.GetSource())
-	}
+	kindOfObject(o).normalize(m, o)
 }
 
 // hostnames normalizes a list in place. "" is the same as "*".

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -31,51 +30,7 @@ type reference struct {
 
 // references lists every mention of other objects in o, in order of fields.
 func (m *Model) references(o Object) []reference {
-	project := projectOf(o.GetName())
-	var out []reference
-	switch v := o.(type) {
-	case *pb.Gateway:
-		for i, l := range v.GetListeners() {
-			for j, c := range l.GetTls().GetCertificates() {
-				out = append(out, refTo(fmt.Sprintf("listeners[%d].tls.certificates[%d]", i, j), project, c, KindSecrets))
-			}
-		}
-		out = append(out, m.policyReferences(project, "policies", v.GetPolicies())...)
-	case *pb.Function:
-		for i, t := range v.GetTraffic() {
-			if t.GetVersion() != 0 {
-				out = append(out, refTo(fmt.Sprintf("traffic[%d].version", i), project, VersionOf(v.GetName(), t.GetVersion()), KindFunctionVersions))
-			}
-		}
-		out = append(out, secretReferences(project, "env_secrets", v)...)
-	case *pb.FunctionVersion:
-		out = append(out, secretReferences(project, "spec.env_secrets", v.GetSpec())...)
-	case *pb.Route:
-		for i, g := range v.GetGateways() {
-			out = append(out, refTo(fmt.Sprintf("gateways[%d]", i), project, g, KindGateways))
-		}
-		out = append(out, m.policyReferences(project, "policies", v.GetPolicies())...)
-		for i, r := range v.GetRules() {
-			for j, b := range r.GetForward().GetBackends() {
-				ref := refTo(fmt.Sprintf("rules[%d].forward.backends[%d].backend", i, j), project, b.GetBackend(), KindBackends, KindFunctions)
-				ref.subset, ref.port = b.GetSubset(), b.GetPort()
-				out = append(out, ref)
-			}
-			out = append(out, m.policyReferences(project, fmt.Sprintf("rules[%d].policies", i), r.GetPolicies())...)
-		}
-	}
-	return out
-}
-
-func secretReferences(project, path string, f *pb.Function) []reference {
-	var out []reference
-	for _, variable := range slices.Sorted(maps.Keys(f.GetEnvSecrets())) {
-		k := f.GetEnvSecrets()[variable]
-		ref := refTo(fmt.Sprintf("%s[%q].secret", path, variable), project, k.GetSecret(), KindSecrets)
-		ref.key = k.GetKey()
-		out = append(out, ref)
-	}
-	return out
+	return kindOfObject(o).references(m, projectOf(o.GetName()), o)
 }
 
 func refTo(field, project, text string, kinds ...string) reference {
@@ -89,7 +44,7 @@ func (r reference) malformed(from Object) string {
 	case err != nil:
 		return fmt.Sprintf("%q: %v", r.text, err)
 	case !slices.Contains(r.kinds, kind):
-		return fmt.Sprintf("%q is a %s; expected the name of a %s", r.text, singular[kind], r.wants())
+		return fmt.Sprintf("%q is a %s; expected the name of a %s", r.text, KindFor(kind).Singular, r.wants())
 	case project != projectOf(from.GetName()):
 		return fmt.Sprintf("%q is in another project; a reference may not leave project %s", r.text, projectOf(from.GetName()))
 	}
@@ -99,7 +54,7 @@ func (r reference) malformed(from Object) string {
 func (r reference) wants() string {
 	var out []string
 	for _, k := range r.kinds {
-		out = append(out, singular[k])
+		out = append(out, KindFor(k).Singular)
 	}
 	return strings.Join(out, " or ")
 }
@@ -120,29 +75,8 @@ func (s *Snapshot) target(from Object, r reference) (Object, string) {
 		}
 		return nil, fmt.Sprintf("%s does not exist; create it, in the same apply if you like, or change the reference", r.name)
 	}
-	switch v := o.(type) {
-	case *pb.Backend:
-		if r.subset != "" && !slices.ContainsFunc(v.GetSubsets(), func(x *pb.Subset) bool { return x.GetName() == r.subset }) {
-			return nil, fmt.Sprintf("%s has no subset %q; it has %s", r.name, r.subset, subsetNames(v))
-		}
-		if m := portProblem(v, r); m != "" {
-			return nil, m
-		}
-	case *pb.Function:
-		if r.port != 0 {
-			return nil, fmt.Sprintf("%s is a function, which has no port to choose; leave port out", r.name)
-		}
-		if r.subset != "" && tagged(v, r.subset) == nil {
-			return nil, fmt.Sprintf("%s has no subset %q: a subset of a function is a tag of its traffic, and it has %s", r.name, r.subset, tagNames(v))
-		}
-	case *pb.Secret:
-		want, field := secretKind(r)
-		if got := secretValue(v); got != "" && want != got {
-			return nil, fmt.Sprintf("%s is a secret with %s; %s needs one with %s", r.name, got, field, want)
-		}
-		if _, ok := v.GetData()[r.key]; r.key != "" && len(v.GetData()) > 0 && !ok {
-			return nil, fmt.Sprintf("%s has no key %q in its data%s", r.name, r.key, hint(r.key, slices.Sorted(maps.Keys(v.GetData()))))
-		}
+	if why := kindOfObject(o).unfit(r, o); why != "" {
+		return nil, why
 	}
 	return o, ""
 }
@@ -180,30 +114,6 @@ func subsetNames(b *pb.Backend) string {
 	return strings.Join(names, ", ")
 }
 
-// secretKind is what a secret must hold for the field that names it.
-func secretKind(r reference) (want, last string) {
-	switch {
-	case r.key != "":
-		return "data", "env_secrets"
-	case r.holds != "":
-		return r.holds, r.field[strings.LastIndexByte(r.field, '.')+1:]
-	}
-	return "certificate", "tls.certificates"
-}
-
-// secretValue is what a secret holds; "" when its value is not known, as in a read.
-func secretValue(s *pb.Secret) string {
-	switch {
-	case s.GetCertificate() != nil:
-		return "certificate"
-	case len(s.GetData()) > 0:
-		return "data"
-	case s.GetValue() != nil:
-		return "jwks"
-	}
-	return ""
-}
-
 // maxNearby bounds the objects that a name is compared with: an apply may hold very
 // many references to what does not exist.
 const maxNearby = 200
@@ -238,12 +148,6 @@ func hint(name string, names []string) string {
 	return ""
 }
 
-// identityKey stands in the reverse references for what a consumer is recognised
-// by, so that two consumers with one identity find each other.
-func identityKey(c *pb.Consumer) string {
-	return fmt.Sprintf("identity:%s:%q:%q", projectOf(c.GetName()), c.GetJwt().GetIssuer(), c.GetJwt().GetSubject())
-}
-
 // refersTo lists the names and keys that o depends on, sorted.
 func (m *Model) refersTo(o Object) []string {
 	if o == nil {
@@ -253,9 +157,7 @@ func (m *Model) refersTo(o Object) []string {
 	for _, r := range m.references(o) {
 		out = append(out, r.name)
 	}
-	if c, ok := o.(*pb.Consumer); ok {
-		out = append(out, identityKey(c))
-	}
+	out = append(out, kindOfObject(o).keys(o)...)
 	slices.Sort(out)
 	return slices.Compact(out)
 }
@@ -266,8 +168,9 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 	add := func(field, message string) {
 		out = append(out, Problem{Object: o.GetName(), Field: field, Message: message, Origin: o.GetMetadata().GetOrigin()})
 	}
-	if _, version := o.(*pb.FunctionVersion); version {
-		return nil // it may outlive what it needs, unless it gets requests: see checkVersions
+	k := kindOfObject(o)
+	if k.outlivesTargets() {
+		return nil
 	}
 	for _, r := range s.model.references(o) {
 		target, m := s.target(o, r)
@@ -287,20 +190,7 @@ func (s *Snapshot) checkObject(o Object) []Problem {
 			out[len(out)-1].target = r.name
 		}
 	}
-	if f, ok := o.(*pb.Function); ok {
-		out = append(out, s.checkVersions(f)...)
-	}
-	if r, ok := o.(*pb.Route); ok {
-		out = append(out, s.unserved(r)...)
-	}
-	if c, ok := o.(*pb.Consumer); ok && c.GetJwt() != nil {
-		for _, other := range s.referring(identityKey(c)) {
-			if other != c.GetName() {
-				add("jwt", fmt.Sprintf("%s has the same issuer and subject, so nobody could tell the two apart; change one", other))
-			}
-		}
-	}
-	return out
+	return append(out, k.check(s, o)...)
 }
 
 // checkVersions finds what the versions that get requests need and is not there.

@@ -11,8 +11,8 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// Object is any configuration resource: *pb.Gateway, *pb.Route, *pb.Backend,
-// *pb.Function, *pb.FunctionVersion, *pb.Consumer or *pb.Secret. Objects in a Snapshot are immutable.
+// Object is any configuration resource: a message of one of the Kinds, such as *pb.Route.
+// Objects in a Snapshot are immutable.
 type Object interface {
 	proto.Message
 	GetName() string

@@ -28,7 +28,7 @@ var now = time.Now
 // because nobody notices. A nil object has one problem.
 func (m *Model) Validate(o Object) []Problem {
 	if o == nil || !o.ProtoReflect().IsValid() {
-		return []Problem{{Message: "the resource is empty: set exactly one of gateway, route, backend, function, consumer, secret"}}
+		return []Problem{{Message: "the resource is empty: set exactly one of " + strings.Join(fieldNames(), ", ")}}
 	}
 	c := &checker{model: m, object: o, edge: loosest}
 	if err := checkName(o); err != nil {
@@ -44,19 +44,13 @@ func (m *Model) Validate(o Object) []Problem {
 			c.add(r.field, "%s", m)
 		}
 	}
-	switch v := o.(type) {
-	case *pb.Gateway:
-		c.gateway(v)
-	case *pb.Route:
-		c.route(v)
-	case *pb.Backend:
-		c.backend(v)
-	case *pb.Function:
-		c.function(v)
-	case *pb.Secret:
-		c.secret(v)
-	}
+	kindOfObject(o).validate(c, o)
 	return c.problems
+}
+
+// fieldNames are the fields of pb.Resource that people write.
+func fieldNames() []string {
+	return namesOf(Writable(), func(c string) string { return string(KindFor(c).Field.Name()) })
 }
 
 // checker collects the problems of one object.

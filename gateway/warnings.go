@@ -16,18 +16,9 @@ func (m *Model) Warnings(o Object) []Problem {
 		return nil
 	}
 	c := &checker{model: m, object: o}
-	c.keyWarnings(o)
 	c.policyWarnings(o)
 	c.credentialWarnings(o)
-	if r, ok := o.(*pb.Route); ok {
-		for i, rule := range r.GetRules() {
-			for j, m := range rule.GetMatches() {
-				path := fmt.Sprintf("rules[%d].matches[%d]", i, j)
-				c.matchWarnings(path, m)
-				c.readingWarning(path+".path", rule, m.GetPath())
-			}
-		}
-	}
+	kindOfObject(o).warn(c, o)
 	return c.problems
 }
 

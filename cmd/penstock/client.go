@@ -273,7 +273,7 @@ func trimKind(kind, name string) string {
 	return name
 }
 
-var kinds = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets", gateway.KindFunctionVersions}
+var kinds = gateway.Collections()
 
 // collection accepts "route", "routes", "Route".
 func collection(kind string) (string, error) {

@@ -131,7 +131,7 @@ func collections(args []string) ([]string, error) {
 		}
 	}
 	if len(args) == 0 {
-		want = slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == gateway.KindFunctionVersions })
+		want = slices.Clone(gateway.Writable())
 	}
 	return want, nil
 }

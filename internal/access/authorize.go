@@ -52,13 +52,11 @@ func mayWatch(id *Identity, has rights, watched []string) error {
 	}
 	var lacking []right
 	for _, k := range watched {
-		if k == gateway.KindFunctionVersions {
-			k = gateway.KindFunctions
-		}
-		if has.somewhere("read", k) || !slices.Contains(resources, k) {
+		kind := gateway.KindFor(k)
+		if kind == nil || has.somewhere("read", kind.Owner) {
 			return nil
 		}
-		lacking = append(lacking, right{"read", k, AllProjects})
+		lacking = append(lacking, right{"read", kind.Owner, AllProjects})
 	}
 	return refusal(id, lacking...)
 }

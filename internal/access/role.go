@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -12,7 +13,7 @@ import (
 const AllProjects = "*"
 
 // resources are the kinds of the configuration.
-var resources = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets"}
+var resources = gateway.Writable()
 
 // Verbs that are not of every resource.
 const (

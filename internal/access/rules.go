@@ -1,7 +1,6 @@
 package access
 
 import (
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -83,27 +82,14 @@ var rules = map[string]rule{
 }
 
 func init() {
-	for _, s := range []protoreflect.ServiceDescriptor{
-		service(pb.File_penstock_v1_gateway_service_proto), service(pb.File_penstock_v1_route_service_proto),
-		service(pb.File_penstock_v1_backend_service_proto), service(pb.File_penstock_v1_function_service_proto),
-		service(pb.File_penstock_v1_consumer_service_proto), service(pb.File_penstock_v1_secret_service_proto),
-	} {
-		kind := strings.ToLower(strings.TrimSuffix(string(s.Name()), "Service")) + "s"
-		for i := range s.Methods().Len() {
-			m := s.Methods().Get(i)
-			if r, ok := standard(string(m.Name()), kind); ok {
+	for _, k := range gateway.Kinds() {
+		for i := range k.Service.Methods().Len() {
+			m := k.Service.Methods().Get(i)
+			if r, ok := standard(string(m.Name()), k.Owner); ok {
 				rules[methodName(m)] = r
 			}
 		}
 	}
-	for _, m := range []string{pb.FunctionVersionService_GetFunctionVersion_FullMethodName, pb.FunctionVersionService_ListFunctionVersions_FullMethodName} {
-		r, _ := standard(m[strings.LastIndexByte(m, '/')+1:], "functions")
-		rules[m] = r
-	}
-}
-
-func service(f protoreflect.FileDescriptor) protoreflect.ServiceDescriptor {
-	return f.Services().Get(0)
 }
 
 func methodName(m protoreflect.MethodDescriptor) string {
@@ -207,11 +193,8 @@ func page(path string) rule {
 // kindOf is the kind of an object as roles name it.
 func kindOf(name string) string {
 	_, kind, _, err := gateway.KindOf(name)
-	if err != nil || !slices.Contains(resources, kind) {
-		if kind == gateway.KindFunctionVersions {
-			return gateway.KindFunctions
-		}
+	if err != nil {
 		return ""
 	}
-	return kind
+	return gateway.KindFor(kind).Owner
 }

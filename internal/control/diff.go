@@ -153,8 +153,8 @@ func (c *Core) Revisions(ctx context.Context, before int64, limit int) ([]*pb.Re
 // Watch implements api.Core.
 func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(*pb.WatchResponse) error) error {
 	for _, k := range kinds {
-		if !slices.Contains(collections, k) {
-			return status.Errorf(codes.InvalidArgument, "kinds: %q is none of %s", k, strings.Join(collections, ", "))
+		if gateway.KindFor(k) == nil {
+			return status.Errorf(codes.InvalidArgument, "kinds: %q is none of %s", k, strings.Join(gateway.Collections(), ", "))
 		}
 	}
 	who := api.CallerOf(ctx)
@@ -207,5 +207,3 @@ func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(
 		}
 	}
 }
-
-var collections = []string{"gateways", "routes", "backends", "functions", "consumers", "secrets", gateway.KindFunctionVersions}

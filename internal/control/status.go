@@ -122,7 +122,7 @@ func (c *Core) Status(context.Context) (*pb.GetStatusResponse, error) {
 	}
 	out.Serving.Problems = append(out.Serving.Problems, unproxied(s, c.fleet.Proxies())...)
 	out.RunnerCount = int32(len(out.Runners))
-	for _, k := range collections {
+	for _, k := range gateway.Collections() {
 		if n := len(s.Listed(k, "")); n > 0 {
 			out.Resources[k] = int32(n)
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,32 +17,17 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
-// kindServices are the services with the five standard methods. Their request
-// and response messages differ in names only, so one implementation serves all
-// of them by reflection over the messages: a new kind is a new line here.
-var kindServices = []*grpc.ServiceDesc{
-	&pb.GatewayService_ServiceDesc,
-	&pb.RouteService_ServiceDesc,
-	&pb.BackendService_ServiceDesc,
-	&pb.FunctionService_ServiceDesc,
-	&pb.ConsumerService_ServiceDesc,
-	&pb.SecretService_ServiceDesc,
-	&pb.FunctionVersionService_ServiceDesc, // Get and List only
-}
-
-// registerKinds registers the services of all kinds.
+// registerKinds registers the services of all kinds. Request and response messages of the
+// standard methods differ in names only, so one implementation serves all kinds by
+// reflection over the messages.
 func registerKinds(s grpc.ServiceRegistrar, core Core) {
-	for _, generated := range kindServices {
-		desc, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(generated.ServiceName))
-		if err != nil {
-			panic(fmt.Sprintf("service %s has no descriptor: %v", generated.ServiceName, err))
-		}
-		k := newKind(core, desc.(protoreflect.ServiceDescriptor))
+	for _, collection := range gateway.Collections() {
+		k := newKind(core, gateway.KindFor(collection))
 		s.RegisterService(&grpc.ServiceDesc{
-			ServiceName: generated.ServiceName,
+			ServiceName: string(k.svc.FullName()),
 			HandlerType: (*any)(nil),
 			Methods:     k.methods(),
-			Metadata:    generated.Metadata,
+			Metadata:    k.svc.ParentFile().Path(),
 		}, k)
 	}
 }
@@ -59,17 +43,9 @@ type kind struct {
 	collection string
 }
 
-func newKind(core Core, svc protoreflect.ServiceDescriptor) *kind {
-	word := strings.TrimSuffix(string(svc.Name()), "Service")
-	var singular strings.Builder
-	for i, c := range word {
-		if unicode.IsUpper(c) && i > 0 {
-			singular.WriteByte('_')
-		}
-		singular.WriteRune(unicode.ToLower(c))
-	}
-	name := protoreflect.Name(singular.String())
-	return &kind{core: core, svc: svc, singular: name, plural: name + "s", collection: strings.ToLower(word[:1]) + word[1:] + "s"}
+func newKind(core Core, k *gateway.Kind) *kind {
+	name := k.Field.Name()
+	return &kind{core: core, svc: k.Service, singular: name, plural: name + "s", collection: k.Collection}
 }
 
 // verb is a method without its service: it reads in and fills out.

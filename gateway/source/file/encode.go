@@ -51,7 +51,7 @@ func encode(o gateway.Object, options ...EncodeOption) (*yaml.Node, error) {
 		option(e)
 	}
 	md := o.ProtoReflect().Descriptor()
-	if kindField(md) == nil {
+	if gateway.KindOfMessage(md) == nil {
 		return nil, fmt.Errorf("%s is not a resource", md.FullName())
 	}
 	project, kind, id, err := gateway.KindOf(o.GetName())

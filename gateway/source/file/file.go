@@ -53,9 +53,9 @@ func (d Document) Object() gateway.Object { return d.object }
 
 // newDocument wraps an object.
 func newDocument(o gateway.Object, places strict.Places) Document {
-	r := &pb.Resource{}
-	if fd := kindField(o.ProtoReflect().Descriptor()); fd != nil {
-		r.ProtoReflect().Set(fd, protoreflect.ValueOfMessage(o.ProtoReflect()))
+	r := gateway.ToResource(o)
+	if r == nil {
+		r = &pb.Resource{}
 	}
 	origin := o.GetMetadata().GetOrigin()
 	return Document{Resource: r, File: origin.GetFile(), Line: int(origin.GetLine()), object: o, places: places}
@@ -118,8 +118,7 @@ func (s *Set) Locate(problems []gateway.Problem) Errors {
 	return out
 }
 
-// kinds are the names of the kinds that a file may hold, from the Resource
-// message: Gateway, Route, …
+// kinds are the names of the kinds that a file may hold: Gateway, Route, …
 var kinds = func() []string {
 	var out []string
 	for _, fd := range resourceKinds {
@@ -128,31 +127,16 @@ var kinds = func() []string {
 	return out
 }()
 
-var allKinds = (&pb.Resource{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
-
-// resourceKinds are those that people write.
+// resourceKinds are the fields of Resource that hold what people write.
 var resourceKinds = func() []protoreflect.FieldDescriptor {
 	var out []protoreflect.FieldDescriptor
-	for i := range allKinds.Len() {
-		if fd := allKinds.Get(i); fd.Message().Name() != (&pb.FunctionVersion{}).ProtoReflect().Descriptor().Name() {
-			out = append(out, fd)
-		}
+	for _, c := range gateway.Writable() {
+		out = append(out, gateway.KindFor(c).Field)
 	}
 	return out
 }()
 
-// kindField is the field of Resource that holds messages of a type; nil for
-// messages that are not resources.
-func kindField(md protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
-	for i := range allKinds.Len() {
-		if fd := allKinds.Get(i); fd.Message().FullName() == md.FullName() {
-			return fd
-		}
-	}
-	return nil
-}
-
 // collection is the collection of a kind's names: "routes" for Route.
 func collection(md protoreflect.MessageDescriptor) string {
-	return kindField(md).JSONName() + "s"
+	return gateway.KindOfMessage(md).Collection
 }

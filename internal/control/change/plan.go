@@ -175,8 +175,8 @@ func withPrunes(head *gateway.Snapshot, w *api.Write) ([]api.Mutation, error) {
 		if err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "name %q: %v", m.Name, err)
 		}
-		if kind == gateway.KindFunctionVersions && w.Source != sourceRollback {
-			return nil, status.Errorf(codes.InvalidArgument, "%s: versions are made by writes of their function and never change; which of them get requests is said by its traffic", m.Name)
+		if why := gateway.KindFor(kind).WrittenBy; why != "" && w.Source != sourceRollback {
+			return nil, status.Errorf(codes.InvalidArgument, "%s: %s", m.Name, why)
 		}
 		if seen[m.Name] {
 			return nil, status.Errorf(codes.InvalidArgument, "%s is named twice in one write", m.Name)
