@@ -300,12 +300,17 @@ func (s *etcdStore) List(ctx context.Context, before int64, limit int) ([]Revisi
 	if limit <= 0 {
 		limit = defaultList
 	}
+	return s.list(ctx, before, min(limit, maxList))
+}
+
+// list is List within a call that has begun, and without its bounds.
+func (s *etcdStore) list(ctx context.Context, before int64, limit int) ([]Revision, error) {
 	last := clientv3.GetPrefixRangeEnd(s.key("r", ""))
 	if before > 0 {
 		last = s.revisionKey(before)
 	}
 	resp, err := s.get(ctx, s.key("r", ""), clientv3.WithRange(last),
-		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(int64(min(limit, maxList))))
+		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(int64(limit)))
 	if err != nil {
 		return nil, err
 	}

@@ -92,6 +92,12 @@ type Store interface {
 	// List returns revisions below before (0: from the newest), newest first, at
 	// most limit (100 when not positive, never over 1000).
 	List(ctx context.Context, before int64, limit int) ([]Revision, error)
+	// History returns what revisions below before (0: from the newest) made of one object,
+	// newest first: those that changed it, those that cannot be read, and the oldest that is
+	// kept when the object is in it. There are at most limit (100 when not positive); next
+	// is before for the rest, 0 when there is none. It looks at 1,000 revisions at most, so
+	// fewer than limit, even none, may come with a next.
+	History(ctx context.Context, name string, before int64, limit int) (editions []Edition, next int64, err error)
 	// ByRequest returns the revision that a request id made within the last hour.
 	ByRequest(ctx context.Context, requestID string) (Revision, bool, error)
 	// Watch sends every revision above from, in order, and goes on with new ones as

@@ -146,7 +146,7 @@ data: {url: ` + value + `}
 	})
 	for _, command := range []string{
 		"get secrets/db", "get secrets/db -o yaml", "get secrets/db -o json", "get secrets/tls -o yaml", "get functions/db -o yaml", "list secrets -o json", "list functions -o yaml",
-		"list functions", "history", "diff 1 2", "status", "status -o json", "proxies", "fn describe db", "fn describe db -o json", "fn logs db", "fn ls",
+		"list functions", "history", "history secret db", "history secrets/tls -o json", "history function db", "diff 1 2", "status", "status -o json", "proxies", "fn describe db", "fn describe db -o json", "fn logs db", "fn ls",
 		"explain GET http://" + in.flags.gateway + "/db",
 	} {
 		run(strings.Fields(command)...)

@@ -26,7 +26,7 @@ func completeNames(root *cobra.Command) {
 		}
 	}
 	arguments := map[string]cobra.CompletionFunc{
-		"get": kindAndName, "delete": kindAndName, "list": kindAndName, "route delete": names("routes"),
+		"get": kindAndName, "delete": kindAndName, "list": kindAndName, "history": kindAndName, "route delete": names("routes"),
 		"context use": contextNames,
 	}
 	for _, verb := range strings.Fields("invoke logs describe explain-scale scale rollback promote delete") {

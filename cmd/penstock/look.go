@@ -185,39 +185,6 @@ func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 	}
 }
 
-func newHistoryCommand() *cobra.Command {
-	var cf clientFlags
-	var limit int32
-	c := &cobra.Command{
-		Use:   "history",
-		Short: "List revisions, newest first",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, conn, err := cf.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			resp, err := pb.NewConfigServiceClient(conn).ListRevisions(ctx, &pb.ListRevisionsRequest{PageSize: limit})
-			if err != nil {
-				return err
-			}
-			if cf.output != "text" {
-				return printMessage(cmd.OutOrStdout(), cf.output, resp)
-			}
-			table(cmd.OutOrStdout(), "REVISION TIME AUTHOR CHANGES RESOURCES MESSAGE", func(row func(...any)) {
-				for _, r := range resp.GetRevisions() {
-					row(r.GetNumber(), r.GetCreateTime().AsTime().Local().Format(time.DateTime), r.GetAuthor(), r.GetChanges(), r.GetResources(), r.GetMessage())
-				}
-			})
-			return nil
-		},
-	}
-	cf.addShared(c)
-	c.Flags().Int32VarP(&limit, "limit", "n", 20, "how many")
-	return c
-}
-
 func newRollbackCommand() *cobra.Command {
 	var cf clientFlags
 	var wf writeFlags

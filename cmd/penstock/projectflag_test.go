@@ -16,7 +16,7 @@ import (
 func TestProjectFlag(t *testing.T) {
 	want := strings.Fields(`analyze access-can-i access-grant access-ungrant access-token-create apply delete diff explain
 		fn-delete fn-deploy fn-describe fn-dev fn-explain-scale fn-invoke fn-logs fn-ls fn-promote fn-rollback fn-scale
-		get list login proxy-allow proxy-revoke proxy-token route-create route-delete status validate`)
+		get history list login proxy-allow proxy-revoke proxy-token route-create route-delete status validate`)
 	var got []string
 	walkFlags(newRoot(), func(c *cobra.Command, f *pflag.Flag) {
 		if f.Name == "project" {
@@ -33,7 +33,7 @@ func TestProjectFlag(t *testing.T) {
 			t.Errorf("%s does not take --project", c)
 		}
 	}
-	for _, verb := range []string{"proxies", "history", "rollback 1", "wait"} {
+	for _, verb := range []string{"proxies", "rollback 1", "wait"} {
 		root := newRoot()
 		root.SetArgs(append(strings.Fields(verb), "--project", "x"))
 		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "unknown flag: --project") {

@@ -163,6 +163,7 @@ func TestReflexes(t *testing.T) {
 		t.Errorf("history -o json: %v, %v", history, err)
 	}
 	has(run(0, "history", "-o", "yaml"), "revisions:\n- number: ")
+	testObjectHistory(t, run, has, write("history/hello.yaml", strings.Replace(route, "hi", "hello", 1)))
 
 	// A wrong folder deletes nothing.
 	empty := write("empty/readme.txt", "")
@@ -175,4 +176,41 @@ func TestReflexes(t *testing.T) {
 	has(run(0, "route", "delete", "hello"), "- projects/default/routes/hello")
 	has(run(1, "route", "delete", "hello"), "does not exist")
 	has(run(1, "fn", "delete", "none"), "does not exist")
+}
+
+// testObjectHistory asks what changed one object, when, and page by page.
+func testObjectHistory(t *testing.T, run func(int, ...string) string, has func(string, ...string), changed string) {
+	t.Helper()
+	has(run(0, "apply", changed, "-m", "a better answer"), "~ projects/default/routes/hello")
+	out := run(0, "history", "route", "hello")
+	has(out, ": a better answer\n~ projects/default/routes/hello\n", "direct_response.body: \"hi\" -> \"hello\"", "\n+ projects/default/routes/hello\n")
+	if strings.Contains(out, "cart") || strings.Contains(out, "older ones") {
+		t.Errorf("what is not of routes/hello, or not there:\n%s", out)
+	}
+	// Each page says how to get to the next one.
+	var pages strings.Builder
+	for next := []string{"history", "routes/hello", "-n", "1"}; next != nil; {
+		page, hint, more := strings.Cut(run(0, next...), "\nolder ones: penstock ")
+		pages.WriteString(page)
+		if next = nil; more {
+			pages.WriteString("\n")
+			next = append(strings.Fields(hint), "-n", "1")
+		}
+	}
+	if pages.String() != out {
+		t.Errorf("pages of one:\n%s\nall at once:\n%s", pages.String(), out)
+	}
+	page, hint, more := strings.Cut(run(0, "history", "-n", "2"), "\nolder ones: penstock ")
+	if !more || strings.Count(page, "\n") != 3 {
+		t.Errorf("history -n 2:\n%s", page)
+	}
+	if rest := run(0, strings.Fields(hint)...); !strings.HasPrefix(rest, "REVISION") || strings.Contains(rest, "a better answer") {
+		t.Errorf("the next page:\n%s", rest)
+	}
+	has(run(0, "history", "routes/hello", "-n", "1", "-o", "json"), `"object_change"`, `"next_page_token"`)
+	has(run(1, "history", "route", "none"), "routes/none does not exist, and did not in any revision that is kept")
+	has(run(1, "history", "route", "hello", "--before", "1"), "no revision before 1 that is kept changed routes/hello")
+	has(run(1, "history", "hello"), "does not say of which kind")
+	has(run(1, "history", "-n", "0"), "--limit 0")
+	has(run(1, "history", "--before", "-1"), "--before -1")
 }

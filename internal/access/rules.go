@@ -38,7 +38,7 @@ var rules = map[string]rule{
 	pb.ConfigService_Diff_FullMethodName:          {anybody: true},
 	pb.ConfigService_Watch_FullMethodName:         {watches: true, scope: everywhere},
 	pb.ConfigService_Rollback_FullMethodName:      {verb: verbRollback, kind: "configuration", somewhere: true, writes: true, noted: true},
-	pb.ConfigService_ListRevisions_FullMethodName: {verb: "read", kind: "history"},
+	pb.ConfigService_ListRevisions_FullMethodName: {verb: "read", kind: "history", scope: ofObject},
 	pb.ConfigService_WaitServing_FullMethodName:   {verb: "read", kind: "status", somewhere: true},
 	pb.ProxyService_GetStatus_FullMethodName:      {verb: "read", kind: "status", somewhere: true},
 	pb.ProxyService_ListProxies_FullMethodName:    {verb: "read", kind: "proxies", somewhere: true},
@@ -166,6 +166,9 @@ func ofProject(m proto.Message) string {
 	}
 	return "default"
 }
+
+// ofObject is the project of the object that a request is about.
+func ofObject(m proto.Message) string { return projectOf(stringField(m, "object")) }
 
 func everywhere(proto.Message) string { return AllProjects }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -344,6 +345,22 @@ func TestApply(t *testing.T) {
 	if err != nil || len(h.GetRevisions()) != 2 || h.GetRevisions()[0].GetMessage() != "rollback to revision 1" || h.GetNextPageToken() == "" {
 		t.Errorf("history: %v %v", h, err)
 	}
+	h, err = c.ListRevisions(ctx, &pb.ListRevisionsRequest{PageSize: 2, Object: "projects/default/routes/b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var types []pb.ChangeType
+	for _, r := range h.GetRevisions() {
+		if r.GetObjectChange().GetName() != "projects/default/routes/b" {
+			t.Errorf("a revision of something else: %v", r)
+		}
+		types = append(types, r.GetObjectChange().GetType())
+	}
+	if !slices.Equal(types, []pb.ChangeType{pb.ChangeType_CHANGE_TYPE_CREATE, pb.ChangeType_CHANGE_TYPE_DELETE}) || h.GetNextPageToken() != "2" {
+		t.Errorf("history of an object: %v %q", types, h.GetNextPageToken())
+	}
+	_, err = c.ListRevisions(ctx, &pb.ListRevisionsRequest{Object: "routes/b"})
+	wantCode(t, "the history of no full name", err, codes.InvalidArgument, "object: ")
 }
 
 // TestPortOfAnotherGateway: whichever name sorts first, a new gateway does not get

@@ -150,6 +150,26 @@ func (c *Core) Revisions(ctx context.Context, before int64, limit int) ([]*pb.Re
 	return out, nil
 }
 
+// History implements api.Core.
+func (c *Core) History(ctx context.Context, object string, before int64, limit int) ([]*pb.Revision, int64, error) {
+	editions, next, err := c.store.History(ctx, object, before, limit)
+	if err != nil {
+		return nil, 0, service.StoreError(err)
+	}
+	out := make([]*pb.Revision, 0, len(editions))
+	for _, e := range editions {
+		r := revision(e.Revision)
+		r.ObjectChange = &pb.Change{Name: object}
+		if e.Damaged != "" {
+			r.Damage = e.Damaged
+		} else if !e.Oldest {
+			r.ObjectChange = change.Of(gateway.FromResource(e.Before), gateway.FromResource(e.After))
+		}
+		out = append(out, r)
+	}
+	return out, next, nil
+}
+
 // Watch implements api.Core.
 func (c *Core) Watch(ctx context.Context, from int64, kinds []string, send func(*pb.WatchResponse) error) error {
 	for _, k := range kinds {

@@ -240,3 +240,32 @@ func overREST(t *testing.T, p *plane, m protoreflect.MethodDescriptor, req *dyna
 	}
 	return resp.StatusCode != http.StatusForbidden, true
 }
+
+// TestHistoryAccess: the history of an object is shown to who may read the history of its
+// project, and the object.
+func TestHistoryAccess(t *testing.T) {
+	p := start(t, t.TempDir())
+	conn, err := grpc.NewClient(p.addr.API.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	tokens := rolesOf(t, p)
+	for object, want := range map[string]string{
+		"projects/default/routes/x":  "admin-all admin-default editor-all editor-default viewer-all viewer-default",
+		"projects/other/routes/x":    "admin-all admin-other editor-all editor-other viewer-all viewer-other",
+		"projects/default/secrets/x": "admin-all admin-default editor-all editor-default",
+		"":                           "admin-all editor-all viewer-all",
+		"projects/*/routes/x":        "admin-all editor-all viewer-all", // not a name
+	} {
+		var allowed []string
+		for _, c := range slices.Sorted(maps.Keys(tokens)) {
+			if may(t, conn, pb.ConfigService_ListRevisions_FullMethodName, &pb.ListRevisionsRequest{Object: object}, tokens[c]) {
+				allowed = append(allowed, c)
+			}
+		}
+		if got := strings.Join(allowed, " "); got != want {
+			t.Errorf("the history of %q is shown to\n  %s\nwant\n  %s", object, got, want)
+		}
+	}
+}

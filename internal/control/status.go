@@ -158,7 +158,7 @@ func (c *Core) reportNow(revision int64) *pb.ServingReport {
 func revision(r store.Revision) *pb.Revision {
 	return &pb.Revision{
 		Number: r.Number, Root: r.Root, CreateTime: timestamppb.New(r.Time), Author: r.Author,
-		Message: r.Message, Resources: int32(r.Resources), Changes: int32(r.Changes),
+		Message: r.Message, Resources: int32(r.Resources), Changes: int32(r.Changes), Damage: r.Damaged,
 	}
 }
 

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}{
 		{"Empty", testEmpty},
 		{"History", testHistory},
+		{"ObjectHistory", testObjectHistory},
 		{"Unchanged", testUnchanged},
 		{"BadInput", testBadInput},
 		{"Model", testModel},

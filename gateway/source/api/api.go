@@ -85,6 +85,9 @@ type Core interface {
 	DiffRevisions(ctx context.Context, from, to int64) (*pb.DiffResponse, error)
 	// Revisions returns history, newest first, below before (0: from the head).
 	Revisions(ctx context.Context, before int64, limit int) ([]*pb.Revision, error)
+	// History returns the part of it that changed one object, with what changed; next is
+	// before for the rest, 0 when there is none.
+	History(ctx context.Context, object string, before int64, limit int) (revisions []*pb.Revision, next int64, err error)
 	// Watch calls send for everything after from, until ctx ends or send fails.
 	Watch(ctx context.Context, from int64, kinds []string, send func(*pb.WatchResponse) error) error
 	// WaitServing calls send with progress until every proxy serves revision.

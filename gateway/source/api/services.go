@@ -87,6 +87,9 @@ func (s *configService) ListRevisions(ctx context.Context, r *pb.ListRevisionsRe
 		}
 		before = n
 	}
+	if r.GetObject() != "" {
+		return s.history(ctx, r.GetObject(), before, size)
+	}
 	revs, err := s.core.Revisions(ctx, before, size)
 	if err != nil {
 		return nil, err
@@ -94,6 +97,25 @@ func (s *configService) ListRevisions(ctx context.Context, r *pb.ListRevisionsRe
 	out := &pb.ListRevisionsResponse{Revisions: revs}
 	if n := len(revs); n == size && revs[n-1].GetNumber() > 1 {
 		out.NextPageToken = strconv.FormatInt(revs[n-1].GetNumber(), 10)
+	}
+	return out, nil
+}
+
+// history is a page of the history of one object.
+func (s *configService) history(ctx context.Context, object string, before int64, size int) (*pb.ListRevisionsResponse, error) {
+	if _, _, _, err := gateway.KindOf(object); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "object: %v", err)
+	}
+	if !CallerOf(ctx).MayRead(object) {
+		return nil, status.Errorf(codes.PermissionDenied, "object: you may not read %s", object)
+	}
+	revs, next, err := s.core.History(ctx, object, before, size)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.ListRevisionsResponse{Revisions: revs}
+	if next > 0 {
+		out.NextPageToken = strconv.FormatInt(next, 10)
 	}
 	return out, nil
 }

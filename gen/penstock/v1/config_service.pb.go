@@ -581,7 +581,11 @@ type ListRevisionsRequest struct {
 	// Default 20, at most 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the previous page.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only the revisions that changed this object, as in projects/default/routes/support. Each
+	// then says what it changed of it, and a page may hold fewer than page_size, even none,
+	// beside a next_page_token. The right to read the object is needed, too.
+	Object        string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +630,13 @@ func (x *ListRevisionsRequest) GetPageSize() int32 {
 func (x *ListRevisionsRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRevisionsRequest) GetObject() string {
+	if x != nil {
+		return x.Object
 	}
 	return ""
 }
@@ -701,7 +712,13 @@ type Revision struct {
 	// How many resources it holds.
 	Resources int32 `protobuf:"varint,6,opt,name=resources,proto3" json:"resources,omitempty"`
 	// How many changed against the one before.
-	Changes       int32 `protobuf:"varint,7,opt,name=changes,proto3" json:"changes,omitempty"`
+	Changes int32 `protobuf:"varint,7,opt,name=changes,proto3" json:"changes,omitempty"`
+	// With ListRevisionsRequest.object: what the revision did to that object. The type is
+	// unspecified when that is not known: the revision is the oldest that is kept, and the
+	// object is in it, or what it holds is damaged.
+	ObjectChange *Change `protobuf:"bytes,8,opt,name=object_change,json=objectChange,proto3" json:"object_change,omitempty"`
+	// What of the revision cannot be read; empty in a sound store.
+	Damage        string `protobuf:"bytes,9,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -783,6 +800,20 @@ func (x *Revision) GetChanges() int32 {
 		return x.Changes
 	}
 	return 0
+}
+
+func (x *Revision) GetObjectChange() *Change {
+	if x != nil {
+		return x.ObjectChange
+	}
+	return nil
+}
+
+func (x *Revision) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 // RollbackRequest names the revision to go back to.
@@ -1155,14 +1186,15 @@ const file_penstock_v1_config_service_proto_rawDesc = "" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12/\n" +
 	"\x06change\x18\x03 \x01(\x0e2\x17.penstock.v1.ChangeTypeR\x06change\x12\x16\n" +
 	"\x06drains\x18\x04 \x01(\bR\x06drains\x12\x1b\n" +
-	"\ton_demand\x18\x05 \x01(\bR\bonDemand\"R\n" +
+	"\ton_demand\x18\x05 \x01(\bR\bonDemand\"j\n" +
 	"\x14ListRevisionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"t\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\tR\x06object\"t\n" +
 	"\x15ListRevisionsResponse\x123\n" +
 	"\trevisions\x18\x01 \x03(\v2\x15.penstock.v1.RevisionR\trevisions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdd\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xaf\x02\n" +
 	"\bRevision\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12;\n" +
@@ -1171,7 +1203,9 @@ const file_penstock_v1_config_service_proto_rawDesc = "" +
 	"\x06author\x18\x04 \x01(\tR\x06author\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x1c\n" +
 	"\tresources\x18\x06 \x01(\x05R\tresources\x12\x18\n" +
-	"\achanges\x18\a \x01(\x05R\achanges\"h\n" +
+	"\achanges\x18\a \x01(\x05R\achanges\x128\n" +
+	"\robject_change\x18\b \x01(\v2\x13.penstock.v1.ChangeR\fobjectChange\x12\x16\n" +
+	"\x06damage\x18\t \x01(\tR\x06damage\"h\n" +
 	"\x0fRollbackRequest\x12 \n" +
 	"\brevision\x18\x01 \x01(\x03B\x04\xe2A\x01\x02R\brevision\x123\n" +
 	"\aoptions\x18\x02 \x01(\v2\x19.penstock.v1.WriteOptionsR\aoptions\"s\n" +
@@ -1257,28 +1291,29 @@ var file_penstock_v1_config_service_proto_depIdxs = []int32{
 	0,  // 10: penstock.v1.ProxyChange.change:type_name -> penstock.v1.ChangeType
 	10, // 11: penstock.v1.ListRevisionsResponse.revisions:type_name -> penstock.v1.Revision
 	21, // 12: penstock.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	18, // 13: penstock.v1.RollbackRequest.options:type_name -> penstock.v1.WriteOptions
-	19, // 14: penstock.v1.RollbackResponse.result:type_name -> penstock.v1.WriteResult
-	3,  // 15: penstock.v1.RollbackResponse.changes:type_name -> penstock.v1.Change
-	17, // 16: penstock.v1.WatchResponse.updates:type_name -> penstock.v1.Resource
-	22, // 17: penstock.v1.WaitServingResponse.report:type_name -> penstock.v1.ServingReport
-	1,  // 18: penstock.v1.ConfigService.Apply:input_type -> penstock.v1.ApplyRequest
-	5,  // 19: penstock.v1.ConfigService.Diff:input_type -> penstock.v1.DiffRequest
-	8,  // 20: penstock.v1.ConfigService.ListRevisions:input_type -> penstock.v1.ListRevisionsRequest
-	11, // 21: penstock.v1.ConfigService.Rollback:input_type -> penstock.v1.RollbackRequest
-	13, // 22: penstock.v1.ConfigService.Watch:input_type -> penstock.v1.WatchRequest
-	15, // 23: penstock.v1.ConfigService.WaitServing:input_type -> penstock.v1.WaitServingRequest
-	2,  // 24: penstock.v1.ConfigService.Apply:output_type -> penstock.v1.ApplyResponse
-	6,  // 25: penstock.v1.ConfigService.Diff:output_type -> penstock.v1.DiffResponse
-	9,  // 26: penstock.v1.ConfigService.ListRevisions:output_type -> penstock.v1.ListRevisionsResponse
-	12, // 27: penstock.v1.ConfigService.Rollback:output_type -> penstock.v1.RollbackResponse
-	14, // 28: penstock.v1.ConfigService.Watch:output_type -> penstock.v1.WatchResponse
-	16, // 29: penstock.v1.ConfigService.WaitServing:output_type -> penstock.v1.WaitServingResponse
-	24, // [24:30] is the sub-list for method output_type
-	18, // [18:24] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	3,  // 13: penstock.v1.Revision.object_change:type_name -> penstock.v1.Change
+	18, // 14: penstock.v1.RollbackRequest.options:type_name -> penstock.v1.WriteOptions
+	19, // 15: penstock.v1.RollbackResponse.result:type_name -> penstock.v1.WriteResult
+	3,  // 16: penstock.v1.RollbackResponse.changes:type_name -> penstock.v1.Change
+	17, // 17: penstock.v1.WatchResponse.updates:type_name -> penstock.v1.Resource
+	22, // 18: penstock.v1.WaitServingResponse.report:type_name -> penstock.v1.ServingReport
+	1,  // 19: penstock.v1.ConfigService.Apply:input_type -> penstock.v1.ApplyRequest
+	5,  // 20: penstock.v1.ConfigService.Diff:input_type -> penstock.v1.DiffRequest
+	8,  // 21: penstock.v1.ConfigService.ListRevisions:input_type -> penstock.v1.ListRevisionsRequest
+	11, // 22: penstock.v1.ConfigService.Rollback:input_type -> penstock.v1.RollbackRequest
+	13, // 23: penstock.v1.ConfigService.Watch:input_type -> penstock.v1.WatchRequest
+	15, // 24: penstock.v1.ConfigService.WaitServing:input_type -> penstock.v1.WaitServingRequest
+	2,  // 25: penstock.v1.ConfigService.Apply:output_type -> penstock.v1.ApplyResponse
+	6,  // 26: penstock.v1.ConfigService.Diff:output_type -> penstock.v1.DiffResponse
+	9,  // 27: penstock.v1.ConfigService.ListRevisions:output_type -> penstock.v1.ListRevisionsResponse
+	12, // 28: penstock.v1.ConfigService.Rollback:output_type -> penstock.v1.RollbackResponse
+	14, // 29: penstock.v1.ConfigService.Watch:output_type -> penstock.v1.WatchResponse
+	16, // 30: penstock.v1.ConfigService.WaitServing:output_type -> penstock.v1.WaitServingResponse
+	25, // [25:31] is the sub-list for method output_type
+	19, // [19:25] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_config_service_proto_init() }

@@ -37,7 +37,7 @@ type ConfigServiceClient interface {
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 	// Diff says what an Apply would change, in the model and in the proxies.
 	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
-	// ListRevisions returns the history, newest first.
+	// ListRevisions returns the history, newest first: of all, or of one object.
 	ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error)
 	// Rollback makes a new revision with the content of an old one.
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
@@ -143,7 +143,7 @@ type ConfigServiceServer interface {
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Diff says what an Apply would change, in the model and in the proxies.
 	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
-	// ListRevisions returns the history, newest first.
+	// ListRevisions returns the history, newest first: of all, or of one object.
 	ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error)
 	// Rollback makes a new revision with the content of an old one.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
