@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/sandbox"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -90,7 +91,7 @@ func (b *builder) build(ctx context.Context, f *pb.Function, source string, leve
 	}
 	defer src.Close()
 	owner, _, _ := strings.Cut(f.GetName(), "@")
-	command := f.GetServer().GetBuild()
+	command := contract.Build(f)
 	name, err := contentHash(src, append([]string{owner}, command...), f.GetEnv())
 	if err != nil {
 		return "", nil, fmt.Errorf("the source: %w", err)

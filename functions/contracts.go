@@ -10,8 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/functions/runtime/azure"
 	"github.com/penstock-gateway/penstock/functions/runtime/framework"
@@ -34,22 +37,32 @@ type runnable struct {
 // right behind its head, is waited for.
 const grpcStreamAfter = 5 * time.Millisecond
 
-// contract makes a function runnable out of its source, which is there and built;
-// layer is the folder of its installed Python dependencies, if any.
-// Its errors are for the function's author. A new contract is one more case here
-// and a folder below runtime/.
+// execution is how the instances of functions with a contract are run here.
+type execution struct {
+	// prepare makes a function runnable out of its source, which is there and built; layer
+	// is the folder of its installed Python dependencies, if any. Errors are for the
+	// function's author.
+	prepare func(m *manager, ctx context.Context, f *pb.Function, dir, layer string) (runnable, error)
+	// tool finds what the runner installs beside the interpreter of a language; nil: nothing.
+	tool func(m *manager, l contract.Language) func(context.Context) (string, error)
+}
+
+// executions are those of all contracts, by name. A new contract is one more here, a file in
+// contract/ and a folder below runtime/.
+var executions = map[protoreflect.Name]execution{
+	"lambda":              {prepare: (*manager).lambda, tool: (*manager).lambdaTool},
+	"server":              {prepare: (*manager).server},
+	"functions_framework": {prepare: (*manager).framework, tool: (*manager).frameworkTool},
+	"azure":               {prepare: (*manager).azure},
+}
+
+// contract makes a function runnable. See execution.prepare.
 func (m *manager) contract(ctx context.Context, f *pb.Function, dir, layer string) (runnable, error) {
-	switch contract := f.GetContract().(type) {
-	case *pb.Function_Lambda:
-		return m.lambda(ctx, f, contract.Lambda, dir, layer)
-	case *pb.Function_Server:
-		return m.server(f, contract.Server)
-	case *pb.Function_FunctionsFramework:
-		return m.framework(ctx, f, contract.FunctionsFramework, dir, layer)
-	case *pb.Function_Azure:
-		return m.azure(f, contract.Azure, dir)
+	r, ok := executions[contract.Of(f).Name]
+	if !ok {
+		return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
 	}
-	return runnable{}, errors.New("its contract is not one that this runner knows: it needs a newer runner")
+	return r.prepare(m, ctx, f, dir, layer)
 }
 
 var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
@@ -61,7 +74,8 @@ var lambdaShapes = map[pb.LambdaEvent]lambda.Shape{
 	pb.LambdaEvent_LAMBDA_EVENT_RAW:          lambda.Raw,
 }
 
-func (m *manager) lambda(ctx context.Context, f *pb.Function, c *pb.LambdaContract, dir, layer string) (runnable, error) {
+func (m *manager) lambda(ctx context.Context, f *pb.Function, dir, layer string) (runnable, error) {
+	c := f.GetLambda()
 	o := lambda.Options{
 		Handler: c.GetHandler(),
 		Env:     f.GetEnv(), MaxPayload: m.config.MaxEventBytes, Project: projectOf(f.GetName()),
@@ -92,6 +106,13 @@ func (m *manager) lambda(ctx context.Context, f *pb.Function, c *pb.LambdaContra
 	return runnable{factory: lambda.New(o), concurrency: 1}, nil
 }
 
+func (m *manager) lambdaTool(l contract.Language) func(context.Context) (string, error) {
+	if l == contract.Python {
+		return m.config.LambdaPython
+	}
+	return nil
+}
+
 // awslambdaric is where AWS's runtime interface client is; empty: where the
 // interpreter finds it. What a person installed may not be compiled yet, which
 // functions cannot do for themselves: that is done once, beside all else.
@@ -106,11 +127,12 @@ func (m *manager) awslambdaric(ctx context.Context) (string, error) {
 	return path, err
 }
 
-func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error) {
+func (m *manager) server(_ context.Context, f *pb.Function, _, _ string) (runnable, error) {
+	c := f.GetServer()
 	if c.GetImage() != "" {
 		return runnable{}, fmt.Errorf("image %q: this runner runs programs on its machine, it cannot run container images; give the program in server.command", c.GetImage())
 	}
-	n := int(cmp.Or(f.GetConcurrency(), 100))
+	n := contract.Concurrency(f)
 	o := server.Options{Command: c.GetCommand(), Concurrency: n}
 	r := runnable{concurrency: n}
 	switch c.GetProtocol() {
@@ -128,21 +150,21 @@ func (m *manager) server(f *pb.Function, c *pb.ServerContract) (runnable, error)
 	return r, nil
 }
 
-func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.FunctionsFrameworkContract, dir, layer string) (runnable, error) {
+func (m *manager) framework(ctx context.Context, f *pb.Function, dir, layer string) (runnable, error) {
+	c := f.GetFunctionsFramework()
 	o := framework.Options{
 		Target: c.GetTarget(), CloudEvent: c.GetSignature() == pb.FunctionSignature_FUNCTION_SIGNATURE_CLOUDEVENT,
-		Env: f.GetEnv(), Concurrency: int(cmp.Or(f.GetConcurrency(), 1)),
+		Env: f.GetEnv(), Concurrency: contract.Concurrency(f),
 	}
-	find := m.config.FrameworkPython
 	switch c.GetRuntime() {
 	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
 		o.Runtime, o.Interpreter = framework.Python, m.interpreters.python().path
 	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
-		o.Runtime, o.Interpreter, find = framework.Node, m.interpreters.node().path, m.config.FrameworkNode
+		o.Runtime, o.Interpreter = framework.Node, m.interpreters.node().path
 	default:
 		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
 	}
-	if find != nil {
+	if find := m.frameworkTool(contract.LanguageOf(f)); find != nil {
 		path, err := find(ctx)
 		if err != nil {
 			return runnable{}, fmt.Errorf("the Functions Framework: %w", err)
@@ -157,7 +179,18 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, c *pb.Functions
 	return runnable{factory: factory, concurrency: o.Concurrency}, err
 }
 
-func (m *manager) azure(f *pb.Function, c *pb.AzureContract, dir string) (runnable, error) {
+func (m *manager) frameworkTool(l contract.Language) func(context.Context) (string, error) {
+	switch l {
+	case contract.Python:
+		return m.config.FrameworkPython
+	case contract.Node:
+		return m.config.FrameworkNode
+	}
+	return nil
+}
+
+func (m *manager) azure(_ context.Context, f *pb.Function, dir, _ string) (runnable, error) {
+	c := f.GetAzure()
 	app, err := azure.Load(dir, c.GetFunction(), f.GetEnv())
 	if err != nil {
 		return runnable{}, err
@@ -165,7 +198,7 @@ func (m *manager) azure(f *pb.Function, c *pb.AzureContract, dir string) (runnab
 	for _, what := range app.Ignored {
 		m.config.Logger.Info("without effect in this function", "function", f.GetName(), "what", what)
 	}
-	n := int(cmp.Or(f.GetConcurrency(), 100))
+	n := contract.Concurrency(f)
 	o := azure.Options{App: app, Concurrency: n, MaxPayload: m.config.MaxEventBytes, Only: c.GetFunction() != ""}
 	return runnable{factory: azure.New(o), concurrency: n, dir: app.Dir}, nil
 }

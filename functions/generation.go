@@ -14,6 +14,7 @@ import (
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/instance"
 )
 
@@ -141,7 +142,7 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 	if err != nil {
 		return o, release, err
 	}
-	if len(f.GetServer().GetBuild()) > 0 {
+	if len(contract.Build(f)) > 0 {
 		if o.Dir, err = hold(g.m.builder.build(g.ctx, f, dir, level)); err != nil {
 			return o, release, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/sandbox"
 )
 
@@ -133,22 +134,15 @@ func (m *manager) bring() bringers {
 
 // needs are the paths that the processes of a function have to see.
 func (m *manager) needs(ctx context.Context, f *pb.Function) []string {
-	python := f.GetLambda().GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON
-	framework := f.GetFunctionsFramework().GetRuntime()
 	var out []string
-	if python {
-		out = append(out, installed(ctx, m.config.LambdaPython))
+	if tool := executions[contract.Of(f).Name].tool; tool != nil {
+		out = append(out, installed(ctx, tool(m, contract.LanguageOf(f))))
 	}
-	switch framework {
-	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
-		python = true
-		out = append(out, installed(ctx, m.config.FrameworkPython))
-	case pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
-		out = append(out, installed(ctx, m.config.FrameworkNode))
-		out = append(out, m.interpreters.node().read...)
-	}
-	if python {
+	switch contract.LanguageOf(f) {
+	case contract.Python:
 		out = append(out, m.interpreters.python().read...)
+	case contract.Node:
+		out = append(out, m.interpreters.node().read...)
 	}
 	return out
 }

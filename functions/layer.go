@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/sandbox"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/launch"
@@ -45,13 +46,11 @@ func (m *manager) layer(ctx context.Context, f *pb.Function, level sandbox.Level
 	if f.GetDependencies() == pb.DependencyMode_DEPENDENCY_MODE_NONE {
 		return layer{}, nil
 	}
-	framework := f.GetFunctionsFramework().GetRuntime()
-	switch {
-	case f.GetLambda().GetRuntime() == pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON,
-		framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_PYTHON:
+	switch contract.LanguageOf(f) {
+	case contract.Python:
 		path, err := m.pythonLayer(ctx, f, level, dir, keep)
 		return layer{path: path}, err
-	case framework == pb.FunctionsFrameworkRuntime_FUNCTIONS_FRAMEWORK_RUNTIME_NODE:
+	case contract.Node:
 		return m.nodeLayer(ctx, f, level, dir, keep)
 	}
 	return layer{}, nil

@@ -7,6 +7,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/activate"
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/instance"
 )
 
@@ -82,7 +83,7 @@ func (f *function) forgive() {
 // newActivator makes a listener of a function for requests that have no instance.
 func (m *manager) newActivator(f *function, w *pb.Function, limits activate.Limits, concurrency int, pressure func()) (*activate.Activator, error) {
 	whole := int64(0)
-	if w.GetLambda() != nil {
+	if contract.WholeBody(w) {
 		whole = m.config.MaxEventBytes
 	}
 	return activate.New(activate.Options{

@@ -11,6 +11,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 
 	"github.com/penstock-gateway/penstock/functions/activate"
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/instance"
 	"github.com/penstock-gateway/penstock/internal/signal"
 	"github.com/penstock-gateway/penstock/scale"
@@ -97,7 +98,7 @@ func (m *manager) newScaled(f *function, w *pb.Function, limits activate.Limits,
 // heldOptions is how bodies of requests are taken in that no instance has yet.
 func heldOptions(w *pb.Function, concurrency int) instance.Options {
 	o := instance.Options{Concurrency: concurrency}
-	if w.GetServer().GetProtocol() == pb.ServerProtocol_SERVER_PROTOCOL_H2C {
+	if contract.HTTP2(w) {
 		o.StreamAfter, o.UploadStall = grpcStreamAfter, cmp.Or(w.GetTimeout().AsDuration(), 30*time.Second)
 	}
 	return o

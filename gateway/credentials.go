@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -47,14 +48,11 @@ func (c *checker) credentialWarnings(o Object) {
 				c.add(fmt.Sprintf("env[%q]", k), "looks like a credential, and everybody who may read the configuration sees it; put it into a Secret and name that in env_secrets")
 			}
 		}
-		command := f.GetServer().GetCommand()
-		for i, a := range slices.Concat(command, f.GetServer().GetBuild()) {
-			field, n := "server.command", i
-			if i >= len(command) {
-				field, n = "server.build", i-len(command)
-			}
-			if credentialValue.MatchString(a) {
-				c.add(fmt.Sprintf("%s[%d]", field, n), "looks like a credential, and everybody on the runner's machine sees command lines; read it from the environment, by env_secrets")
+		for _, p := range contract.Programs(f) {
+			for i, a := range p.Args {
+				if credentialValue.MatchString(a) {
+					c.add(fmt.Sprintf("%s[%d]", p.Field, i), "looks like a credential, and everybody on the runner's machine sees command lines; read it from the environment, by env_secrets")
+				}
 			}
 		}
 		return

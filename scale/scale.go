@@ -27,6 +27,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
 
@@ -138,11 +139,7 @@ const DefaultMax = 10
 
 // ConfigOf reads how a function is scaled. Without scale the count is fixed.
 func ConfigOf(f *pb.Function) (Config, error) {
-	concurrency := 100
-	if f.GetLambda() != nil || f.GetFunctionsFramework() != nil {
-		concurrency = 1
-	}
-	c := Config{Concurrency: int(cmp.Or(f.GetConcurrency(), uint32(concurrency)))}
+	c := Config{Concurrency: contract.Concurrency(f)}
 	s := f.GetScale()
 	if s == nil {
 		c.Min = int(cmp.Or(f.GetInstances(), 1))

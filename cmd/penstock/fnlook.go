@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/gateway"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 )
@@ -69,7 +70,7 @@ func (c *fnClient) listTable(ctx context.Context, w io.Writer, all []*pb.Functio
 				}
 			}
 			s := sumStats(d.GetStats())
-			row(f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:], contractText(f), ready, s.GetRequests(), s.GetErrors(), s.GetColdStarts(),
+			row(f.GetName()[strings.LastIndexByte(f.GetName(), '/')+1:], contract.Text(f), ready, s.GetRequests(), s.GetErrors(), s.GetColdStarts(),
 				milliseconds(s.GetMeanT()+s.GetMeanR()), trafficText(f), oneLine(f))
 		}
 	})
@@ -97,24 +98,6 @@ func sumStats(all []*pb.FunctionStats) *pb.FunctionStats {
 
 func milliseconds(seconds float64) string { return fmt.Sprintf("%.1fms", 1000*seconds) }
 
-func contractText(f *pb.Function) string {
-	short := func(s fmt.Stringer) string {
-		t := s.String()
-		return strings.ToLower(t[strings.LastIndexByte(t, '_')+1:])
-	}
-	switch c := f.GetContract().(type) {
-	case *pb.Function_Lambda:
-		return "lambda/" + short(c.Lambda.GetRuntime())
-	case *pb.Function_Server:
-		return "server"
-	case *pb.Function_FunctionsFramework:
-		return "functions-framework/" + short(c.FunctionsFramework.GetRuntime())
-	case *pb.Function_Azure:
-		return "azure"
-	}
-	return "unknown"
-}
-
 func newFnDescribeCommand() *cobra.Command {
 	return fnVerb("describe NAME", "Tell all that is known of a function: versions, instances, times, cost", nil,
 		func(cmd *cobra.Command, ctx context.Context, client *fnClient, name string) error {
@@ -133,7 +116,7 @@ func newFnDescribeCommand() *cobra.Command {
 func describe(w io.Writer, d *pb.DescribeFunctionResponse) {
 	f := d.GetFunction()
 	fmt.Fprintf(w, "%s\n", f.GetName())
-	fmt.Fprintf(w, "  contract   %s, source %s\n", contractText(f), shortSource(f.GetSource()))
+	fmt.Fprintf(w, "  contract   %s, source %s\n", contract.Text(f), shortSource(f.GetSource()))
 	for _, c := range f.GetStatus().GetConditions() {
 		mark := "ok"
 		if !c.GetOk() {

@@ -64,6 +64,8 @@ var rules = []rule{
 	{tree: "ratelimit", never: kubernetes, why: "the limiter needs no configuration: limits travel in descriptors"},
 	{tree: "scale", never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
 		why: "the scaler is arithmetic: no clock, no process, no network, so that a simulation runs what a runner runs"},
+	{tree: "functions/contract", never: append([]string{"github.com/envoyproxy/", "net", "os"}, kubernetes...),
+		why: "what holds of a contract is read from the API alone"},
 	{tree: "functions/runnertest", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),
 		why: "the suite knows a runner by what it says on its stream, so that it is the same for every runner"},
 	{tree: "functions", never: append([]string{"github.com/envoyproxy/"}, kubernetes...),

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policy/retry"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -106,8 +107,8 @@ func eds(c *clusterv3.Cluster) {
 // when the function does, for trailers and streams both ways have no other way.
 func functionCluster(f *pb.Function, name string) (*xds.Resource, error) {
 	p := &packer{}
-	c := clusterBase(p, name, speaksHTTP2(f))
-	options := protocolOptions(speaksHTTP2(f))
+	c := clusterBase(p, name, contract.HTTP2(f))
+	options := protocolOptions(contract.HTTP2(f))
 	options.OutlierDetection = goneInstances()
 	c.TypedExtensionProtocolOptions[httpOptions] = p.Pack(options)
 	c.OutlierDetection.Consecutive_5Xx, c.OutlierDetection.EnforcingConsecutive_5Xx = wrapperspb.UInt32(2), wrapperspb.UInt32(100)
@@ -129,10 +130,6 @@ func goneInstances() *httpv3.HttpProtocolOptions_OutlierDetection {
 			}},
 		}},
 	}}
-}
-
-func speaksHTTP2(f *pb.Function) bool {
-	return f.GetServer().GetProtocol() == pb.ServerProtocol_SERVER_PROTOCOL_H2C
 }
 
 // backendCluster is the cluster of a backend or of one of its subsets.
@@ -272,7 +269,7 @@ type clusterState struct {
 // immutable; of a function nothing but its protocol is in its cluster.
 func (st *clusterState) madeFrom(t target) bool {
 	if t.Function != nil {
-		return st.from.Function != nil && speaksHTTP2(st.from.Function) == speaksHTTP2(t.Function)
+		return st.from.Function != nil && contract.HTTP2(st.from.Function) == contract.HTTP2(t.Function)
 	}
 	return st.from.Backend == t.Backend && st.from.Subset == t.Subset && st.from.Port == t.Port
 }
