@@ -137,6 +137,12 @@ func TestSlowClient(t *testing.T) {
 	slow.expect("Cluster a")
 	quick.ask(xds.Cluster)
 	quick.expect("Cluster a")
+	// An answer that comes later would be followed by the newest version alone.
+	eventually(t, "both answers", func() bool {
+		a, _ := p.proxy("slow")
+		b, _ := p.proxy("quick")
+		return a.Resources[xds.Cluster] == 1 && b.Resources[xds.Cluster] == 1
+	})
 	before := p.sent()
 	for v := 2; v <= 50; v++ {
 		g = g.next()
