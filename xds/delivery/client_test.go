@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -32,12 +33,15 @@ func (p *plane) dial(gateway, name string) *grpc.ClientConn {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	if p.memory != nil {
+		return dialTLS(p.t, p.addr, conf, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.memory.DialContext(ctx) }))
+	}
 	return dialTLS(p.t, p.addr, conf)
 }
 
-func dialTLS(t testing.TB, addr string, conf *tls.Config) *grpc.ClientConn {
+func dialTLS(t testing.TB, addr string, conf *tls.Config, more ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)))
+	conn, err := grpc.NewClient("passthrough:///"+addr, append(more, grpc.WithTransportCredentials(credentials.NewTLS(conf)))...)
 	if err != nil {
 		t.Fatal(err)
 	}

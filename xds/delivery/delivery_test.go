@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -198,8 +199,10 @@ func TestReplaced(t *testing.T) {
 }
 
 // TestWait: proxies that join, leave, refuse and are silent while somebody waits.
-func TestWait(t *testing.T) {
-	p := newPlane(t, delivery.Options{SilentAfter: 300 * time.Millisecond})
+func TestWait(t *testing.T) { synctest.Test(t, testWait) }
+
+func testWait(t *testing.T) {
+	p := newPlaneInMemory(t, delivery.Options{SilentAfter: 300 * time.Millisecond})
 	if rep := p.wait(1); !rep.Complete || rep.Total != 0 {
 		t.Errorf("with no proxy: %+v", rep)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/internal/pki"
@@ -32,12 +33,21 @@ type plane struct {
 
 	server *delivery.Server
 	grpc   *grpc.Server
+	memory *bufconn.Listener // in place of loopback, within a synctest bubble
+}
+
+// newPlaneInMemory starts one whose connections are in memory, for tests in which time
+// matters: the clock of their bubble stands still while there is something to do.
+func newPlaneInMemory(t testing.TB, o delivery.Options) *plane {
+	return newPlaneOn(t, o, bufconn.Listen(1<<16))
 }
 
 // newPlane starts one. Zero options are short enough for tests.
-func newPlane(t testing.TB, o delivery.Options) *plane {
+func newPlane(t testing.TB, o delivery.Options) *plane { return newPlaneOn(t, o, nil) }
+
+func newPlaneOn(t testing.TB, o delivery.Options, memory *bufconn.Listener) *plane {
 	t.Helper()
-	p := &plane{t: t, dir: t.TempDir(), opt: o, addr: "127.0.0.1:0"}
+	p := &plane{t: t, dir: t.TempDir(), opt: o, addr: "127.0.0.1:0", memory: memory}
 	var err error
 	if p.ca, err = pki.OpenCA(filepath.Join(p.dir, "ca")); err != nil {
 		t.Fatal(err)
@@ -72,11 +82,14 @@ func authenticate(ctx context.Context) (delivery.Identity, error) {
 // start makes a new server, on the same address after the first time.
 func (p *plane) start() {
 	p.t.Helper()
-	lis, err := net.Listen("tcp", p.addr)
-	if err != nil {
-		p.t.Fatal(err)
+	var lis net.Listener = p.memory
+	if p.memory == nil {
+		var err error
+		if lis, err = net.Listen("tcp", p.addr); err != nil {
+			p.t.Fatal(err)
+		}
+		p.addr = lis.Addr().String()
 	}
-	p.addr = lis.Addr().String()
 	cert, key, err := p.ca.EnsureFiles(p.dir, "control", pki.Request{
 		SPIFFE: "spiffe://" + pki.TrustDomain + "/control", DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
 	})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -25,8 +26,10 @@ func many(t *testing.T, revision int64) generation {
 // TestTurns: big first synchronisations go one after another, in the order in which
 // the proxies came; a stuck one holds nobody up for long, and one that has all
 // already, or wants little, needs no turn.
-func TestTurns(t *testing.T) {
-	p := newPlane(t, delivery.Options{FullSyncs: 1, SilentAfter: 500 * time.Millisecond})
+func TestTurns(t *testing.T) { synctest.Test(t, testTurns) }
+
+func testTurns(t *testing.T) {
+	p := newPlaneInMemory(t, delivery.Options{FullSyncs: 1, SilentAfter: 500 * time.Millisecond})
 	g := many(t, 1)
 	g.secret("key")
 	p.server.Update(view, g.Generation)
@@ -95,8 +98,10 @@ func TestTurns(t *testing.T) {
 
 // TestStreamAge: a stream ends by its age, when no answer is awaited, and the next
 // one brings only what is new.
-func TestStreamAge(t *testing.T) {
-	p := newPlane(t, delivery.Options{StreamAge: 200 * time.Millisecond, SilentAfter: 20 * time.Second})
+func TestStreamAge(t *testing.T) { synctest.Test(t, testStreamAge) }
+
+func testStreamAge(t *testing.T) {
+	p := newPlaneInMemory(t, delivery.Options{StreamAge: 200 * time.Millisecond, SilentAfter: 20 * time.Second})
 	g := newGeneration(t, 1)
 	g.plain("a", 1)
 	p.server.Update(view, g.Generation)
