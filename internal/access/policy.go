@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -100,7 +101,9 @@ func (p *policy) take(key string, value []byte) error {
 		p.bindings[b.GetSubject()] = append(p.bindings[b.GetSubject()], b)
 	case strings.HasPrefix(key, tokenPrefix):
 		var st storedToken
-		if err := json.Unmarshal(value, &st); err != nil {
+		d := json.NewDecoder(bytes.NewReader(value))
+		d.DisallowUnknownFields() // a newer version may bound a token in a way that this one does not know
+		if err := d.Decode(&st); err != nil {
 			return err
 		}
 		t := &issuedToken{token: &pb.Token{}}
