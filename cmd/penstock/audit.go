@@ -28,14 +28,16 @@ func newAuditListCommand() *cobra.Command {
 	r := &pb.ListAuditRequest{}
 	c := accessCall(&cobra.Command{
 		Use: "ls", Short: "List the newest records of the audit log", Args: cobra.NoArgs,
-		Example: "  penstock audit ls\n  penstock audit ls --verdict refused --limit 20",
+		Long: "The newest come last. When there are older ones, the last line says how to see them.",
+		Example: "  penstock audit ls\n  penstock audit ls --verdict refused --limit 20\n  penstock audit ls --before 1200",
 	},
 		func(ctx context.Context, _ *clientFlags, c pb.AccessServiceClient, _ *cobra.Command, _ []string) (proto.Message, error) {
 			return c.ListAudit(ctx, r)
 		},
 		func(cmd *cobra.Command, m proto.Message) {
+			records := m.(*pb.ListAuditResponse).GetRecords()
 			table(cmd.OutOrStdout(), "NUMBER TIME WHO FROM ACTION VERDICT OBJECTS", func(row func(...any)) {
-				for _, a := range m.(*pb.ListAuditResponse).GetRecords() {
+				for _, a := range records {
 					var objects []string
 					for _, o := range a.GetObjects() {
 						mark := "~"
@@ -57,8 +59,12 @@ func newAuditListCommand() *cobra.Command {
 						audit.Plain(strings.TrimPrefix(a.GetAction(), "/penstock.v1.")), audit.Plain(a.GetVerdict()), what) // earlier versions wrote what they got
 				}
 			})
+			if len(records) > 0 && len(records) == int(r.Limit) && records[0].GetNumber() > 1 {
+				fmt.Fprintf(cmd.OutOrStdout(), "older ones: penstock audit ls --before %d\n", records[0].GetNumber())
+			}
 		})
 	c.Flags().Int32Var(&r.Limit, "limit", 50, "how many records, at most 1000")
+	c.Flags().Int64Var(&r.Before, "before", 0, "only those with a smaller number than this")
 	c.Flags().StringVar(&r.Identity, "who", "", "only those of an identity, such as token:ci")
 	c.Flags().StringVar(&r.Verdict, "verdict", "", "only allowed, refused or failed ones")
 	return c

@@ -183,6 +183,14 @@ func auditOffline(t *testing.T, r *remote) {
 	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	page := r.owner(t, "audit", "ls", "--limit", "1")
+	_, hint, ok := strings.Cut(page, "older ones: penstock ")
+	if !ok {
+		t.Fatalf("no word of older records: %s", page)
+	}
+	if older := r.owner(t, strings.Fields(hint)...); strings.Contains(older, strings.Split(page, "\n")[1]) || strings.Count(older, "\n") < 2 {
+		t.Errorf("older ones than\n%sare\n%s", page, older)
+	}
 	away := []string{"PENSTOCK_SERVER=127.0.0.1:1"}
 	hash := log.Records[1].Hash
 	got, err := r.laptop(t, t.TempDir(), away, "audit", "verify", file, filepath.Join(r.dataDir, "access", "audit"), "--hash", hash)

@@ -130,12 +130,15 @@ func (s *Service) ended(id *Identity, r rule, action string, n *note, err error)
 
 // ListAudit implements pb.AccessServiceServer.
 func (v *Server) ListAudit(_ context.Context, r *pb.ListAuditRequest) (*pb.ListAuditResponse, error) {
+	if err := validate(r); err != nil {
+		return nil, err
+	}
 	limit := int(r.GetLimit())
 	if limit <= 0 {
 		limit = 100
 	}
 	all, err := v.s.audit.List(min(limit, 1000), func(a *audit.Record) bool {
-		return (r.GetIdentity() == "" || r.GetIdentity() == a.Identity) && (r.GetVerdict() == "" || r.GetVerdict() == a.Verdict)
+		return (r.GetBefore() == 0 || a.Number < r.GetBefore()) && (r.GetIdentity() == "" || r.GetIdentity() == a.Identity) && (r.GetVerdict() == "" || r.GetVerdict() == a.Verdict)
 	})
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "audit log: %v", err)

@@ -395,6 +395,32 @@ func TestAuditIsNotPushedOut(t *testing.T) {
 	if r, err = audit.ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:writes", Limit: 1000}); err != nil || len(r.GetRecords()) != 20 {
 		t.Errorf("%d records of 20 changes, %v", len(r.GetRecords()), err)
 	}
+	// Page by page, from the newest on.
+	var paged []int64
+	for before := int64(0); ; before = paged[0] {
+		page, err := audit.ListAudit(t.Context(), &pb.ListAuditRequest{Identity: "token:writes", Limit: 7, Before: before})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.GetRecords()) == 0 {
+			break
+		}
+		var numbers []int64
+		for _, a := range page.GetRecords() {
+			numbers = append(numbers, a.GetNumber())
+		}
+		paged = append(numbers, paged...)
+	}
+	var whole []int64
+	for _, a := range r.GetRecords() {
+		whole = append(whole, a.GetNumber())
+	}
+	if !slices.Equal(paged, whole) {
+		t.Errorf("in pages: %v, at once: %v", paged, whole)
+	}
+	if _, err := audit.ListAudit(t.Context(), &pb.ListAuditRequest{Before: -1}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a page before a negative number: %v", err)
+	}
 }
 
 // TestAuditNotesWhatIsDone: what succeeds and changes nothing is recorded as rarely as what

@@ -1604,7 +1604,10 @@ type ListAuditRequest struct {
 	// Only those of an identity.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
 	// Only those with a verdict.
-	Verdict       string `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict string `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Only those with a smaller number than this: the page before one that begins with it.
+	// 0: up to the newest.
+	Before        int64 `protobuf:"varint,4,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1658,6 +1661,13 @@ func (x *ListAuditRequest) GetVerdict() string {
 		return x.Verdict
 	}
 	return ""
+}
+
+func (x *ListAuditRequest) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
 }
 
 // ListAuditResponse is records of the audit log.
@@ -1921,11 +1931,12 @@ const file_penstock_v1_access_service_proto_rawDesc = "" +
 	"\vAuditObject\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\tR\x05after\"^\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"\x7f\n" +
 	"\x10ListAuditRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
-	"\averdict\x18\x03 \x01(\tR\averdict\"G\n" +
+	"\averdict\x18\x03 \x01(\tR\averdict\x12\x1f\n" +
+	"\x06before\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06before\"G\n" +
 	"\x11ListAuditResponse\x122\n" +
 	"\arecords\x18\x01 \x03(\v2\x18.penstock.v1.AuditRecordR\arecords\"\x14\n" +
 	"\x12VerifyAuditRequest\"\x81\x01\n" +
