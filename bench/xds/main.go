@@ -39,7 +39,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin/penstock", "the binary to measure")
 	flag.StringVar(&o.out, "out", "bench/results/xds.json", "where the figures are written")
 	flag.StringVar(&o.profile, "profile", "", "write profiles of the control plane to PROFILE-ROUTES.pprof")
-	flag.StringVar(&o.only, "only", "changes,hosts,fanout", "parts to run")
+	flag.StringVar(&o.only, "only", "changes,wildcards,hosts,fanout", "parts to run")
 	flag.StringVar(&o.routes, "routes", "", "sizes instead of the usual ones, such as 1000,10000")
 	flag.StringVar(&o.clients, "clients", "", "numbers of fan-out clients instead of the usual ones")
 	flag.IntVar(&o.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "passed to the control plane")
@@ -100,6 +100,12 @@ func run(ctx context.Context, o options) (b *bench, err error) {
 			}
 			b.judge()
 			b.printSeries(os.Stdout)
+		case "wildcards":
+			for _, n := range sizes {
+				if err := b.wildcards(ctx, n); err != nil {
+					errs = append(errs, err)
+				}
+			}
 		case "hosts":
 			errs = append(errs, b.hosts(ctx))
 		case "fanout":

@@ -23,6 +23,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
+	"github.com/penstock-gateway/penstock/xds/compile"
 )
 
 // picky is an Envoy that refuses some of what we compile: clusters that resolve
@@ -257,10 +258,10 @@ func checkLater(t *testing.T, p *plane, dir, name string, port int) *envoytest.E
 	return e
 }
 
-// TestRefusedBackendOfTable: where one table holds all hosts of a listener, a new
-// backend that Envoy refuses takes nothing from the routes beside it; what would go
+// TestRefusedBackendOfWildcards: where one RouteConfiguration holds the wildcards of a
+// listener, a new backend that Envoy refuses takes nothing from the routes beside it; what would go
 // there is 503, or goes to the other backends of the rule.
-func TestRefusedBackendOfTable(t *testing.T) {
+func TestRefusedBackendOfWildcards(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, dir)
 	port := envoytest.FreePort(t)
@@ -282,11 +283,11 @@ rules: [{direct_response: {status: 200, body: any}}]
 kind: Route
 name: split
 gateways: [edge]
-hostnames: [split.test]
+hostnames: ["*.split.test"]
 rules: [{forward: {backends: [{backend: good}]}}]
 `, port, backend(t, "good")))
-	if got := p.core.Layout("projects/default/gateways/edge", "http", "split.test"); got != "table" {
-		t.Fatalf("the layout is %q, want a table", got)
+	if got := p.core.Layout("projects/default/gateways/edge", "http", "*.split.test"); got != compile.LayoutWildcards {
+		t.Fatalf("the layout is %q, want that of wildcards", got)
 	}
 	answers(t, port, "a.test", "/", 200, "any")
 	p.apply(t, `
@@ -302,20 +303,20 @@ rules: [{direct_response: {status: 200, body: changed}}]
 kind: Route
 name: split
 gateways: [edge]
-hostnames: [split.test]
+hostnames: ["*.split.test"]
 rules: [{forward: {backends: [{backend: good, weight: 1}, {backend: b, weight: 100}]}}]
 ---
 kind: Route
 name: z
 gateways: [edge]
-hostnames: [z.test]
+hostnames: ["*.z.test"]
 rules: [{forward: {backends: [{backend: b}]}}]
 `)
 	answers(t, port, "a.test", "/", 200, "changed")
-	answers(t, port, "z.test", "/", 503, "proxies refuse its backend")
+	answers(t, port, "x.z.test", "/", 503, "proxies refuse its backend")
 	for range 20 {
-		if status, body := get(t, port, "split.test", "/"); status != 200 || body != "good" {
-			t.Fatalf("split.test answers %d %q, want the good backend", status, body)
+		if status, body := get(t, port, "x.split.test", "/"); status != 200 || body != "good" {
+			t.Fatalf("x.split.test answers %d %q, want the good backend", status, body)
 		}
 	}
 	if q := problem(t, p, "projects/default/backends/b"); q == nil || !strings.Contains(q.GetMessage(), "held back") {
@@ -328,12 +329,12 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	p = serve(t, p.core.store, dir)
 	e = proxyOf(t, p, dir, "two", picky)
 	answers(t, port, "a.test", "/", 200, "changed")
-	answers(t, port, "z.test", "/", 503, "proxies refuse its backend")
+	answers(t, port, "x.z.test", "/", 503, "proxies refuse its backend")
 	if n := e.Stat(t, "cluster_manager.cds.update_rejected"); n != 0 {
 		t.Errorf("%d updates were refused, want none sent that are", n)
 	}
 	p.apply(t, "kind: Backend\nname: b\n"+backend(t, "mended"))
-	answers(t, port, "z.test", "/", 200, "mended")
+	answers(t, port, "x.z.test", "/", 200, "mended")
 	until(t, "the quarantine to end", func() bool { return stored(t, p) == 0 })
 }
 

@@ -173,7 +173,7 @@ func routeOf(name string, rules ...string) string {
 // bad ones: what was accepted before serves on in their place, all others are as
 // written, and the status says which, where and why.
 func TestSalvage(t *testing.T) {
-	for layout, hosts := range map[string]string{"scopes": "hostnames: [a.test]", "table": ""} {
+	for layout, hosts := range map[string]string{"scopes": "hostnames: [a.test]", "wildcard": `hostnames: ["*.test"]`, "any host": ""} {
 		t.Run(layout, func(t *testing.T) { testSalvage(t, hosts) })
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
@@ -23,7 +24,7 @@ import (
 type table struct {
 	policies []*policy.Policy
 	// filters are those of policies, with rbac and guard, in the order of the chain.
-	// host-case and what else is the compiler's own is before them.
+	// fallback and what else is the compiler's own is before them.
 	filters []*policy.Filter
 	// byName are filters that come with listeners and take entries, discovered the others.
 	byName, discovered map[string]*entryOf
@@ -52,9 +53,10 @@ type entryOf struct {
 // own are the filters of the compiler that take entries. The guard is before the limits and
 // the router, and demands the proofs of the others; what may be refused without one is not here yet.
 var own = []policy.Filter{
+	{Name: filterFallback, Stage: policy.Edge, Mode: policy.Always, Entry: &routev3.FilterConfig{}},
 	{
-		Name: filterHostCase, Stage: policy.Edge, Mode: policy.Off, Entry: &luav3.LuaPerRoute{},
-		Off: &luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Disabled{Disabled: true}},
+		Name: filterDropPort, Stage: policy.Edge, Mode: policy.Off, Entry: &luav3.LuaPerRoute{},
+		Off: &luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Disabled{Disabled: true}}, Config: dropPort,
 	},
 	{
 		Name: filterRBAC, Stage: policy.Authorize, Mode: policy.Denies, Entry: &rbacv3.RBACPerRoute{}, Off: &rbacv3.RBACPerRoute{}, AtHost: true,
@@ -190,6 +192,7 @@ func (t *table) check(project string, levels ...map[string]*anypb.Any) error {
 			switch f := t.filter(project, name); {
 			case f == nil:
 				return fmt.Errorf("entry for %q, which is not a filter of the chain that takes entries", name)
+			case f.Mode == policy.Off && sameAny(entry, switchedOff):
 			case entry.GetTypeUrl() != f.typeURL:
 				return fmt.Errorf("entry for %q has type %s, the filter takes %s", name, entry.GetTypeUrl(), f.typeURL)
 			}

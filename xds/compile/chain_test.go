@@ -8,12 +8,9 @@ import (
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"github.com/penstock-gateway/penstock/gateway"
-	"github.com/penstock-gateway/penstock/gateway/policies"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
-	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/policy"
 )
 
@@ -102,38 +99,7 @@ func TestStages(t *testing.T) {
 	for _, f := range newTable([]*policy.Policy{late, early}).filters {
 		names = append(names, f.Name)
 	}
-	if got := strings.Join(names, " "); got != "penstock.v1.host-case early penstock.v1.rbac late penstock.v1.guard" {
+	if got := strings.Join(names, " "); got != "penstock.v1.fallback penstock.v1.drop-port early penstock.v1.rbac late penstock.v1.guard" {
 		t.Error(got)
-	}
-}
-
-// TestMixedCaseSwitchesOn: the route of hosts in capital letters switches on every filter of
-// the chain that is off by default, or such a host would be a way past it.
-func TestMixedCaseSwitchesOn(t *testing.T) {
-	in := Input{View: View{Project: "default", Gateway: AllGateways}, Snapshot: policies.Model().Build(nil, 1, gateway.Changes{Updates: []gateway.Object{
-		&pb.Gateway{Name: "projects/default/gateways/g", Listeners: []*pb.Listener{{Name: "l", Port: 80}}},
-		&pb.Route{Name: "projects/default/routes/r", Hostnames: []string{"a.test"}, Rules: []*pb.RouteRule{{Action: &pb.RouteRule_DirectResponse{DirectResponse: &pb.DirectResponse{Status: 200}}}}},
-	}})}
-	g, problems := New(Settings{}).Compile(in)
-	if len(problems) > 0 {
-		t.Fatal(problems)
-	}
-	rc := &routev3.RouteConfiguration{}
-	if err := g.Get(xds.Route, "default/g/l/"+mixedCase).Body.UnmarshalTo(rc); err != nil {
-		t.Fatal(err)
-	}
-	entries := rc.GetVirtualHosts()[0].GetRoutes()[0].GetTypedPerFilterConfig()
-	off := 0
-	var f *hcmv3.HttpFilter
-	for _, f = range filters(&packer{}, "default", layout{kind: LayoutScopes}, "l", gateway.EdgeOf(nil), true) {
-		if !f.GetDisabled() {
-			continue
-		}
-		if off++; entries[f.GetName()] == nil {
-			t.Errorf("%s is off for hosts in capital letters", f.GetName())
-		}
-	}
-	if off == 0 {
-		t.Error("no filter of the chain is off by default: the test looks at nothing")
 	}
 }

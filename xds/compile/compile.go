@@ -73,7 +73,7 @@ type Settings struct {
 	// OTLP is the collector of traces (gRPC). Zero: no tracing.
 	OTLP Endpoint
 	// EagerHosts is how many hosts of a listener proxies hold from their start; see
-	// LayoutOf. 0 is DefaultEagerHosts, below 0 is none.
+	// eagerShare. 0 is DefaultEagerHosts, below 0 is none.
 	EagerHosts int
 }
 

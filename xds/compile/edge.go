@@ -122,7 +122,7 @@ func goodRequestID(e gateway.Edge) string {
 }
 
 // earlyMutation runs before the route is chosen.
-func earlyMutation(lay layout, listener string, e gateway.Edge, traced bool) *earlyv3.HeaderMutation {
+func earlyMutation(listener string, e gateway.Edge, traced bool) *earlyv3.HeaderMutation {
 	m := []*mutationv3.HeaderMutation{removePrefix("x-penstock-"), removePrefix("x-envoy-"), set(headersHeader, headersTooMuch(e))}
 	for _, name := range gateway.ClientHeaders {
 		m = append(m, remove(name))
@@ -137,9 +137,9 @@ func earlyMutation(lay layout, listener string, e gateway.Edge, traced bool) *ea
 			set("x-request-id", "%REQ("+requestIDHeader+")%"), remove(requestIDHeader),
 		)
 	}
-	if lay.kind == LayoutScopes {
-		m = append(m, set(scopeHeader, lay.scopeValue(listener)))
-	}
+	// Scopes of all listeners come in one subscription, so the key begins with the listener.
+	// A port may follow, which the listener cuts off.
+	m = append(m, set(scopeHeader, listener+"/%REQ(:authority)%"))
 	return &earlyv3.HeaderMutation{Mutations: m}
 }
 

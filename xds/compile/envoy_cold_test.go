@@ -269,9 +269,11 @@ func testColdChanges(t *testing.T, r *rig) {
 		for i := range n {
 			yaml += fmt.Sprintf("\n---\nkind: Route\nname: r%d\nhostnames: [h%d.test]\nrules: [{name: all, forward: {backends: [{backend: up}]}%s}]\n", i, i, limit)
 		}
+		eager := map[bool]int{false: -1, true: 0}[limited]
+		r.setEager(eager)
 		r.apply(t, r.objects(t, yaml, map[string]int{"PORT": port}))
-		if lazy := r.last.Get(xds.Scope, "default/edge/http/h0.test").Lazy; lazy == limited {
-			t.Errorf("limited %v, on demand %v", limited, lazy)
+		if lazy := r.last.Get(xds.Scope, "default/edge/http/h0.test").Lazy; lazy != (eager < 0) {
+			t.Errorf("eager hosts %d, on demand %v", eager, lazy)
 		}
 	}
 	apply(false)

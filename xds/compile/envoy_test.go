@@ -43,6 +43,7 @@ func TestEnvoy(t *testing.T) {
 		{"Signatures", testSignatures}, {"Times", testTimes},
 		{"Reach", testReach},
 		{"Scopes", testScopes},
+		{"FallbackHosts", testFallbackHosts}, {"FallbackClosed", testFallbackClosed}, {"FallbackChanges", testFallbackChanges}, {"FallbackLimits", testFallbackLimits},
 		{"Churn", testChurn},
 		{"Retries", testRetries},
 		{"Functions", testFunctions},

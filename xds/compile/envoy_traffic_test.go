@@ -155,9 +155,6 @@ listeners: [{name: http, address: 127.0.0.1, port: TWO}]
 			t.Errorf("port %d host %s: %q %v", c.port, c.host, a.body, a.header)
 		}
 	}
-	if l := compile.Layout(r.snapshot, "projects/default/gateways/edge", "http"); l != compile.LayoutScopes {
-		t.Errorf("layout %s", l)
-	}
 }
 
 // testRetries: idempotent requests survive an endpoint that resets, the others are

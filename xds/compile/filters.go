@@ -23,8 +23,8 @@ import (
 
 // filters is the fixed chain: first what is the same for all routes, then the filters of
 // policies, the guard, and the router. Filters that protect are enabled and deny by
-// default, a route opts out of each natively.
-func filters(p *packer, project string, l layout, listener string, e gateway.Edge, traced bool) []*hcmv3.HttpFilter {
+// default, a route opts out of each natively. None is disabled: see unused.
+func filters(p *packer, project, listener string, e gateway.Edge, traced bool) []*hcmv3.HttpFilter {
 	static := func(name string, m policy.Message, disabled bool) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.Pack(m)}}
 	}
@@ -36,12 +36,12 @@ func filters(p *packer, project string, l layout, listener string, e gateway.Edg
 	}
 	out = append(out,
 		static(filterEdge, edge(e), false),
-		// Only the mixed-case scope and redirects switch it on; it is before every filter
-		// whose configuration depends on the route, for it may change the route.
-		static(filterHostCase, hostCase(l, listener), true),
-		// It waits for the routes of an on-demand scope. After host-case, so that it
-		// sees the scope that a host in capital letters ends at; before everything that
-		// takes its configuration from the route.
+		// It is before every filter whose configuration depends on the route, for it may
+		// change the route. Exact hosts switch it off.
+		static(filterFallback, fallback(listener), false),
+		// It waits for the routes of an on-demand scope. After fallback, so that it sees
+		// the scope that the request ends at; before everything that takes its
+		// configuration from the route.
 		static(filterOnDemand, &ondemandv3.OnDemand{}, false),
 	)
 	for i, script := range checkScripts(e) {
@@ -49,9 +49,9 @@ func filters(p *packer, project string, l layout, listener string, e gateway.Edg
 	}
 	for _, f := range chain().filters {
 		switch {
-		case f.Config == nil: // host-case, above
+		case f.Config == nil: // fallback, above
 		case f.Source == policy.Listener:
-			out = append(out, static(f.Name, f.Config(p), f.Mode == policy.Off))
+			out = append(out, static(f.Name, f.Config(p), false))
 		default:
 			out = append(out, discovered(f.NameIn(project), p.Pack(f.Config(p)), f.Source == policy.Discovered))
 		}
@@ -94,15 +94,6 @@ func traceHeader() *headermutationv3.HeaderMutation {
 // denyAll is an RBAC filter that only a route's entry can open.
 func denyAll(prefix string) *rbacv3.RBAC {
 	return &rbacv3.RBAC{RulesStatPrefix: prefix, Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}
-}
-
-func hostCase(l layout, listener string) *luav3.Lua {
-	inline := func(script string) *corev3.DataSource {
-		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: script}}
-	}
-	return &luav3.Lua{StatPrefix: "host_case", SourceCodes: map[string]*corev3.DataSource{
-		hostCaseSource: inline(l.hostCaseScript(listener)), dropPortSource: inline(dropPortScript),
-	}}
 }
 
 // stripClaims is the configuration of the claims filter: headers that some policy

@@ -8,8 +8,6 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -62,7 +60,7 @@ func TestEntriesAreProved(t *testing.T) {
 func TestChain(t *testing.T) {
 	p := &packer{}
 	var got []string
-	for _, f := range filters(p, "p", layout{kind: LayoutTable}, "p/g/l", gateway.EdgeOf(nil), true) {
+	for _, f := range filters(p, "p", "p/g/l", gateway.EdgeOf(nil), true) {
 		name := f.GetName()
 		if f.GetDisabled() {
 			name = "(" + name + ")"
@@ -70,8 +68,8 @@ func TestChain(t *testing.T) {
 		got = append(got, name)
 	}
 	want := []string{
-		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "(penstock.v1.host-case)", "penstock.v1.on-demand", "penstock.v1.cors", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
-		"penstock.v1.compression", "penstock.v1.guard", "(penstock.v1.limit-open)", "(penstock.v1.limit-closed)", "envoy.filters.http.router",
+		"penstock.v1.trace", "penstock.v1.trace-flags", "penstock.v1.edge", "penstock.v1.fallback", "penstock.v1.on-demand", "penstock.v1.drop-port", "penstock.v1.cors", "penstock.v1.retry-on", "p/claims", "p/jwt", "penstock.v1.rbac",
+		"penstock.v1.compression", "penstock.v1.guard", "penstock.v1.limit-open", "penstock.v1.limit-closed", "envoy.filters.http.router",
 	}
 	if !slices.Equal(got, want) || p.Err() != nil {
 		t.Errorf("%v (%v), want %v", got, p.Err(), want)
@@ -80,7 +78,7 @@ func TestChain(t *testing.T) {
 	for _, e := range chain().entries {
 		types[e.NameIn("p")] = true
 	}
-	for _, f := range filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true) {
+	for _, f := range filters(p, "p", "p/g/l", gateway.EdgeOf(nil), true) {
 		if f.GetIsOptional() {
 			t.Errorf("%s is optional: an Envoy without it would serve without it", f.GetName())
 		}
@@ -101,18 +99,9 @@ func TestChain(t *testing.T) {
 	if len(types) != 0 {
 		t.Errorf("entries for filters that are not in the chain: %v", types)
 	}
-	jwt := filters(p, "p", layout{}, "p/g/l", gateway.EdgeOf(nil), true)[8].GetConfigDiscovery()
+	jwt := filters(p, "p", "p/g/l", gateway.EdgeOf(nil), true)[9].GetConfigDiscovery()
 	if jwt.GetDefaultConfig() == nil || !jwt.GetApplyDefaultConfigWithoutWarming() || len(jwt.GetTypeUrls()) != 1 {
 		t.Errorf("the jwt filter: %v", jwt)
-	}
-}
-
-// TestChainIsFixed: neither policies nor routes are in the listener.
-func TestChainIsFixed(t *testing.T) {
-	one := filters(&packer{}, "p", layoutOf(nil), "p/g/l", gateway.EdgeOf(nil), true)
-	two := filters(&packer{}, "p", layoutOf([]*gateway.Host{{Hostname: "a.test"}}), "p/g/l", gateway.EdgeOf(nil), true)
-	if !proto.Equal(&hcmv3.HttpConnectionManager{HttpFilters: one}, &hcmv3.HttpConnectionManager{HttpFilters: two}) {
-		t.Error("the chain depends on the hosts")
 	}
 }
 
@@ -147,45 +136,6 @@ func TestAliases(t *testing.T) {
 	for _, c := range "!#$%&'*+-.^_`|~" {
 		if !regexp.MustCompile(`^(?:` + aliases("x-a") + `)$`).MatchString("x" + string(c) + "a") {
 			t.Errorf("%q is not taken for a dash", c)
-		}
-	}
-}
-
-func TestLayout(t *testing.T) {
-	hosts := func(names ...string) (out []*gateway.Host) {
-		for _, n := range names {
-			out = append(out, &gateway.Host{Hostname: n})
-		}
-		return out
-	}
-	many := make([]string, maxWildcards+1)
-	for i := range many {
-		many[i] = "*." + strings.Repeat("a", i+1) + ".test"
-	}
-	for _, c := range []struct {
-		hosts     []string
-		kind      string
-		wildcards []string
-		scopes    map[string]string
-	}{
-		{nil, LayoutTable, nil, nil},
-		{[]string{"a.test", "*"}, LayoutTable, nil, nil},
-		{many, LayoutTable, nil, nil},
-		{many[1:], LayoutScopes, nil, nil},
-		{[]string{"a.test", "b.test"}, LayoutScopes, nil, map[string]string{"a.test": "a.test"}},
-		{
-			[]string{"*.a.test", "*.b.a.test", "x.a.test", "a.test"}, LayoutScopes, []string{"*.a.test"},
-			map[string]string{"*.a.test": "*.a.test", "*.b.a.test": "*.a.test", "x.a.test": "*.a.test", "a.test": "a.test", "xa.test": "xa.test"},
-		},
-	} {
-		l := layoutOf(hosts(c.hosts...))
-		if l.kind != c.kind || (c.wildcards != nil && !slices.Equal(l.wildcards, c.wildcards)) {
-			t.Errorf("%v: %+v", c.hosts, l)
-		}
-		for host, want := range c.scopes {
-			if got := l.scopeOf(host); got != want {
-				t.Errorf("%v: scope of %s is %s, want %s", c.hosts, host, got, want)
-			}
 		}
 	}
 }

@@ -40,8 +40,9 @@ type unit struct {
 	refs         []xds.Ref
 	owners       []string
 	problems     []gateway.Problem
-	// eager: no request may come to the host before its routes.
-	eager bool
+	// uses are the filters that are off by default and that its routes have an entry for,
+	// as bits in the order of named.off.
+	uses uint64
 	// consumers are those that were looked up, with what was found, nil included.
 	consumers map[string]*pb.Consumer
 	// refused are the clusters of targets that proxies refuse.
@@ -201,7 +202,7 @@ func (c *hostCompiler) entry(e *gateway.Entry) ([]*routev3.Route, *part, error) 
 		return nil, nil, err
 	}
 	if p.dropPort {
-		asked.Entries[filterHostCase] = p.Pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
+		asked.Entries[filterDropPort] = p.Pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: dropPortSource}})
 	}
 	for _, r := range routes {
 		r.Name = routeName(e)

@@ -15,11 +15,9 @@ import (
 // change, so that none has to be gone through.
 type hostSet struct {
 	units map[string]*unit // by host name
-	// special are the names that the layout depends on; see layoutWith.
-	special map[string]bool
-	lay     *layout // of the hosts now; nil when it must be worked out
-	// members are the units of the scopes of wildcards, by scope and host name.
-	members map[string]map[string]*unit
+	// special are those of wildcards and the catch-all, and known the names of the others.
+	special map[string]*unit
+	known   shardNames
 	// troubled are the units with problems.
 	troubled map[string]*unit
 	// refused are the units with clusters that proxies refuse.
@@ -30,7 +28,7 @@ type hostSet struct {
 
 func newHostSet() hostSet {
 	return hostSet{
-		units: map[string]*unit{}, special: map[string]bool{}, members: map[string]map[string]*unit{},
+		units: map[string]*unit{}, special: map[string]*unit{},
 		troubled: map[string]*unit{}, refused: map[string]*unit{}, consumers: map[string]map[string]bool{},
 	}
 }
@@ -125,8 +123,8 @@ func compileHosts(in *Input, changes []gateway.HostChange, before map[string]*un
 // put sets the unit of a host; nil takes it out.
 func (s *hostSet) put(name string, u *unit) {
 	old := s.units[name]
-	if (old == nil) != (u == nil) && (isSpecial(name) || len(s.units) <= 1) {
-		s.lay = nil
+	if !isSpecial(name) {
+		s.known.put(name, u != nil)
 	}
 	if old != nil {
 		for c := range old.consumers {
@@ -144,7 +142,7 @@ func (s *hostSet) put(name string, u *unit) {
 	}
 	s.units[name] = u
 	if isSpecial(name) {
-		s.special[name] = true
+		s.special[name] = u
 	}
 	if len(u.problems) > 0 {
 		s.troubled[name] = u
@@ -169,40 +167,10 @@ func (s *hostSet) judged(refused func(target) bool) map[string]*unit {
 	return s.units
 }
 
-// layout is that of the hosts now.
-func (s *hostSet) layout() layout {
-	if s.lay == nil {
-		l := layoutWith(len(s.units), slices.Sorted(maps.Keys(s.special)))
-		s.lay = &l
-	}
-	return *s.lay
-}
-
-// arrange puts the units that changed where a layout wants them, or all.
-func (s *hostSet) arrange(lay layout, changed []string, all bool) {
-	if all {
-		clear(s.members)
-		for _, w := range lay.wildcards {
-			s.members[w] = map[string]*unit{}
-		}
-		changed = slices.Collect(maps.Keys(s.units))
-	}
-	for _, name := range changed {
-		m := s.members[lay.scopeOf(name)]
-		switch u := s.units[name]; {
-		case m == nil:
-		case u == nil:
-			delete(m, name)
-		default:
-			m[name] = u
-		}
-	}
-}
-
 // of returns the units of a scope, by host name.
 func (s *hostSet) of(scope string) []*unit {
-	if m := s.members[scope]; m != nil {
-		return inOrder(m)
+	if scope == anyHost {
+		return inOrder(s.special)
 	}
 	if u := s.units[scope]; u != nil {
 		return []*unit{u}

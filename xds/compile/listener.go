@@ -28,10 +28,10 @@ const (
 
 // listener makes the Envoy listener of one pb.Listener. certificates are the full
 // names of the secrets that are there.
-func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates []string) (*xds.Resource, error) {
+func (v *view) listener(gw *pb.Gateway, l *pb.Listener, certificates []string) (*xds.Resource, error) {
 	name := listenerName(gw.GetName(), l.GetName())
 	p := &packer{}
-	manager := v.connectionManager(p, name, l, lay)
+	manager := v.connectionManager(p, name, l)
 	filterChain := &listenerv3.FilterChain{
 		Filters: []*listenerv3.Filter{{
 			Name:       "envoy.filters.network.http_connection_manager",
@@ -42,9 +42,6 @@ func (v *view) listener(gw *pb.Gateway, l *pb.Listener, lay layout, certificates
 	refs := chain().needs(v.in.View.Project)
 	if v.settings.tracing() {
 		refs = append(refs, xds.Ref{Type: xds.Cluster, Name: otlpCluster})
-	}
-	if lay.kind == LayoutTable {
-		refs = append(refs, xds.Ref{Type: xds.Route, Name: name})
 	}
 	if l.GetProtocol() == pb.ListenerProtocol_LISTENER_PROTOCOL_HTTPS {
 		filterChain.TransportSocket = &corev3.TransportSocket{
@@ -117,23 +114,19 @@ func serverTLS(certificates []string) *tlsv3.DownstreamTlsContext {
 
 // connectionManager is the HTTP side of a listener: the edge profile, the early
 // header mutation, the chain, and where the routes come from.
-func (v *view) connectionManager(p *packer, name string, l *pb.Listener, lay layout) *hcmv3.HttpConnectionManager {
+func (v *view) connectionManager(p *packer, name string, l *pb.Listener) *hcmv3.HttpConnectionManager {
 	e := gateway.EdgeOf(l)
 	m := edgeProfile(l, e)
 	m.RequestIdExtension = requestID(p)
 	m.RequestTimeout = durationpb.New(uploadTimeout(l))
 	m.StatPrefix = statPrefix(name)
-	m.HttpFilters = filters(p, v.in.View.Project, lay, name, e, v.settings.tracing())
+	m.HttpFilters = filters(p, v.in.View.Project, name, e, v.settings.tracing())
 	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{{
-		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.Pack(earlyMutation(lay, name, e, v.settings.tracing())),
+		Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: p.Pack(earlyMutation(name, e, v.settings.tracing())),
 	}}
 	m.LocalReplyConfig = localReplies(p, e)
 	m.Tracing = v.tracing(p)
-	if lay.kind == LayoutTable {
-		m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: name}}
-	} else {
-		m.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: scopedRoutes(name)}
-	}
+	m.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: scopedRoutes(name)}
 	p.Check(m)
 	return m
 }

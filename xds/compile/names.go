@@ -22,7 +22,8 @@ const (
 	filterTraceFlags = "penstock.v1.trace-flags"
 	filterEdge       = "penstock.v1.edge"
 	filterOnDemand   = "penstock.v1.on-demand"
-	filterHostCase   = "penstock.v1.host-case"
+	filterFallback   = "penstock.v1.fallback"
+	filterDropPort   = "penstock.v1.drop-port"
 	filterEdgeCheck  = "penstock.v1.edge-check"
 	filterRBAC       = "penstock.v1.rbac"
 	filterGuard      = "penstock.v1.guard"
@@ -42,12 +43,9 @@ const (
 	noRouteName = "penstock/no-route"
 	// anyHost is the host name of a listener's catch-all.
 	anyHost = "*"
-	// mixedCase is the last part of the scope that hosts with capital letters go
-	// to; no host is called so.
-	mixedCase = "-"
 )
 
-// listenerName is the name of a listener and of its table.
+// listenerName is the name of a listener.
 func listenerName(gatewayName, listener string) string {
 	project, id := projectAndID(gatewayName)
 	return project + "/" + id + "/" + listener

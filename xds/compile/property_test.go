@@ -191,7 +191,7 @@ func difference(a, b *xds.Generation) string {
 		}
 		for _, name := range a.Names(t) {
 			x, y := a.Get(t, name), b.Get(t, name)
-			if x.Version != y.Version || x.Lazy != y.Lazy || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.Owners, y.Owners) {
+			if x.Version != y.Version || x.Lazy != y.Lazy || !slices.Equal(x.Refs, y.Refs) || !slices.Equal(x.After, y.After) || !slices.Equal(x.Owners, y.Owners) {
 				return fmt.Sprintf("%s %s: %v %v %v, %v %v %v", t.Short(), name, x.Version, x.Refs, x.Owners, y.Version, y.Refs, y.Owners)
 			}
 		}
@@ -313,7 +313,7 @@ func TestProblems(t *testing.T) {
 				t.Errorf("listeners %v, want %v", got, c.listener)
 			}
 			if rc := (&routev3.RouteConfiguration{}); strings.Contains(c.yaml, "kind: Route") {
-				if err := g.Get(xds.Route, "default/a/http").Body.UnmarshalTo(rc); err != nil {
+				if err := g.Get(xds.Route, "default/a/http/*").Body.UnmarshalTo(rc); err != nil {
 					t.Fatal(err)
 				}
 				routes := rc.GetVirtualHosts()[0].GetRoutes()

@@ -28,9 +28,8 @@ type made struct {
 // trait is what a host looks at in a route to tell what its routes share.
 type trait struct {
 	// entries are those that may stand at the host.
-	entries *hostEntries
-	// eager: there are entries of filters that are off by default.
-	eager    bool
+	entries  *hostEntries
+	uses     uint64 // see unit
 	forwards bool
 	retry    *routev3.RetryPolicy // nil for none
 	retryKey string               // its bytes
@@ -75,7 +74,11 @@ func (o *observer) trait(r *routev3.Route) trait {
 		o.now.list = append(o.now.list, entries[name])
 	}
 	t.entries = o.entry(&o.now)
-	t.eager = slices.ContainsFunc(o.off, func(name string) bool { return entries[name] != nil })
+	for i, name := range o.off {
+		if entries[name] != nil {
+			t.uses |= 1 << i
+		}
+	}
 	if p := r.GetRoute().GetRetryPolicy(); p != nil {
 		t.retry, t.retryKey = o.policy(p)
 	}
@@ -301,7 +304,9 @@ func (u *unit) observe(project string) {
 		all = append(all, m.traits...)
 	}
 	u.share = sharedBy(project, all)
-	u.eager = slices.ContainsFunc(all, func(t trait) bool { return t.eager })
+	for _, t := range all {
+		u.uses |= t.uses
+	}
 }
 
 // reassemble makes the bytes of the host of those of its routes, of which some are

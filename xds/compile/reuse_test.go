@@ -112,7 +112,7 @@ func same(a, b *unit) error {
 	}
 	for what, pair := range map[string][2]any{
 		"name": {a.name, b.name}, "host": {a.host, b.host}, "refs": {a.refs, b.refs}, "owners": {a.owners, b.owners},
-		"eager": {a.eager, b.eager}, "consumers": {a.consumers, b.consumers}, "targets": {a.targets, b.targets},
+		"eager": {a.uses, b.uses}, "consumers": {a.consumers, b.consumers}, "targets": {a.targets, b.targets},
 		"requirements": {a.requirements, b.requirements}, "providers": {keys[0], keys[1]}, "problems": {len(a.problems), len(b.problems)},
 	} {
 		if !reflect.DeepEqual(pair[0], pair[1]) {

@@ -3,11 +3,9 @@ package compile
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/penstock-gateway/penstock/gateway"
@@ -90,7 +88,7 @@ func (e *editor) set(r *xds.Resource) *xds.Resource {
 }
 
 func alike(a, b *xds.Resource) bool {
-	return a == b || a.Version == b.Version && slices.Equal(a.Refs, b.Refs) && slices.Equal(a.Owners, b.Owners)
+	return a == b || a.Version == b.Version && slices.Equal(a.Refs, b.Refs) && slices.Equal(a.After, b.After) && slices.Equal(a.Owners, b.Owners)
 }
 
 func (e *editor) remove(t xds.Type, name string) { e.g.Delete(t, name) }
@@ -101,10 +99,9 @@ type listenerState struct {
 	gateway      *pb.Gateway
 	listener     *pb.Listener
 	certificates []string
-	lay          layout
 	share        uint64 // of the hosts that are eager; see eagerShare
 	hosts        hostSet
-	// groups are the RouteConfigurations by scope; the table is the group "".
+	// groups are the RouteConfigurations by scope.
 	groups map[string]*group
 	failed map[string]*group
 }
@@ -125,6 +122,7 @@ func (st *listenerState) remove(v *view) {
 	for scope := range st.groups {
 		st.removeGroup(v.out, scope)
 	}
+	st.removeShards(v.out)
 	for _, u := range st.hosts.units {
 		v.needs.drop(u)
 	}
@@ -141,9 +139,6 @@ func (st *listenerState) removeGroup(out *editor, scope string) {
 
 // routeName is the name of the RouteConfiguration of a scope.
 func (st *listenerState) routeName(scope string) string {
-	if scope == "" {
-		return st.name
-	}
 	return st.name + "/" + scope
 }
 
@@ -151,77 +146,60 @@ func (st *listenerState) routeName(scope string) string {
 func (st *listenerState) update(v *view, gw *pb.Gateway, l *pb.Listener, certificates []string) error {
 	first := st.gateway == nil
 	hosts := st.takeHosts(v, gw, l, first)
-	lay := st.hosts.layout()
-	same := !first && lay.equal(st.lay)
-	if !same || st.gateway != gw || st.listener != l || !slices.Equal(st.certificates, certificates) {
-		r, err := v.listener(gw, l, lay, certificates)
+	if first || st.gateway != gw || st.listener != l || !slices.Equal(st.certificates, certificates) {
+		r, err := v.listener(gw, l, certificates)
 		if err != nil {
 			return err
 		}
 		v.out.set(r)
 	}
-	if !same {
-		for scope := range st.groups {
-			st.removeGroup(v.out, scope)
-		}
-	}
-	st.hosts.arrange(lay, hosts, !same)
 	changed := map[string]bool{}
 	share := eagerShare(len(st.hosts.units), v.settings.EagerHosts)
 	if share != st.share {
 		for scope := range st.groups {
-			if scope != mixedCase && eagerByName(scope, share) != eagerByName(scope, st.share) {
+			if eagerByName(scope, share) != eagerByName(scope, st.share) {
 				changed[scope] = true
 			}
 		}
 	}
-	st.gateway, st.listener, st.certificates, st.lay, st.share = gw, l, certificates, lay, share
-	if lay.kind == LayoutScopes {
-		if !same {
-			st.mixedCase(v)
-			for name := range st.hosts.units {
-				changed[lay.scopeOf(name)] = true
-			}
-		}
-		for _, name := range hosts {
-			changed[lay.scopeOf(name)] = true
-		}
-		st.regroup(v, changed)
-	} else if !same || len(hosts) > 0 {
-		st.table(v)
+	st.gateway, st.listener, st.certificates, st.share = gw, l, certificates, share
+	if first {
+		changed[anyHost] = true
 	}
-	return nil
-}
-
-// table emits the one RouteConfiguration of the table layout.
-func (st *listenerState) table(v *view) {
-	rc := routeConfiguration(st.name)
-	if st.hosts.units[anyHost] == nil {
-		// An unknown host gets 404, not the 401 of the filters' default.
-		rc.VirtualHosts = append(rc.VirtualHosts, emptyHost(v.in.View.Project))
+	for _, name := range hosts {
+		changed[scopeOf(name)] = true
 	}
-	st.routes(v, "", rc, inOrder(st.hosts.units), nil)
+	st.regroup(v, changed)
+	return st.shards(v, first)
 }
 
 // regroup emits the RouteConfigurations of the scopes that changed.
 func (st *listenerState) regroup(v *view, changed map[string]bool) {
 	for scope := range changed {
 		units := st.hosts.of(scope)
-		if len(units) == 0 {
+		rc, scopes := routeConfiguration(st.routeName(scope)), []string{scope}
+		switch {
+		case scope == anyHost:
+			if st.hosts.units[anyHost] == nil && st.hosts.units[""] == nil {
+				// An unknown host gets 404, not the 401 of the filters' default.
+				rc.VirtualHosts = append(rc.VirtualHosts, emptyHost(v.in.View.Project))
+			}
+			// Earlier releases had a scope for each wildcard, and a connection of their
+			// listener that ends slowly still asks for it.
+			for _, u := range units {
+				if u.name != anyHost {
+					scopes = append(scopes, u.name)
+				}
+			}
+		case len(units) == 0:
 			if st.groups[scope] != nil {
 				st.removeGroup(v.out, scope)
 			}
 			continue
+		default:
+			rc.TypedPerFilterConfig = unused(v.in.View.Project, units[0].uses)
 		}
-		// An exact host under a wildcard keeps a scope of its own: when the wildcard
-		// comes, the connections of the listener before still ask for it.
-		scopes := []string{scope}
-		for _, u := range units {
-			if u.name != scope && u.name[0] != '*' {
-				scopes = append(scopes, u.name)
-			}
-		}
-		st.routes(v, scope, routeConfiguration(st.routeName(scope)), units, scopes)
+		st.routes(v, scope, rc, units, scopes)
 	}
 }
 
@@ -254,7 +232,7 @@ func (st *listenerState) routes(v *view, scope string, rc *routev3.RouteConfigur
 	for _, s := range scopes {
 		g.scopes = append(g.scopes, st.name+"/"+s)
 	}
-	onDemand := scope != mixedCase && st.onDemand(scope, units)
+	onDemand := st.onDemand(scope)
 	if g.err = emitRoutes(v, rc, units, refs, owners); g.err == nil {
 		for _, name := range g.scopes {
 			g.err = errors.Join(g.err, emitScope(v, name, rc.GetName(), st.gateway.GetName(), onDemand))
@@ -335,20 +313,6 @@ func emitScope(v *view, name, routes, owner string, onDemand bool) error {
 	}
 	v.out.set(r)
 	return nil
-}
-
-// mixedCase emits where requests go whose host has capital letters: its one route
-// switches the host-case filter on, which gives the request its real scope. All
-// filters that are off by default are switched on, too, for which filters a request has is
-// decided before it changes its route.
-func (st *listenerState) mixedCase(v *view) {
-	p := &packer{}
-	route := newHostCompiler(v.in.View.Project, nil, nil).noRoute()
-	maps.Copy(route.TypedPerFilterConfig, chain().offs(v.in.View.Project, chain().in(v.in.View.Project).off))
-	route.TypedPerFilterConfig[filterHostCase] = p.Pack(&luav3.LuaPerRoute{Override: &luav3.LuaPerRoute_Name{Name: hostCaseSource}})
-	rc := routeConfiguration(st.routeName(mixedCase))
-	rc.VirtualHosts = []*routev3.VirtualHost{{Name: mixedCase, Domains: []string{anyHost}, Routes: []*routev3.Route{route}}}
-	st.routes(v, mixedCase, rc, nil, []string{mixedCase})
 }
 
 // emptyHost answers 404 for every host.

@@ -81,10 +81,9 @@ type Mode int
 const (
 	// Always: it is on, and does what it does for every request.
 	Always Mode = iota
-	// Off: it is off until an entry of the route switches it on. Which of these filters a
-	// request passes is decided before its route may change, so hosts that have an entry
-	// are never loaded on demand, and requests whose host has capital letters pass all of
-	// them.
+	// Off: it does nothing until an entry of the route switches it on. It is enabled in the
+	// chain all the same, since a request that finds no host at once passes those filters
+	// only that are; exact hosts without an entry take it out of their requests.
 	Off
 	// Denies: it is on and refuses every request of a route without an entry. Each route
 	// has one.
@@ -121,8 +120,8 @@ type Filter struct {
 	// Entry is an entry of a route, for its type; nil when it takes none.
 	Entry Message
 	// Off is the entry with which it lets everything pass. It is needed for all modes but
-	// Always. Never envoy.config.route.v3.FilterConfig.disabled: it is a bypass when a
-	// request changes its route.
+	// Always. Never envoy.config.route.v3.FilterConfig.disabled: in a route that is a bypass
+	// when a request changes its route.
 	Off Message
 	// AtHost: entries that are equal in all routes of a host may stand at the host.
 	AtHost bool

@@ -441,8 +441,9 @@ type ExplainListener struct {
 	Listener string `protobuf:"bytes,2,opt,name=listener,proto3" json:"listener,omitempty"`
 	// Address and port.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// How hosts are looked up: "table" or "scopes"; "scopes, on demand" when a proxy
-	// loads the routes of this host at its first request.
+	// Where a proxy finds the host: "scopes" for an exact host, which has routes of its own;
+	// "scopes, on demand" when the proxy loads them at the first request; "wildcards" for a
+	// wildcard or any host, which share theirs.
 	Layout        string `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
