@@ -83,6 +83,13 @@ func printExplain(w io.Writer, req *pb.ExplainRequest, e *pb.ExplainResponse) {
 	for _, o := range e.GetOutcome().GetMayBe() {
 		printOutcome(w, "or", o)
 	}
+	for _, r := range e.GetRefused() {
+		name := short(r.GetObject())
+		if r.GetField() != "" {
+			name += " (" + r.GetField() + ")"
+		}
+		fmt.Fprintf(w, "refused   %s: Envoy refused it: %s; %s\n", name, shorten(r.GetDetail()), r.GetServes())
+	}
 	if l := e.GetListener(); l != nil {
 		fmt.Fprintf(w, "listener  %s %s on %s (hosts by %s)\n", short(l.GetGateway()), l.GetListener(), l.GetAddress(), l.GetLayout())
 	}

@@ -87,13 +87,14 @@ func (x *explainer) forwardedScheme(l *pb.Listener) string {
 // greatest share first.
 func (x *explainer) backends(e *gateway.Entry, late []*pb.ExplainOutcome) *pb.ExplainOutcome {
 	var sum float64
-	for _, t := range e.Backends {
+	targets := slices.DeleteFunc(slices.Clone(e.Backends), func(t gateway.Target) bool { return x.nothing(t.Name(), "") != nil })
+	for _, t := range targets {
 		sum += float64(t.Weight)
 	}
 	var first *pb.ExplainOutcome
 	var others []*pb.ExplainOutcome
 	greatest := uint32(0)
-	for _, t := range e.Backends {
+	for _, t := range targets {
 		b := &pb.ExplainBackend{Name: t.Name(), Subset: t.Subset, Port: t.Port, Percent: 100 * float64(t.Weight) / sum}
 		x.out.Backends = append(x.out.Backends, b)
 		var o *pb.ExplainOutcome

@@ -27,6 +27,10 @@ type Known struct {
 	Function func(name string) Function
 	// Now is the time at which tokens are judged; zero: the present.
 	Now time.Time
+	// Refused is what proxies refuse. Served is the configuration with what they serve in
+	// its place; nil: there is nothing of that kind.
+	Refused []Refusal
+	Served  *gateway.Snapshot
 }
 
 // Function is how requests reach a function.
@@ -67,6 +71,14 @@ const (
 // outcome. ExplainListener.layout is for the caller to fill: the model does not know how
 // hosts are laid out in xDS.
 func Explain(s *gateway.Snapshot, req *pb.ExplainRequest, known *Known) *pb.ExplainResponse {
+	if known != nil && len(known.Refused) > 0 {
+		return explainRefused(s, req, known)
+	}
+	return explain(s, req, known)
+}
+
+// explain is Explain by what one snapshot says.
+func explain(s *gateway.Snapshot, req *pb.ExplainRequest, known *Known) *pb.ExplainResponse {
 	x := &explainer{snapshot: s, out: &pb.ExplainResponse{Revision: s.Revision()}}
 	if known != nil {
 		x.known = *known
@@ -142,12 +154,17 @@ func (x *explainer) run() *pb.ExplainOutcome {
 	if profile.Ambiguous(h, &x.request, e) {
 		return x.ambiguous()
 	}
+	if e != nil {
+		x.out.Rule = &pb.ExplainRule{
+			Route: e.Route.GetName(), Rule: e.RuleName, Origin: e.Route.GetMetadata().GetOrigin(),
+			Match: gateway.DescribeMatch(e.Match),
+		}
+	}
+	if out := x.refusedRule(h, e); out != nil {
+		return out
+	}
 	if e == nil {
 		return x.noRule(h)
-	}
-	x.out.Rule = &pb.ExplainRule{
-		Route: e.Route.GetName(), Rule: e.RuleName, Origin: e.Route.GetMetadata().GetOrigin(),
-		Match: gateway.DescribeMatch(e.Match),
 	}
 	for _, row := range x.edgeRows {
 		x.out.Policies = append(x.out.Policies, gateway.PolicyRow("edge", row, gateway.Source{}))
@@ -190,7 +207,7 @@ func (x *explainer) listener() (*pb.Gateway, *pb.Listener, *gateway.Host) {
 	for _, o := range x.snapshot.List(gateway.KindGateways, x.project) {
 		gw := o.(*pb.Gateway)
 		for _, li := range gw.GetListeners() {
-			if scheme(li) != x.scheme || li.GetPort() != x.port {
+			if scheme(li) != x.scheme || li.GetPort() != x.port || x.nothing(gw.GetName(), li.GetName()) != nil {
 				continue
 			}
 			host := x.snapshot.Host(gw.GetName(), li.GetName(), x.request.Host)
@@ -207,6 +224,12 @@ func (x *explainer) noListener() *pb.ExplainOutcome {
 	var others []string
 	for _, o := range x.snapshot.List(gateway.KindGateways, x.project) {
 		for _, li := range o.(*pb.Gateway).GetListeners() {
+			if r := x.nothing(o.GetName(), li.GetName()); r != nil {
+				if scheme(li) == x.scheme && li.GetPort() == x.port {
+					return certain(byListener, 0, "no listener: nothing listens for %s on port %d: %s", x.scheme, x.port, r.words())
+				}
+				continue
+			}
 			others = append(others, fmt.Sprintf("%s://…:%d (%s of %s)", scheme(li), li.GetPort(), li.GetName(), o.GetName()))
 		}
 	}

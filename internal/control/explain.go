@@ -12,7 +12,9 @@ import (
 
 // Known implements api.Core.
 func (c *Core) Known() *explain.Known {
-	return &explain.Known{Function: c.runners.way, Now: c.now()}
+	k := &explain.Known{Function: c.runners.way, Now: c.now()}
+	k.Refused, k.Served = c.refusedParts(context.Background())
+	return k
 }
 
 // way is how requests reach a deployment: by the endpoints that proxies have of it, see

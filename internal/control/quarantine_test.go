@@ -211,6 +211,8 @@ rules: [{direct_response: {status: 200, body: other}}]
 	})
 	answers(t, port, "y.test", "/", 200, "other")
 	answers(t, port, "r.test", "/", 200, "one")
+	explains(t, p, port, "y.test", 200, "other", "")
+	explains(t, p, port, "r.test", 200, "200 by projects/default/backends/b", "projects/default/backends/b served as of revision 1")
 	until(t, "it to be saved", func() bool { return stored(t, p) == 1 })
 
 	first.Kill()
@@ -232,6 +234,26 @@ rules: [{direct_response: {status: 200, body: other}}]
 		return q != nil && strings.Contains(q.GetMessage(), "proxy three")
 	})
 	answers(t, port, "r.test", "/", 200, "one")
+}
+
+// explains checks what explain says that a request gets, and of which refusal it tells.
+func explains(t *testing.T, p *plane, port int, host string, status uint32, text, refused string) *pb.ExplainResponse {
+	t.Helper()
+	e, err := pb.NewExplainServiceClient(p.conn).Explain(t.Context(), &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://%s:%d/", host, port)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range e.GetRefused() {
+		got = append(got, r.GetObject()+" "+r.GetServes())
+		if r.GetDetail() == "" {
+			t.Errorf("%s: it does not say what Envoy said of %s", host, r.GetObject())
+		}
+	}
+	if o := e.GetOutcome(); o.GetStatus() != status || !strings.Contains(o.GetText(), text) || strings.Join(got, ", ") != refused {
+		t.Errorf("explain of %s: %q, refused %q; want %d with %q, refused %q", host, o.GetText(), got, status, text, refused)
+	}
+	return e
 }
 
 func stored(t *testing.T, p *plane) int {
@@ -319,6 +341,12 @@ rules: [{forward: {backends: [{backend: b}]}}]
 			t.Fatalf("x.split.test answers %d %q, want the good backend", status, body)
 		}
 	}
+	const nothing = "projects/default/backends/b nothing is served in its place"
+	explains(t, p, port, "a.test", 200, "changed", "")
+	explains(t, p, port, "z.test", 503, "Envoy refused projects/default/backends/b: ", nothing)
+	if e := explains(t, p, port, "split.test", 200, "200 by projects/default/backends/good", nothing); len(e.GetBackends()) != 1 || e.GetBackends()[0].GetPercent() != 100 {
+		t.Errorf("split.test goes to %v", e.GetBackends())
+	}
 	if q := problem(t, p, "projects/default/backends/b"); q == nil || !strings.Contains(q.GetMessage(), "held back") {
 		t.Errorf("the status says of the backend: %v", q)
 	}
@@ -336,6 +364,7 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	p.apply(t, "kind: Backend\nname: b\n"+backend(t, "mended"))
 	answers(t, port, "x.z.test", "/", 200, "mended")
 	until(t, "the quarantine to end", func() bool { return stored(t, p) == 0 })
+	explains(t, p, port, "z.test", 200, "200 by projects/default/backends/b", "")
 }
 
 // TestAcceptedElsewhere: what one proxy refuses and another takes is not a quarantine:

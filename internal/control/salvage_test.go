@@ -196,8 +196,10 @@ func testSalvage(t *testing.T, hosts string) {
 		return routeOf("mixed", answerRule("good", "exact: /good", body), answerRule("bad", fmt.Sprintf("regex: %q", regex), body))
 	}
 	apply(gw + routeOf("many", many...) + mixed("/r[0-9]", "old") + routeOf("plain", answerRule("all", "prefix: /plain", "old")))
-	asks(t, port, "a.test", map[string]string{"/m0": "200 old", "/good": "200 old", "/r1": "200 old", "/plain/x": "200 old", "/other": "404 No route serves this request."})
+	want := map[string]string{"/m0": "200 old", "/good": "200 old", "/r1": "200 old", "/plain/x": "200 old", "/other": "404 No route serves this request."}
+	asks(t, port, "a.test", want)
 	quarantines(t, p)
+	explained(t, p, port, want)
 
 	// One changed rule of two is bad, and so is a new route; the rest goes on, as new.
 	for i := range many {
@@ -205,8 +207,10 @@ func testSalvage(t *testing.T, hosts string) {
 	}
 	added := routeOf("added", answerRule("bad", fmt.Sprintf("regex: %q", large("/added/", "x")), "new"))
 	apply(routeOf("many", many...) + mixed(large("/r", "[0-9]"), "new") + added)
-	asks(t, port, "a.test", map[string]string{"/m0": "200 new", "/m19": "200 new", "/good": "200 new", "/r1": "200 old", "/added/x": "404 No route serves this request.", "/plain/x": "200 old"})
+	want = map[string]string{"/m0": "200 new", "/m19": "200 new", "/good": "200 new", "/r1": "200 old", "/added/x": "404 No route serves this request.", "/plain/x": "200 old"}
+	asks(t, port, "a.test", want)
 	quarantines(t, p, "added rules[0]", "mixed rules[1]")
+	explained(t, p, port, want)
 	route, err := pb.NewRouteServiceClient(p.conn).GetRoute(t.Context(), &pb.GetRouteRequest{Name: "projects/default/routes/mixed"})
 	if err != nil {
 		t.Fatal(err)
@@ -217,13 +221,17 @@ func testSalvage(t *testing.T, hosts string) {
 
 	// Others are changed meanwhile, and even the object with the bad rule is.
 	apply(routeOf("plain", answerRule("all", "prefix: /plain", "new")) + mixed(large("/r", "[0-9]"), "newer"))
-	asks(t, port, "a.test", map[string]string{"/plain": "200 new", "/good": "200 newer", "/r1": "200 old"})
+	want = map[string]string{"/plain": "200 new", "/good": "200 newer", "/r1": "200 old"}
+	asks(t, port, "a.test", want)
 	quarantines(t, p, "added rules[0]", "mixed rules[1]")
+	explained(t, p, port, want)
 
 	// One is mended, the other goes.
 	apply(mixed("/r[0-7]", "mended"))
-	asks(t, port, "a.test", map[string]string{"/good": "200 mended", "/r1": "200 mended", "/r9": "404 No route serves this request.", "/m3": "200 new"})
+	want = map[string]string{"/good": "200 mended", "/r1": "200 mended", "/r9": "404 No route serves this request.", "/m3": "200 new"}
+	asks(t, port, "a.test", want)
 	quarantines(t, p, "added rules[0]")
+	explained(t, p, port, want)
 	apply("", "projects/default/routes/added")
 	quarantines(t, p)
 
@@ -237,7 +245,9 @@ func testSalvage(t *testing.T, hosts string) {
 	q := serve(t, p.core.store, dir)
 	strictEnvoy(t, q, dir)
 	quarantines(t, q, "added rules[0]", "mixed rules[1]")
-	asks(t, port, "a.test", map[string]string{"/good": "200 last", "/m3": "200 new", "/r1": "503", "/rest": "503", "/added/x": "503", "/plain": "200 new"})
+	want = map[string]string{"/good": "200 last", "/m3": "200 new", "/r1": "503", "/rest": "503", "/added/x": "503", "/plain": "200 new"}
+	asks(t, port, "a.test", want)
+	explained(t, q, port, want)
 }
 
 // testGuarded: what guards a path is not taken away while what comes in its place may
@@ -252,19 +262,50 @@ func testGuarded(t *testing.T, p *plane, port int, apply func(string, ...string)
 		return routeOf("tight", fmt.Sprintf("- {name: t, matches: [{path: {regex: %q}}], direct_response: {status: %d, body: t}}\n", regex, status))
 	}
 	apply(tight("/tight[0-9]", 200))
-	asks(t, port, "a.test", map[string]string{"/tight1": "200 t"})
+	want := map[string]string{"/tight1": "200 t"}
+	asks(t, port, "a.test", want)
+	explained(t, p, port, want)
 	apply(tight(large("/tight", "[0-9]"), 403))
-	asks(t, port, "a.test", map[string]string{"/tight1": "503", "/m3": "200 new"})
+	want = map[string]string{"/tight1": "503", "/m3": "200 new"}
+	asks(t, port, "a.test", want)
 	quarantines(t, p, "tight rules[0]")
+	explained(t, p, port, want)
 	apply("", "projects/default/routes/tight")
 	quarantines(t, p)
 
 	apply(guard("/secret"))
-	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret"})
+	want = map[string]string{"/secret/x": "403 no", "/guard": "200 secret"}
+	asks(t, port, "a.test", want)
+	explained(t, p, port, want)
 	apply(guard("/moved") + added)
 	until(t, "the search to be given up", func() bool { return len(p.core.salvage.GivenUp()) > 0 })
-	asks(t, port, "a.test", map[string]string{"/secret/x": "403 no", "/guard": "200 secret", "/m3": "200 new"})
+	want = map[string]string{"/secret/x": "403 no", "/guard": "200 secret", "/m3": "200 new"}
+	asks(t, port, "a.test", want)
 	quarantines(t, p)
+	explained(t, p, port, want)
 	apply("", "projects/default/routes/added")
-	asks(t, port, "a.test", map[string]string{"/secret/x": "404 No route serves this request.", "/moved": "403 no", "/guard": "200 moved"})
+	want = map[string]string{"/secret/x": "404 No route serves this request.", "/moved": "403 no", "/guard": "200 moved"}
+	asks(t, port, "a.test", want)
+	explained(t, p, port, want)
+}
+
+// explained: explain says what Envoy answers, and why that is not what is written. Of a
+// whole table that keeps what it had it is not known what it answers, and explain says so.
+func explained(t *testing.T, p *plane, port int, want map[string]string) {
+	t.Helper()
+	client := pb.NewExplainServiceClient(p.conn)
+	for path, answer := range want {
+		status, body, _ := strings.Cut(answer, " ")
+		e, err := client.Explain(t.Context(), &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.test:%d%s", port, path)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := e.GetOutcome()
+		switch {
+		case fmt.Sprint(o.GetStatus()) == status && (status != "200" || strings.Contains(o.GetText(), body)):
+		case o.GetStatus() == 0 && !o.GetCertain() && len(e.GetRefused()) > 0 && len(p.core.salvage.GivenUp()) > 0:
+		default:
+			t.Errorf("%s is answered %q, and explain says %q (%v)", path, answer, o.GetText(), e.GetRefused())
+		}
+	}
 }

@@ -116,17 +116,25 @@ func (c *hostCompiler) hold(e *gateway.Entry, routes []*routev3.Route, p *part) 
 
 // wide answers 503 for every path that one of the routes may match.
 func (c *hostCompiler) wide(e *gateway.Entry, routes []*routev3.Route) *routev3.Route {
-	prefix := pathPrefix(routes[0].GetMatch())
-	for _, r := range routes[1:] {
-		prefix = commonPrefix(prefix, pathPrefix(r.GetMatch()))
-	}
 	return &routev3.Route{
 		Name:                 routeName(e),
-		Match:                &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: cmp.Or(prefix, "/")}},
+		Match:                &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: prefixOf(routes)}},
 		Action:               unavailable(e, refusedByProxies),
 		TypedPerFilterConfig: c.opened(),
 	}
 }
+
+// prefixOf is how every path begins that one of some routes may match.
+func prefixOf(routes []*routev3.Route) string {
+	prefix := pathPrefix(routes[0].GetMatch())
+	for _, r := range routes[1:] {
+		prefix = commonPrefix(prefix, pathPrefix(r.GetMatch()))
+	}
+	return cmp.Or(prefix, "/")
+}
+
+// Prefix is how every path begins that the form may match: what Hold.Wide answers.
+func (f *Form) Prefix() string { return prefixOf(f.routes) }
 
 const refusedByProxies = "proxies refuse it, see its status"
 

@@ -220,7 +220,9 @@ type ExplainResponse struct {
 	// The revision that was looked at.
 	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// What the client gets.
-	Outcome       *ExplainOutcome `protobuf:"bytes,9,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Outcome *ExplainOutcome `protobuf:"bytes,9,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// What on the way proxies refuse. All else is said by what they serve in its place.
+	Refused       []*ExplainRefusal `protobuf:"bytes,10,rep,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +313,95 @@ func (x *ExplainResponse) GetOutcome() *ExplainOutcome {
 	return nil
 }
 
+func (x *ExplainResponse) GetRefused() []*ExplainRefusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+// ExplainRefusal is a part of the configuration that proxies refuse; see docs/quarantine.md.
+type ExplainRefusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Full name of the object.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// The listener, by its name, or the rule, as in rules[2]; empty for all of the object.
+	Field string `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	// What a proxy said.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What is served in its place, in words.
+	Serves string `protobuf:"bytes,4,opt,name=serves,proto3" json:"serves,omitempty"`
+	// The revision whose form is served; 0 when nothing is, or it is not known.
+	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRefusal) Reset() {
+	*x = ExplainRefusal{}
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRefusal) ProtoMessage() {}
+
+func (x *ExplainRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRefusal.ProtoReflect.Descriptor instead.
+func (*ExplainRefusal) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ExplainRefusal) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ExplainRefusal) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *ExplainRefusal) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *ExplainRefusal) GetServes() string {
+	if x != nil {
+		return x.Serves
+	}
+	return ""
+}
+
+func (x *ExplainRefusal) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // ExplainOutcome is what the client gets, and who decides so.
 type ExplainOutcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -341,7 +432,7 @@ type ExplainOutcome struct {
 
 func (x *ExplainOutcome) Reset() {
 	*x = ExplainOutcome{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +444,7 @@ func (x *ExplainOutcome) String() string {
 func (*ExplainOutcome) ProtoMessage() {}
 
 func (x *ExplainOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[2]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +457,7 @@ func (x *ExplainOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainOutcome.ProtoReflect.Descriptor instead.
 func (*ExplainOutcome) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{2}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExplainOutcome) GetText() string {
@@ -451,7 +542,7 @@ type ExplainListener struct {
 
 func (x *ExplainListener) Reset() {
 	*x = ExplainListener{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +554,7 @@ func (x *ExplainListener) String() string {
 func (*ExplainListener) ProtoMessage() {}
 
 func (x *ExplainListener) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[3]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +567,7 @@ func (x *ExplainListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainListener.ProtoReflect.Descriptor instead.
 func (*ExplainListener) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{3}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainListener) GetGateway() string {
@@ -524,7 +615,7 @@ type ExplainRule struct {
 
 func (x *ExplainRule) Reset() {
 	*x = ExplainRule{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +627,7 @@ func (x *ExplainRule) String() string {
 func (*ExplainRule) ProtoMessage() {}
 
 func (x *ExplainRule) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[4]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +640,7 @@ func (x *ExplainRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRule.ProtoReflect.Descriptor instead.
 func (*ExplainRule) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{4}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainRule) GetRoute() string {
@@ -597,7 +688,7 @@ type ExplainPolicy struct {
 
 func (x *ExplainPolicy) Reset() {
 	*x = ExplainPolicy{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +700,7 @@ func (x *ExplainPolicy) String() string {
 func (*ExplainPolicy) ProtoMessage() {}
 
 func (x *ExplainPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[5]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +713,7 @@ func (x *ExplainPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicy.ProtoReflect.Descriptor instead.
 func (*ExplainPolicy) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{5}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExplainPolicy) GetPolicy() string {
@@ -674,7 +765,7 @@ type ExplainBackend struct {
 
 func (x *ExplainBackend) Reset() {
 	*x = ExplainBackend{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +777,7 @@ func (x *ExplainBackend) String() string {
 func (*ExplainBackend) ProtoMessage() {}
 
 func (x *ExplainBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[6]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +790,7 @@ func (x *ExplainBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainBackend.ProtoReflect.Descriptor instead.
 func (*ExplainBackend) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{6}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExplainBackend) GetName() string {
@@ -761,7 +852,7 @@ type ExplainMiss struct {
 
 func (x *ExplainMiss) Reset() {
 	*x = ExplainMiss{}
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +864,7 @@ func (x *ExplainMiss) String() string {
 func (*ExplainMiss) ProtoMessage() {}
 
 func (x *ExplainMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_explain_service_proto_msgTypes[7]
+	mi := &file_penstock_v1_explain_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +877,7 @@ func (x *ExplainMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMiss.ProtoReflect.Descriptor instead.
 func (*ExplainMiss) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{7}
+	return file_penstock_v1_explain_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExplainMiss) GetRoute() string {
@@ -831,7 +922,7 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\fheader_lines\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\vheaderLines\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x03\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\blistener\x18\x01 \x01(\v2\x1c.penstock.v1.ExplainListenerR\blistener\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12,\n" +
@@ -841,7 +932,15 @@ const file_penstock_v1_explain_service_proto_rawDesc = "" +
 	"\vnot_matched\x18\x06 \x03(\v2\x18.penstock.v1.ExplainMissR\n" +
 	"notMatched\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x03R\brevision\x125\n" +
-	"\aoutcome\x18\t \x01(\v2\x1b.penstock.v1.ExplainOutcomeR\aoutcomeJ\x04\b\a\x10\b\"\xcb\x02\n" +
+	"\aoutcome\x18\t \x01(\v2\x1b.penstock.v1.ExplainOutcomeR\aoutcome\x125\n" +
+	"\arefused\x18\n" +
+	" \x03(\v2\x1b.penstock.v1.ExplainRefusalR\arefusedJ\x04\b\a\x10\b\"\x8a\x01\n" +
+	"\x0eExplainRefusal\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06serves\x18\x04 \x01(\tR\x06serves\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"\xcb\x02\n" +
 	"\x0eExplainOutcome\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\rR\x06status\x12:\n" +
@@ -913,43 +1012,45 @@ func file_penstock_v1_explain_service_proto_rawDescGZIP() []byte {
 }
 
 var file_penstock_v1_explain_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_penstock_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_penstock_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_penstock_v1_explain_service_proto_goTypes = []any{
 	(ExplainDecider)(0),     // 0: penstock.v1.ExplainDecider
 	(*ExplainRequest)(nil),  // 1: penstock.v1.ExplainRequest
 	(*ExplainResponse)(nil), // 2: penstock.v1.ExplainResponse
-	(*ExplainOutcome)(nil),  // 3: penstock.v1.ExplainOutcome
-	(*ExplainListener)(nil), // 4: penstock.v1.ExplainListener
-	(*ExplainRule)(nil),     // 5: penstock.v1.ExplainRule
-	(*ExplainPolicy)(nil),   // 6: penstock.v1.ExplainPolicy
-	(*ExplainBackend)(nil),  // 7: penstock.v1.ExplainBackend
-	(*ExplainMiss)(nil),     // 8: penstock.v1.ExplainMiss
-	nil,                     // 9: penstock.v1.ExplainRequest.HeadersEntry
-	(*Origin)(nil),          // 10: penstock.v1.Origin
-	(*Instance)(nil),        // 11: penstock.v1.Instance
+	(*ExplainRefusal)(nil),  // 3: penstock.v1.ExplainRefusal
+	(*ExplainOutcome)(nil),  // 4: penstock.v1.ExplainOutcome
+	(*ExplainListener)(nil), // 5: penstock.v1.ExplainListener
+	(*ExplainRule)(nil),     // 6: penstock.v1.ExplainRule
+	(*ExplainPolicy)(nil),   // 7: penstock.v1.ExplainPolicy
+	(*ExplainBackend)(nil),  // 8: penstock.v1.ExplainBackend
+	(*ExplainMiss)(nil),     // 9: penstock.v1.ExplainMiss
+	nil,                     // 10: penstock.v1.ExplainRequest.HeadersEntry
+	(*Origin)(nil),          // 11: penstock.v1.Origin
+	(*Instance)(nil),        // 12: penstock.v1.Instance
 }
 var file_penstock_v1_explain_service_proto_depIdxs = []int32{
-	9,  // 0: penstock.v1.ExplainRequest.headers:type_name -> penstock.v1.ExplainRequest.HeadersEntry
-	4,  // 1: penstock.v1.ExplainResponse.listener:type_name -> penstock.v1.ExplainListener
-	5,  // 2: penstock.v1.ExplainResponse.rule:type_name -> penstock.v1.ExplainRule
-	6,  // 3: penstock.v1.ExplainResponse.policies:type_name -> penstock.v1.ExplainPolicy
-	7,  // 4: penstock.v1.ExplainResponse.backends:type_name -> penstock.v1.ExplainBackend
-	8,  // 5: penstock.v1.ExplainResponse.not_matched:type_name -> penstock.v1.ExplainMiss
-	3,  // 6: penstock.v1.ExplainResponse.outcome:type_name -> penstock.v1.ExplainOutcome
-	0,  // 7: penstock.v1.ExplainOutcome.decided_by:type_name -> penstock.v1.ExplainDecider
-	6,  // 8: penstock.v1.ExplainOutcome.policy:type_name -> penstock.v1.ExplainPolicy
-	3,  // 9: penstock.v1.ExplainOutcome.may_be:type_name -> penstock.v1.ExplainOutcome
-	10, // 10: penstock.v1.ExplainRule.origin:type_name -> penstock.v1.Origin
-	10, // 11: penstock.v1.ExplainPolicy.origin:type_name -> penstock.v1.Origin
-	11, // 12: penstock.v1.ExplainBackend.instances:type_name -> penstock.v1.Instance
-	10, // 13: penstock.v1.ExplainMiss.origin:type_name -> penstock.v1.Origin
-	1,  // 14: penstock.v1.ExplainService.Explain:input_type -> penstock.v1.ExplainRequest
-	2,  // 15: penstock.v1.ExplainService.Explain:output_type -> penstock.v1.ExplainResponse
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 0: penstock.v1.ExplainRequest.headers:type_name -> penstock.v1.ExplainRequest.HeadersEntry
+	5,  // 1: penstock.v1.ExplainResponse.listener:type_name -> penstock.v1.ExplainListener
+	6,  // 2: penstock.v1.ExplainResponse.rule:type_name -> penstock.v1.ExplainRule
+	7,  // 3: penstock.v1.ExplainResponse.policies:type_name -> penstock.v1.ExplainPolicy
+	8,  // 4: penstock.v1.ExplainResponse.backends:type_name -> penstock.v1.ExplainBackend
+	9,  // 5: penstock.v1.ExplainResponse.not_matched:type_name -> penstock.v1.ExplainMiss
+	4,  // 6: penstock.v1.ExplainResponse.outcome:type_name -> penstock.v1.ExplainOutcome
+	3,  // 7: penstock.v1.ExplainResponse.refused:type_name -> penstock.v1.ExplainRefusal
+	0,  // 8: penstock.v1.ExplainOutcome.decided_by:type_name -> penstock.v1.ExplainDecider
+	7,  // 9: penstock.v1.ExplainOutcome.policy:type_name -> penstock.v1.ExplainPolicy
+	4,  // 10: penstock.v1.ExplainOutcome.may_be:type_name -> penstock.v1.ExplainOutcome
+	11, // 11: penstock.v1.ExplainRule.origin:type_name -> penstock.v1.Origin
+	11, // 12: penstock.v1.ExplainPolicy.origin:type_name -> penstock.v1.Origin
+	12, // 13: penstock.v1.ExplainBackend.instances:type_name -> penstock.v1.Instance
+	11, // 14: penstock.v1.ExplainMiss.origin:type_name -> penstock.v1.Origin
+	1,  // 15: penstock.v1.ExplainService.Explain:input_type -> penstock.v1.ExplainRequest
+	2,  // 16: penstock.v1.ExplainService.Explain:output_type -> penstock.v1.ExplainResponse
+	16, // [16:17] is the sub-list for method output_type
+	15, // [15:16] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_explain_service_proto_init() }
@@ -965,7 +1066,7 @@ func file_penstock_v1_explain_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_explain_service_proto_rawDesc), len(file_penstock_v1_explain_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,6 +36,32 @@ func (r *Room) Problems() []gateway.Problem {
 	return out
 }
 
+// Standing is a resource that is not served as wanted.
+type Standing struct {
+	Resource xds.Ref
+	// Object is what it was made from, and Detail what a proxy said of it.
+	Object, Detail string
+	// Good: the last accepted version serves in its place; Revision is its own, 0 when that
+	// is not known.
+	Good     bool
+	Revision int64
+}
+
+// Standings are the resources that are not served as wanted.
+func (r *Room) Standings() (out []Standing) {
+	all := r.List()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range all {
+		if r.active(e) {
+			out = append(out, Standing{
+				Resource: e.ref(), Object: e.object(), Detail: e.Refused[len(e.Refused)-1].Detail, Good: e.Good != nil, Revision: e.GoodRevision,
+			})
+		}
+	}
+	return out
+}
+
 // message says what is refused, why, and what serves.
 func (e *Entry) message() string {
 	last := e.Refused[len(e.Refused)-1]

@@ -42,8 +42,10 @@ type heldPart struct {
 	// would be some if it had been there before.
 	instead map[string]*compile.Form
 	known   bool
-	out     bool // not even its match is accepted
-	since   time.Time
+	// revision is that of the state that instead is of.
+	revision int64
+	out      bool // not even its match is accepted
+	since    time.Time
 	// gone: the part is another one now, and not held any more. What was accepted
 	// before is kept until this one is.
 	gone bool
@@ -120,12 +122,15 @@ func (sv *salvagedView) begin(s *Room, b *book, r *xds.Resource, words string) b
 	// Those first in which something stands that the proxy says.
 	slices.SortStableFunc(suspects, func(x, y string) int { return b.suspicion(y, words) - b.suspicion(x, words) })
 	for _, name := range suspects {
-		old := before[name]
+		old, revision := before[name], int64(0)
+		if b.base != nil {
+			revision = b.base.snapshot.Revision()
+		}
 		if h := b.held[name]; h != nil {
-			old = h.instead // this is another form of what is held
+			old, revision = h.instead, h.revision // this is another form of what is held
 		}
 		instead, tightened := strictEnough(old, b.parts[name].Hosts)
-		b.held[name] = &heldPart{part: b.parts[name], instead: instead, known: known && !tightened, since: s.Now()}
+		b.held[name] = &heldPart{part: b.parts[name], instead: instead, known: known && !tightened, revision: revision, since: s.Now()}
 	}
 	b.began = r.Version
 	if why := b.unsafe(parts, before, len(suspects)); why != "" {

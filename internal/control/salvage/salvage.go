@@ -5,6 +5,7 @@
 package salvage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -125,6 +126,49 @@ func (s *Room) Problems() (out []gateway.Problem) {
 		}
 	}
 	return out
+}
+
+// Standing is a part of a route that is held back.
+type Standing struct {
+	// Object is the route, Field the rule in it, and Detail what a proxy said.
+	Object, Field, Detail string
+	// Closed: it is answered with 503; with a Prefix, so is every path that begins so and
+	// that nothing before it takes. Out: it is left out. Before: its form of Revision serves
+	// in its place, in all hosts. None of them: it differs between hosts.
+	Closed, Out, Before bool
+	Prefix              string
+	Revision            int64
+}
+
+// Standings are the parts that are held back.
+func (s *Room) Standings() (out []Standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		for _, b := range sv.books {
+			for _, h := range b.held {
+				if h.gone || h.words == "" {
+					continue
+				}
+				out = append(out, h.standing())
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Standing) int { return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Field, b.Field)) })
+	return out
+}
+
+func (h *heldPart) standing() Standing {
+	st := Standing{Object: h.part.Object, Field: h.part.Field, Detail: h.words, Revision: h.revision}
+	nothing := len(h.instead) == 0
+	st.Closed, st.Out = nothing && (!h.out || !h.known), nothing && h.out && h.known
+	st.Before = len(h.instead) == len(h.part.Hosts) && h.revision > 0
+	if nothing && h.out && !h.known {
+		for _, f := range h.part.Hosts {
+			st.Prefix = f.Prefix() // the same in all hosts
+		}
+	}
+	return st
 }
 
 // GivenUp are the RouteConfigurations that proxies refuse and no route was found for.
