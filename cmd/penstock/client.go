@@ -142,12 +142,16 @@ func printResult(w io.Writer, r *pb.WriteResult, changes []*pb.Change, dryRun bo
 	if s := r.GetServing(); s != nil {
 		printServing(w, s)
 	}
-	return resultError(r)
+	return resultError(r, changes)
 }
 
-// resultError is the exit code of a write: 3 when not all of it serves.
-func resultError(r *pb.WriteResult) error {
-	if s := r.GetServing(); len(s.GetProblems()) > 0 || s.GetServing() < s.GetTotal() {
+// resultError is the exit code of a write: 3 when not all of it serves. Where no proxy is
+// connected nothing does, unless all that was wanted is that something goes.
+func resultError(r *pb.WriteResult, changes []*pb.Change) error {
+	s := r.GetServing()
+	stays := func(c *pb.Change) bool { return c.GetType() != pb.ChangeType_CHANGE_TYPE_DELETE }
+	unserved := s != nil && s.GetTotal() == 0 && (len(changes) == 0 || slices.ContainsFunc(changes, stays))
+	if unserved || len(s.GetProblems()) > 0 || s.GetServing() < s.GetTotal() {
 		return errNotServing
 	}
 	return nil
@@ -158,7 +162,7 @@ func printWrite(w io.Writer, output string, m proto.Message, r *pb.WriteResult, 
 	if output == "text" {
 		return printResult(w, r, changes, dryRun)
 	}
-	return cmp.Or(printMessage(w, output, m), resultError(r))
+	return cmp.Or(printMessage(w, output, m), resultError(r, changes))
 }
 
 // printWarnings lists what is valid but may not be meant.

@@ -199,7 +199,7 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 		return err
 	}
 	printWarnings(w, resp.GetResult().GetWarnings())
-	return resultError(resp.GetResult())
+	return resultError(resp.GetResult(), resp.GetChanges())
 }
 
 // printLastWords prints what a function printed before it ended, all that is known of it:

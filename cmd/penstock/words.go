@@ -203,7 +203,7 @@ const (
 
 func printServing(w io.Writer, s *pb.ServingReport) {
 	if s.GetTotal() == 0 {
-		fmt.Fprintln(w, "no proxy is connected")
+		fmt.Fprintln(w, "no proxy is connected, so nothing serves it")
 	} else {
 		fmt.Fprintf(w, "serving on %d of %d proxies\n", s.GetServing(), s.GetTotal())
 	}

@@ -50,9 +50,9 @@ func (c *Core) refusedParts(ctx context.Context) (all []explain.Refusal, served 
 		}
 		all = append(all, r)
 	}
-	for _, name := range c.salvage.GivenUp() { // PROJECT/GATEWAY/LISTENER, and a host
+	for _, name := range c.salvage.Unclear() { // PROJECT/GATEWAY/LISTENER, and a host
 		if parts := strings.SplitN(name, "/", 4); len(parts) > 2 {
-			all = append(all, explain.Refusal{Object: gateway.Resolve(parts[0], gateway.KindGateways, parts[1]), Field: parts[2], Detail: "its routes, and it cannot be told which of them"})
+			all = append(all, explain.Refusal{Object: gateway.Resolve(parts[0], gateway.KindGateways, parts[1]), Field: parts[2], Detail: "its routes, and it is not known which of them it means"})
 		}
 	}
 	if len(changed) == 0 {

@@ -289,23 +289,33 @@ func testGuarded(t *testing.T, p *plane, port int, apply func(string, ...string)
 	explained(t, p, port, want)
 }
 
-// explained: explain says what Envoy answers, and why that is not what is written. Of a
-// whole table that keeps what it had it is not known what it answers, and explain says so.
+// explained waits until explain says what Envoy answers: of a whole table that keeps what it
+// had it is not known what it answers, and explain says so.
 func explained(t *testing.T, p *plane, port int, want map[string]string) {
 	t.Helper()
 	client := pb.NewExplainServiceClient(p.conn)
-	for path, answer := range want {
-		status, body, _ := strings.Cut(answer, " ")
-		e, err := client.Explain(t.Context(), &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.test:%d%s", port, path)})
-		if err != nil {
-			t.Fatal(err)
+	var last string
+	defer func() {
+		if t.Failed() {
+			t.Log("last wrong explanation: " + last)
 		}
-		o := e.GetOutcome()
-		switch {
-		case fmt.Sprint(o.GetStatus()) == status && (status != "200" || strings.Contains(o.GetText(), body)):
-		case o.GetStatus() == 0 && !o.GetCertain() && len(e.GetRefused()) > 0 && len(p.core.salvage.GivenUp()) > 0:
-		default:
-			t.Errorf("%s is answered %q, and explain says %q (%v)", path, answer, o.GetText(), e.GetRefused())
+	}()
+	until(t, "explain to say what Envoy answers", func() bool {
+		for path, answer := range want {
+			status, body, _ := strings.Cut(answer, " ")
+			e, err := client.Explain(t.Context(), &pb.ExplainRequest{Method: "GET", Url: fmt.Sprintf("http://a.test:%d%s", port, path)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := e.GetOutcome()
+			switch {
+			case fmt.Sprint(o.GetStatus()) == status && (status != "200" || strings.Contains(o.GetText(), body)):
+			case o.GetStatus() == 0 && !o.GetCertain() && len(e.GetRefused()) > 0 && len(p.core.salvage.GivenUp()) > 0:
+			default:
+				last = fmt.Sprintf("%s is answered %q, and explain says %q (%v)", path, answer, o.GetText(), e.GetRefused())
+				return false
+			}
 		}
-	}
+		return true
+	})
 }

@@ -140,14 +140,14 @@ type Standing struct {
 	Revision            int64
 }
 
-// Standings are the parts that are held back.
+// Standings are the parts that are held back, but of tables that Unclear names.
 func (s *Room) Standings() (out []Standing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sv := range s.views {
 		for _, b := range sv.books {
 			for _, h := range b.held {
-				if h.gone || h.words == "" {
+				if h.gone || h.words == "" || b.searching() {
 					continue
 				}
 				out = append(out, h.standing())
@@ -169,6 +169,22 @@ func (h *heldPart) standing() Standing {
 		}
 	}
 	return st
+}
+
+// Unclear are the RouteConfigurations that proxies refuse and of which it is not known
+// what they serve: the search is under way, or was given up.
+func (s *Room) Unclear() (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.views {
+		for name, b := range sv.books {
+			if b.givenUp != "" || b.searching() {
+				out = append(out, name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // GivenUp are the RouteConfigurations that proxies refuse and no route was found for.
