@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/functions/contract"
 	"github.com/penstock-gateway/penstock/functions/instance"
+	"github.com/penstock-gateway/penstock/internal/pause"
 )
 
 // generation is one version of a function. Its fields are guarded by the
@@ -64,8 +65,7 @@ func newGeneration(m *manager, f *function, spec *pb.Function, key [sha256.Size]
 // prepare finds and builds the source, again and again until it succeeds or the
 // generation is retired, and then starts the slots.
 func (g *generation) prepare() {
-	pause := time.Second
-	for {
+	for again := pause.Between(time.Second, backoffMax); ; again.Wait(g.ctx) {
 		options, release, err := g.resolve()
 		g.m.mu.Lock()
 		if g.retired || err == nil {
@@ -96,11 +96,6 @@ func (g *generation) prepare() {
 		}
 		g.m.mu.Unlock()
 		g.m.changed.Set()
-		select {
-		case <-g.ctx.Done():
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, backoffMax)
 	}
 }
 

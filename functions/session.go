@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/pause"
 )
 
 // Pauses between two attempts to reach the control plane.
@@ -31,7 +31,7 @@ type session struct {
 
 // keep connects again and again until ctx ends or quit is closed.
 func (s *session) keep(ctx context.Context) {
-	pause, last := reconnectMin, ""
+	again, last := pause.Between(reconnectMin, reconnectMax), ""
 	for {
 		began := time.Now()
 		err := s.once(ctx)
@@ -39,21 +39,20 @@ func (s *session) keep(ctx context.Context) {
 			return
 		}
 		if time.Since(began) > reconnectMax {
-			pause, last = reconnectMin, ""
+			again.Reset()
+			last = ""
 		}
 		if text := err.Error(); text != last { // not the same line for hours
 			s.config.Logger.Warn("no stream to the control plane; instances serve on and it is tried again", "error", text)
 			last = text
 		}
-		// Jitter, so that many runners do not come back in one instant.
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.quit:
 			return
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-time.After(again.Next()):
 		}
-		pause = min(2*pause, reconnectMax)
 		s.config.Conn.ResetConnectBackoff() // ours is shorter than gRPC's
 	}
 }

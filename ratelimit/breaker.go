@@ -3,10 +3,10 @@ package ratelimit
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/pause"
 	"github.com/penstock-gateway/penstock/internal/signal"
 )
 
@@ -71,12 +71,7 @@ func (b *breaker) watch(ctx context.Context) {
 
 func (b *breaker) recover(ctx context.Context) bool {
 	since := time.Now()
-	for pause := firstProbe; ; pause = min(2*pause, maxProbe) {
-		select {
-		case <-time.After(pause + rand.N(pause/4)):
-		case <-ctx.Done():
-			return false
-		}
+	for again := pause.Between(firstProbe, maxProbe); again.Wait(ctx); {
 		if b.probe(ctx) == nil {
 			b.failures.Store(0)
 			b.open.Store(false)
@@ -84,4 +79,5 @@ func (b *breaker) recover(ctx context.Context) bool {
 			return true
 		}
 	}
+	return false
 }

@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/penstock-gateway/penstock/internal/pause"
 )
 
 // StateValues is run-time state that was read.
@@ -354,17 +356,16 @@ func (s *etcdStore) WatchState(ctx context.Context, prefix string) <-chan struct
 	}
 	go func() {
 		defer close(out)
-		for ctx.Err() == nil {
+		for again := pause.Between(200*time.Millisecond, 2*time.Second); ctx.Err() == nil; again.Wait(ctx) {
 			events := s.client.Watch(clientv3.WithRequireLeader(ctx), s.stateKey(prefix), clientv3.WithPrefix(), clientv3.WithCreatedNotify())
-			for range events {
+			for e := range events {
+				if len(e.Events) > 0 {
+					again.Reset() // not at its creation alone: one that breaks at once is begun ever more rarely
+				}
 				signal()
 			}
 			// The watch broke: etcd went away, or a member lost its leader. The
 			// signal after the next one's beginning covers what was missed.
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
 		}
 	}()
 	return out

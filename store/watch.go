@@ -6,26 +6,25 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/penstock-gateway/penstock/internal/pause"
 )
 
 // follow sends every revision above from to out until ctx ends. It lists what is
 // there and then watches from that very point of etcd's history; when the watch
 // breaks (etcd was compacted or went away) it begins again after the last one sent.
 func (s *etcdStore) follow(ctx context.Context, from int64, out chan<- Revision) {
-	for failures := 0; ctx.Err() == nil; {
+	for again := pause.Between(100*time.Millisecond, 5*time.Second); ctx.Err() == nil; {
 		last, err := s.followOnce(ctx, from, out)
 		if last > from {
-			from, failures = last, 0
+			from = last
+			again.Reset()
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		failures++
 		s.opts.Logger.Warn("store: watch of revisions was interrupted and is resumed", "after", from, "error", err)
-		select {
-		case <-time.After(min(time.Duration(failures)*100*time.Millisecond, 5*time.Second)):
-		case <-ctx.Done():
-		}
+		again.Wait(ctx)
 	}
 }
 

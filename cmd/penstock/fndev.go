@@ -88,7 +88,7 @@ func (f *clientFlags) awaitFn(ctx context.Context, out io.Writer) (context.Conte
 		if !said {
 			sayAway(out, err)
 		}
-		if !pause(ctx, devRetry) {
+		if !sleep(ctx, devRetry) {
 			return ctx, nil, nil
 		}
 	}
@@ -146,7 +146,7 @@ func (s *devSession) run(ctx context.Context) error {
 					sayAway(s.out, err)
 				}
 				away = true
-				if !pause(ctx, devRetry) {
+				if !sleep(ctx, devRetry) {
 					return nil
 				}
 				continue
@@ -185,8 +185,8 @@ func (s *devSession) again(ctx context.Context) {
 	}
 }
 
-// pause waits; it is false when ctx ends before.
-func pause(ctx context.Context, d time.Duration) bool {
+// sleep waits; it is false when ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
@@ -258,7 +258,7 @@ func (s *devSession) follow(ctx context.Context, name string) {
 				s.log.line(l)
 			}
 		}
-		if errors.Is(err, context.Canceled) || !pause(ctx, devRetry) { // the control plane went away: it is tried again
+		if errors.Is(err, context.Canceled) || !sleep(ctx, devRetry) { // the control plane went away: it is tried again
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/pause"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
@@ -20,7 +21,7 @@ const (
 	// can serve without.
 	controlWait = 10 * time.Second
 	// controlAgain is the first pause before a control plane that did not start is started
-	// again; it doubles up to controlAgainMax.
+	// again; pauses grow to controlAgainMax.
 	controlAgain    = 2 * time.Second
 	controlAgainMax = time.Minute
 )
@@ -92,11 +93,9 @@ func (u *up) startControl(ctx context.Context) (alone bool, err error) {
 // does what start does after it.
 func (u *up) joinControl(ctx context.Context, ready <-chan error) {
 	err := <-ready
-	for pause := controlAgain; err != nil; pause = min(2*pause, controlAgainMax) {
-		select {
-		case <-ctx.Done():
+	for again := pause.Between(controlAgain, controlAgainMax); err != nil; {
+		if !again.Wait(ctx) {
 			return
-		case <-time.After(pause):
 		}
 		err = u.sup.Start(ctx, u.control())
 	}

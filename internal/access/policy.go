@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/pause"
 )
 
 // Keys of the store's run-time state. What is there is no part of a revision, so
@@ -122,16 +123,13 @@ func (p *policy) take(key string, value []byte) error {
 // follow takes over what other replicas write.
 func (s *Service) follow(ctx context.Context) {
 	for range s.state.WatchState(ctx, accessPrefix) {
-		for {
+		for again := pause.Between(200*time.Millisecond, 5*time.Second); ; {
 			err := s.load(ctx)
 			if err == nil || ctx.Err() != nil {
 				break
 			}
 			s.log.Warn("cannot follow roles and tokens; will try again", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+			again.Wait(ctx)
 		}
 	}
 }

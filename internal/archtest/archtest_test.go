@@ -86,6 +86,7 @@ var rules = []rule{
 		why: "what all services share knows none of them"},
 	{tree: "internal/control/kv", never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...),
 		why: "it follows values without knowing what they mean, nor the store but for its watch"},
+	{tree: "internal/pause", never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...), why: "a pause knows nothing of what failed"},
 	{tree: "internal/signal", never: append([]string{"github.com/envoyproxy/", "google.golang.org/"}, kubernetes...), why: "a signal carries no value, so it knows of none"},
 	{tree: "internal/versioned", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "what makes a version is read from the API alone"},
 	{tree: "internal/cow", never: append([]string{"github.com/envoyproxy/"}, kubernetes...), why: "a map knows nothing of what it holds"},

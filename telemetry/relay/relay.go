@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,6 +26,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/penstock-gateway/penstock/internal/pause"
 	"github.com/penstock-gateway/penstock/telemetry"
 )
 
@@ -195,7 +195,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 	})
 	defer stop()
-	pause := firstPause
+	again := pause.Between(firstPause, maxPause)
 	for {
 		items := r.buffer.batch(batchBytes)
 		switch {
@@ -207,15 +207,11 @@ func (r *Relay) Run(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 		case r.forward(calls, items):
-			pause = firstPause
+			again.Reset()
 		case ctx.Err() != nil:
 			return r.giveUp()
 		default:
-			select {
-			case <-time.After(pause + rand.N(pause/4)):
-				pause = min(2*pause, maxPause)
-			case <-ctx.Done():
-			}
+			again.Wait(ctx)
 		}
 	}
 }
