@@ -59,7 +59,7 @@ func (b *bench) peer(ctx context.Context, name string, n int) (*contestant, erro
 		return nil, err
 	}
 	cert, key, err := b.ca.EnsureFiles(b.dir, "control-"+name, pki.Request{
-		SPIFFE: "spiffe://" + pki.TrustDomain + "/control", DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SPIFFE: pki.ControlID, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
 	})
 	if err != nil {
 		return nil, err

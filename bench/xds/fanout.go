@@ -99,7 +99,7 @@ func (b *bench) fanout(ctx context.Context) error {
 }
 
 func (b *bench) fanoutCase(ctx context.Context, r role) (*fanoutResult, error) {
-	cert, key, err := b.ca.EnsureFiles(b.dir, "control-fanout", pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/control", DNS: []string{"localhost"}})
+	cert, key, err := b.ca.EnsureFiles(b.dir, "control-fanout", pki.Request{SPIFFE: pki.ControlID, DNS: []string{"localhost"}})
 	if err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func (f *apiTLSFlags) server(ctx context.Context, ca *pki.CA, pkiDir string, log
 	}
 	cert, key := f.cert, f.key
 	if cert == "" {
-		r := pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/control", DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
+		r := pki.Request{SPIFFE: pki.ControlID, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
 		names := f.hosts
 		if len(names) == 0 && anyAddress(addresses) {
 			names = machineNames()

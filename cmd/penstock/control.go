@@ -280,7 +280,7 @@ func endpoint(hostport string) (compile.Endpoint, error) {
 // the control plane's guard to keep them from all but joining.
 func (f *controlFlags) serverTLS(ctx context.Context, ca *pki.CA, log *slog.Logger) (*tls.Config, error) {
 	r := pki.Request{
-		SPIFFE: "spiffe://" + pki.TrustDomain + "/control",
+		SPIFFE: pki.ControlID,
 		DNS:    []string{"localhost", "penstock-control"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
 	addNames(&r, f.xdsHosts, f.xds)

@@ -202,7 +202,7 @@ func (f *runnerFlags) certificate() (cert, key string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		return ca.EnsureFiles(f.pkiDir, base, pki.Request{SPIFFE: "spiffe://" + pki.TrustDomain + "/runner/" + f.name})
+		return ca.EnsureFiles(f.pkiDir, base, pki.Request{SPIFFE: pki.RunnerID(f.name)})
 	case errCert != nil:
 		return "", "", fmt.Errorf("--pki-dir: %w, and there is no ca.key to make it from", errCert)
 	}

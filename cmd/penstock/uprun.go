@@ -248,7 +248,7 @@ func (u *up) certificates() (err error) {
 	}
 	for base, id := range map[string]string{
 		"proxy-" + upProxy:   upProxyID,
-		"runner-" + upRunner: "spiffe://" + pki.TrustDomain + "/runner/" + upRunner,
+		"runner-" + upRunner: pki.RunnerID(upRunner),
 	} {
 		if _, _, err := u.ca.EnsureFiles(u.pkiDir(), base, pki.Request{SPIFFE: id}); err != nil {
 			return err

@@ -40,6 +40,12 @@ func ParseProxyID(spiffe string) (project, gateway, name string, err error) {
 	return parts[2], parts[3], parts[4], nil
 }
 
+// ControlID is the SPIFFE id of the control plane, of every replica alike.
+const ControlID = "spiffe://" + TrustDomain + "/control"
+
+// RunnerID is the SPIFFE id of a runner.
+func RunnerID(name string) string { return "spiffe://" + TrustDomain + "/runner/" + name }
+
 // UserID is the SPIFFE id of a person. ParseUserID is its inverse.
 func UserID(name string) string { return "spiffe://" + TrustDomain + "/user/" + name }
 

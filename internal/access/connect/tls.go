@@ -14,7 +14,7 @@ import (
 )
 
 // controlSPIFFE is who the server is by the installation's own authority.
-const controlSPIFFE = "spiffe://" + pki.TrustDomain + "/control"
+const controlSPIFFE = pki.ControlID
 
 // clientTLS is how a server is known. A token pins the installation's authority, so
 // with one no file is needed; with a CA file, that authority vouches for the host's
