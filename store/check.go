@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
+
+	"github.com/penstock-gateway/penstock/internal/flock"
 )
 
 // Finding is one thing that is wrong with a store.
@@ -71,7 +73,7 @@ func (r *Report) checkFiles(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer func() { _ = flock.Close(lock) }()
 	if err := readable(filepath.Join(dir, "etcd")); err != nil {
 		return trouble(err)
 	}

@@ -9,13 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+
+	"github.com/penstock-gateway/penstock/internal/flock"
 )
 
 // embedded is an etcd inside this process. It listens nowhere: the client calls the
@@ -164,7 +165,7 @@ func (e *embedded) close() error {
 	if e.etcd != nil {
 		e.etcd.Close()
 	}
-	return e.lock.Close()
+	return flock.Close(e.lock)
 }
 
 // lockDir takes the directory for this process. The kernel lets go of the lock when
@@ -175,10 +176,10 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: data directory: %w", trouble(err))
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Take(f); err != nil {
 		pid, _ := os.ReadFile(name)
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, flock.ErrLocked) {
 			return nil, fmt.Errorf("store: %s: %w (process %s): stop it or use another directory", dir, ErrInUse, strings.TrimSpace(string(pid)))
 		}
 		return nil, fmt.Errorf("store: lock %s: %w", name, err)

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/penstock-gateway/penstock/internal/flock"
 )
 
 // Rebuilt says what Rebuild brought over.
@@ -33,7 +35,7 @@ func Rebuild(ctx context.Context, o Options, from, into string) (_ *Rebuilt, err
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer func() { _ = flock.Close(lock) }()
 	values, lost, err := newestValues(filepath.Join(from, "etcd", "member", "snap", "db"), o.Prefix+"/")
 	if err != nil {
 		return nil, err

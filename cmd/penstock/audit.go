@@ -28,7 +28,7 @@ func newAuditListCommand() *cobra.Command {
 	r := &pb.ListAuditRequest{}
 	c := accessCall(&cobra.Command{
 		Use: "ls", Short: "List the newest records of the audit log", Args: cobra.NoArgs,
-		Long: "The newest come last. When there are older ones, the last line says how to see them.",
+		Long:    "The newest come last. When there are older ones, the last line says how to see them.",
 		Example: "  penstock audit ls\n  penstock audit ls --verdict refused --limit 20\n  penstock audit ls --before 1200",
 	},
 		func(ctx context.Context, _ *clientFlags, c pb.AccessServiceClient, _ *cobra.Command, _ []string) (proto.Message, error) {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/flock"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/supervise"
@@ -143,9 +144,9 @@ func lockDataDir(dataDir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Take(f); err != nil {
 		f.Close()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		if !errors.Is(err, flock.ErrLocked) {
 			return nil, fmt.Errorf("--data-dir: lock: %w", err)
 		}
 		who := "another process"
@@ -154,7 +155,7 @@ func lockDataDir(dataDir string) (unlock func(), err error) {
 		}
 		return nil, fmt.Errorf("penstock up runs already on %s (%s): stop it with `penstock down --data-dir %s`, or choose another --data-dir", dataDir, who, dataDir)
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = flock.Close(f) }, nil
 }
 
 // reapLeftovers ends what an `up` that was killed may have left. On Linux the

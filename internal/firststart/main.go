@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/flock"
 	"github.com/penstock-gateway/penstock/internal/ports"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
@@ -145,6 +146,6 @@ func running(dataDir string) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close()
-	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+	defer func() { _ = flock.Close(f) }()
+	return errors.Is(flock.Take(f), flock.ErrLocked)
 }

@@ -16,9 +16,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/penstock-gateway/penstock/internal/flock"
 	"github.com/penstock-gateway/penstock/internal/launch"
 )
 
@@ -191,11 +191,11 @@ func (o Options) lock(ctx context.Context, file, name string) (func(), error) {
 	defer tick.Stop()
 	told := false
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := flock.Take(f)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = flock.Close(f) }, nil
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+		if !errors.Is(err, flock.ErrLocked) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", file, err)
 		}

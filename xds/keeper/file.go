@@ -15,12 +15,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/penstock-gateway/penstock/internal/flock"
 	"github.com/penstock-gateway/penstock/internal/keyfile"
 )
 
@@ -80,7 +80,7 @@ func openKey(dir string) (key []byte, f *os.File, err error) {
 			f.Close()
 		}
 	}()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Take(f); err != nil {
 		return nil, nil, fmt.Errorf("%s is in use: another process keeps the configuration of this proxy", path)
 	}
 	if key, err = io.ReadAll(io.LimitReader(f, keySize+1)); err != nil {

@@ -37,6 +37,7 @@ import (
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
+	"github.com/penstock-gateway/penstock/internal/flock"
 	"github.com/penstock-gateway/penstock/internal/pki"
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/xds"
@@ -232,7 +233,7 @@ func (k *Keeper) Close() error {
 		err = errors.Join(err, k.log.sync(), k.log.f.Close())
 		k.log = nil
 	}
-	return errors.Join(err, k.lock.Close())
+	return errors.Join(err, flock.Close(k.lock))
 }
 
 // Usable returns why a proxy could not start from what is kept; nil: it could.
