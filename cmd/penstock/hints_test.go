@@ -23,7 +23,7 @@ import (
 
 // namesOfOthers are words after "penstock" in texts that name no command: what begins a
 // file or a hash, or goes on with the sentence.
-var namesOfOthers = regexp.MustCompile("^penstock (layer|build|seal key id|run-time state|kept configuration|warm|that|is|made|programs|does not know|has no|commands|and|or|needs|ended|runs|binary|keeps|without|created|updated|penstock)\\b")
+var namesOfOthers = regexp.MustCompile(`^penstock (layer|build|seal key id|run-time state|kept configuration|warm|that|is|made|programs|does not know|has no|commands|and|or|needs|ended|runs|binary|keeps|without|created|updated|penstock)\b`)
 
 // mention is a command in a text that people read.
 type mention struct {
