@@ -343,9 +343,9 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	}
 	const nothing = "projects/default/backends/b nothing is served in its place"
 	explains(t, p, port, "a.test", 200, "changed", "")
-	explains(t, p, port, "z.test", 503, "Envoy refused projects/default/backends/b: ", nothing)
-	if e := explains(t, p, port, "split.test", 200, "200 by projects/default/backends/good", nothing); len(e.GetBackends()) != 1 || e.GetBackends()[0].GetPercent() != 100 {
-		t.Errorf("split.test goes to %v", e.GetBackends())
+	explains(t, p, port, "x.z.test", 503, "Envoy refused projects/default/backends/b: ", nothing)
+	if e := explains(t, p, port, "x.split.test", 200, "200 by projects/default/backends/good", nothing); len(e.GetBackends()) != 1 || e.GetBackends()[0].GetPercent() != 100 {
+		t.Errorf("x.split.test goes to %v", e.GetBackends())
 	}
 	if q := problem(t, p, "projects/default/backends/b"); q == nil || !strings.Contains(q.GetMessage(), "held back") {
 		t.Errorf("the status says of the backend: %v", q)
@@ -364,7 +364,7 @@ rules: [{forward: {backends: [{backend: b}]}}]
 	p.apply(t, "kind: Backend\nname: b\n"+backend(t, "mended"))
 	answers(t, port, "x.z.test", "/", 200, "mended")
 	until(t, "the quarantine to end", func() bool { return stored(t, p) == 0 })
-	explains(t, p, port, "z.test", 200, "200 by projects/default/backends/b", "")
+	explains(t, p, port, "x.z.test", 200, "200 by projects/default/backends/b", "")
 }
 
 // TestAcceptedElsewhere: what one proxy refuses and another takes is not a quarantine:
