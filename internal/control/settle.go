@@ -104,7 +104,17 @@ func (c *Core) thaw() {
 func (c *Core) followed(ctx context.Context, revision int64, patience time.Duration) bool {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	signals, stop := c.delivery.Follow()
+	defer stop()
 	rep, err := c.delivery.Wait(wait, revision, nil)
+	// Routes change within a revision, too: for instances, and for what proxies refuse.
+	for err == nil && c.delivery.Awaited(xds.Route) {
+		select {
+		case <-signals:
+		case <-wait.Done():
+			err = wait.Err()
+		}
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			c.log.Info("a proxy is slow to follow", "revision", revision, "error", err)

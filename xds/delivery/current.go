@@ -38,3 +38,51 @@ func (s *Server) Current(refs []xds.Ref, patience time.Duration) (current []bool
 	}
 	return current, again
 }
+
+// Awaited reports whether a proxy has still to be sent, or to answer, something of a type.
+// Silent proxies do not count; one that is about to come back does.
+func (s *Server) Awaited(t xds.Type) bool {
+	now := time.Now()
+	for _, v := range s.all() {
+		v.mu.Lock()
+		awaited := len(v.away(now)) > 0
+		for st := range v.streams {
+			at := st.proxy.SilentAt()
+			awaited = awaited || st.proxy.Awaits(t) && (at.IsZero() || now.Before(at))
+		}
+		v.mu.Unlock()
+		if awaited {
+			return true
+		}
+	}
+	return false
+}
+
+// Answered tells of which resources of a view every proxy has acknowledged or refused the
+// version of the last Update, so that what Standings says of them afterwards is about that
+// version. Silent proxies do not count; one that is about to come back has not answered.
+func (s *Server) Answered(name string, refs []xds.Ref) []bool {
+	answered := make([]bool, len(refs))
+	for i := range answered {
+		answered[i] = true
+	}
+	v, ok := s.view(name)
+	if !ok {
+		return answered
+	}
+	now := time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for st := range v.streams {
+		if at := st.proxy.SilentAt(); !at.IsZero() && !now.Before(at) {
+			continue
+		}
+		for i, ref := range refs {
+			answered[i] = answered[i] && st.proxy.Answered(ref)
+		}
+	}
+	if len(v.away(now)) > 0 {
+		clear(answered)
+	}
+	return answered
+}

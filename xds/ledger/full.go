@@ -94,16 +94,29 @@ func (p *Proxy) Settled(t xds.Type) bool {
 	if !ok {
 		return true
 	}
+	return p.lanes[k].asked && !p.Awaits(t)
+}
+
+// Awaits reports whether something of a type that the proxy has asked for is on its way or
+// still to be sent.
+func (p *Proxy) Awaits(t xds.Type) bool {
+	k, ok := kindOf(t)
+	if !ok {
+		return false
+	}
 	l := &p.lanes[k]
-	if !l.asked || l.flight != nil {
+	if l.flight != nil {
+		return true
+	}
+	if !l.asked {
 		return false
 	}
 	for i := range ones(l.col().words(), l.dirty) {
 		if !l.refusedNow(i) {
-			return false
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // Owing reports whether an answer of the proxy is awaited.

@@ -78,11 +78,11 @@ func (sv *salvagedView) look(s *Room, v verdict) (changed bool) {
 		case b.searching() && b.trying != r.Version:
 			b.search = nil // a change came between; its own answer counts
 			changed = b.forget() || changed
-		case b.searching() && (refused || v.settled && !v.held[name]):
+		case b.searching() && (refused || v.accepted(name)):
 			b.search.Answer(refused, words)
 			b.next(s)
 			changed = true
-		case !b.searching() && !refused && v.settled && b.checked != sv.now().snapshot:
+		case !b.searching() && !refused && v.accepted(name) && b.checked != sv.now().snapshot:
 			changed = sv.check(s, b, r) || changed
 		}
 	}

@@ -26,6 +26,7 @@ import (
 type Delivery interface {
 	Proxies() []ledger.ProxyStatus
 	Standings(revision int64) []delivery.Standing
+	Answered(view string, refs []xds.Ref) []bool
 	Follow() (signals <-chan struct{}, stop func())
 	Stats() delivery.Stats
 }
@@ -242,9 +243,11 @@ func (s *Room) look() (proxies int) {
 	// Nothing is published while the answers are read, so that they are about what
 	// is published.
 	s.Still(func(publish func()) {
+		// Who has answered is asked first: what is refused is in what is read after it.
+		answered := s.answered()
 		standings := s.Delivery.Standings(s.Revision())
 		proxies = len(standings)
-		if s.judge(standings) {
+		if s.judge(standings, answered) {
 			publish()
 			s.sent()
 			s.wake.Set() // proxies may have had that version before, and say nothing
@@ -254,11 +257,13 @@ func (s *Room) look() (proxies int) {
 }
 
 // judge takes in what the proxies say, and reports whether other routes are held back now.
-func (s *Room) judge(standings []delivery.Standing) (changed bool) {
+func (s *Room) judge(standings []delivery.Standing, answered map[string]map[string]bool) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, sv := range s.views {
-		if !sv.view.GRPC && sv.look(s, verdictOf(name, standings)) {
+		v := verdictOf(name, standings)
+		v.answered = answered[name]
+		if !sv.view.GRPC && sv.look(s, v) {
 			sv.hold()
 			changed = true
 		}
@@ -267,6 +272,28 @@ func (s *Room) judge(standings []delivery.Standing) (changed bool) {
 		s.version.Add(1)
 	}
 	return changed
+}
+
+// answered are the RouteConfigurations that there are books of, by view, with whether all
+// proxies have answered what they are now. A try is made within a revision, so whether
+// proxies serve the revision says nothing of it.
+func (s *Room) answered() map[string]map[string]bool {
+	s.mu.Lock()
+	asked := map[string][]xds.Ref{}
+	for view, sv := range s.views {
+		for name := range sv.books {
+			asked[view] = append(asked[view], xds.Ref{Type: xds.Route, Name: name})
+		}
+	}
+	s.mu.Unlock()
+	out := map[string]map[string]bool{}
+	for view, refs := range asked {
+		out[view] = map[string]bool{}
+		for i, yes := range s.Delivery.Answered(view, refs) {
+			out[view][refs[i].Name] = yes
+		}
+	}
+	return out
 }
 
 // quiet reports whether nothing is refused and nothing under way, without keeping
@@ -317,8 +344,17 @@ type verdict struct {
 	refused map[string]string
 	// held are RouteConfigurations that are not sent, for want of something else.
 	held map[string]bool
-	// settled: no proxy has still to answer, and some have.
+	// settled: no proxy has still to answer for the revision, and some have.
 	settled bool
+	// answered are the RouteConfigurations of which all proxies have answered what was
+	// published last.
+	answered map[string]bool
+}
+
+// accepted reports whether all proxies have acknowledged a RouteConfiguration that none
+// of them refuses.
+func (v verdict) accepted(name string) bool {
+	return v.settled && v.answered[name] && !v.held[name]
 }
 
 func verdictOf(view string, standings []delivery.Standing) verdict {
