@@ -31,6 +31,7 @@ import (
 	"github.com/penstock-gateway/penstock/functions"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -89,7 +90,7 @@ type control struct {
 
 func newControl(t testing.TB) *control {
 	c := &control{t: t, changed: make(chan struct{}), state: &pb.RunnerState{}, seen: map[int32]launch.ID{}}
-	c.listen("127.0.0.1:0")
+	c.listen(porttest.Address(t)) // listened on again by those who stop it
 	t.Cleanup(func() { c.server.Stop() })
 	return c
 }

@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	collectortracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
+
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 // collector is an OTLP receiver that hands over what it gets.
@@ -34,12 +36,7 @@ func (c *collector) Export(_ context.Context, r *collectortracev1.ExportTraceSer
 // listenLate returns an address at which nobody listens until start is called.
 func listenLate(t *testing.T) (address string, start func() *collector) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = l.Addr().String()
-	l.Close()
+	address = porttest.Address(t)
 	return address, func() *collector {
 		t.Helper()
 		l, err := net.Listen("tcp", address)

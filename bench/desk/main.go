@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,7 @@ import (
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/ports"
 )
 
 type options struct {
@@ -107,12 +109,8 @@ func upstream(ctx context.Context) (string, error) {
 }
 
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	port, err := ports.Reserve()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }
 
 // up starts the whole and measures how long a start with installed tools takes.

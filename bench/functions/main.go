@@ -31,6 +31,7 @@ import (
 	"github.com/penstock-gateway/penstock/bench/report"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
+	"github.com/penstock-gateway/penstock/internal/ports"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -128,12 +129,11 @@ func (b *bench) up(ctx context.Context) error {
 	for flag, to := range map[string]*string{
 		"--gateway-listen": &b.gateway, "--api-listen": &b.api, "--http-listen": new(string), "--limiter-listen": new(string), "--xds-listen": new(string),
 	} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := ports.Reserve()
 		if err != nil {
 			return err
 		}
-		*to = l.Addr().String()
-		l.Close()
+		*to = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		args = append(args, flag, *to)
 	}
 	if out, err := exec.CommandContext(ctx, b.bin, args...).CombinedOutput(); err != nil {
@@ -334,12 +334,10 @@ func (b *bench) coldOf(ctx context.Context, id, text string, rounds int) error {
 // start starts hello and returns how long it took until it said that it listens, and
 // until it had answered a first request.
 func (b *bench) start(ctx context.Context) (started, answered time.Duration, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Reserve()
 	if err != nil {
 		return 0, 0, err
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	c := exec.CommandContext(ctx, b.hello())
 	c.Env = []string{"PORT=" + strconv.Itoa(port)}
 	out, err := c.StdoutPipe()

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/penstock-gateway/penstock/bench/report"
 	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/ports"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -118,13 +120,11 @@ func (c *contestant) start(ctx context.Context, envoy string) (stop func(), err 
 	if c.dir, err = os.MkdirTemp("", "bench-listener-"); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Reserve()
 	if err != nil {
 		return nil, err
 	}
-	c.address = l.Addr().String()
-	_, port, _ := net.SplitHostPort(c.address)
-	l.Close()
+	c.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	file := filepath.Join(c.dir, "envoy.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, config, c.dir, port, c.options), 0o600); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/access/connect"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/ports"
 )
 
 // contestant is a control plane in a process of its own with an Envoy of its own.
@@ -43,11 +44,11 @@ func (c *contestant) stop() {
 
 // proxyAddress takes two free ports: for xDS, and for the proxy's listener.
 func proxyAddress() (xds string, port int, err error) {
-	p, err := freePort()
+	p, err := ports.Reserve()
 	if err != nil {
 		return "", 0, err
 	}
-	port, err = freePort()
+	port, err = ports.Reserve()
 	return "127.0.0.1:" + strconv.Itoa(p), port, err
 }
 

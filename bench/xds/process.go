@@ -196,16 +196,6 @@ func (e *envoy) stats() (lines int, received float64, err error) {
 	return lines, received, nil
 }
 
-// freePort is a port of 127.0.0.1 that is free now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // roleEnv makes this binary one of the children of the benchmark.
 const roleEnv = "PENSTOCK_BENCH_ROLE"
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 // TestDescribeError: no code of gRPC, and nothing of how grpc-go prints one, is in what
@@ -45,12 +45,7 @@ func TestDescribeError(t *testing.T) {
 
 // TestDescribeNoServer is what grpc-go says of a server that is not there.
 func TestDescribeNoServer(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := porttest.Address(t)
 	for target, want := range map[string]string{
 		address:                              "connect: connection refused",
 		"unix:" + t.TempDir() + "/none.sock": "no such file or directory",

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 // patience bounds every wait of the suite; the machine may be busy.
@@ -50,7 +51,7 @@ type plane struct {
 
 func newPlane(t *testing.T) *plane {
 	p := &plane{t: t, changed: make(chan struct{}), packages: map[string][]byte{}}
-	p.listen("127.0.0.1:0")
+	p.listen(porttest.Address(t))
 	t.Cleanup(func() {
 		p.server.Stop()
 		p.mu.Lock()

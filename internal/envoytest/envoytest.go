@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +17,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 )
@@ -348,39 +347,8 @@ func Validate(t testing.TB, b *bootstrapv3.Bootstrap) error {
 	return nil
 }
 
-var (
-	portsMu sync.Mutex
-	ports   = map[int]net.PacketConn{}
-)
-
-// FreePort returns a TCP port of 127.0.0.1 that is free now and that neither this
-// process nor another test that runs now was given. It lies below the range that the
-// kernel takes ports of outgoing connections from, so that nobody takes it by chance.
+// FreePort is porttest.Free.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	portsMu.Lock()
-	defer portsMu.Unlock()
-	for range 1000 {
-		port := 16000 + rand.IntN(16000)
-		if ports[port] != nil {
-			continue
-		}
-		// A test of another process may choose at this moment, too. The socket that tells
-		// it so is for UDP and on an address of its own, so that it is in nobody's way,
-		// and is open until this process ends.
-		token, err := net.ListenPacket("udp", net.JoinHostPort("127.254.254.254", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			token.Close()
-			continue
-		}
-		l.Close()
-		ports[port] = token
-		return port
-	}
-	t.Fatal("envoytest: found no free port from 16000 to 31999")
-	return 0
+	return porttest.Free(t)
 }

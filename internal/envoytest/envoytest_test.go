@@ -120,14 +120,3 @@ func TestValidate(t *testing.T) {
 		t.Errorf("a filter without a name: error %v", err)
 	}
 }
-
-func TestFreePort(t *testing.T) {
-	seen := map[int]bool{}
-	for range 200 {
-		p := envoytest.FreePort(t)
-		if seen[p] || p < 16000 || p > 31999 {
-			t.Fatalf("port %d: seen before: %v", p, seen[p])
-		}
-		seen[p] = true
-	}
-}

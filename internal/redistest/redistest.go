@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -48,7 +48,7 @@ func Start(t testing.TB, args ...string) *Server {
 	t.Cleanup(s.Kill)
 	// Between finding a free port and taking it somebody else may take it.
 	for attempt := 1; ; attempt++ {
-		s.Address = freeAddress(t)
+		s.Address = porttest.Address(t)
 		if err = s.start(); err == nil {
 			return s
 		}
@@ -189,20 +189,4 @@ func (s *Server) start() error {
 			return fmt.Errorf("redis-server does not answer within %s", startTimeout)
 		}
 	}
-}
-
-// freeAddress returns an address that is free now. It lies below the range that
-// the kernel takes ports of outgoing connections from, so that it is still free
-// for Restart, and below that of package envoytest.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(6000)))
-		if l, err := net.Listen("tcp", address); err == nil {
-			l.Close()
-			return address
-		}
-	}
-	t.Fatal("redistest: found no free port from 10000 to 15999")
-	return ""
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/penstock-gateway/penstock/internal/launch"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 )
 
@@ -397,14 +398,9 @@ func TestNamesAreUnique(t *testing.T) {
 
 // TestReadyByPort starts something that is ready some time after it started.
 func TestReadyByPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	port := porttest.Free(t)
 	r := newRig(t)
-	err = r.Start(t.Context(), supervise.Process{
+	err := r.Start(t.Context(), supervise.Process{
 		Name: "server", Command: "python3",
 		Args: []string{"-c", "import http.server as h; h.HTTPServer(('127.0.0.1', " + strconv.Itoa(port) + "), h.BaseHTTPRequestHandler).serve_forever()"},
 		Ready: func(ctx context.Context) error {

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 var silent = slog.New(slog.DiscardHandler)
@@ -79,17 +81,6 @@ func (c *collector) serve(t *testing.T, address string) (string, *grpc.Server) {
 	return serve(t, address, func(r grpc.ServiceRegistrar) { collectortracev1.RegisterTraceServiceServer(r, c) })
 }
 
-// freeAddress is an address at which nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // start runs a relay until the test or stop ends it; stop returns Run's error.
 func start(t *testing.T, o Options) (r *Relay, address string, stop func() error) {
 	t.Helper()
@@ -139,7 +130,7 @@ func wantNames(n int) (out []string) {
 // TestLateCollector: a real exporter hands over spans, gets its acknowledgement,
 // and a real collector that starts later has them all, in order.
 func TestLateCollector(t *testing.T) {
-	to := freeAddress(t)
+	to := porttest.Address(t)
 	r, address, stop := start(t, Options{To: to})
 	exporter, err := otlptracegrpc.New(t.Context(), otlptracegrpc.WithEndpoint(address), otlptracegrpc.WithInsecure(), otlptracegrpc.WithCompressor("gzip"))
 	if err != nil {
@@ -214,7 +205,7 @@ func dial(t *testing.T, address string) collectortracev1.TraceServiceClient {
 
 // TestBounded: the oldest spans go first, counted, and memory stays bounded.
 func TestBounded(t *testing.T) {
-	to := freeAddress(t)
+	to := porttest.Address(t)
 	var logged bytes.Buffer
 	registry := prometheus.NewRegistry()
 	r, _, stop := start(t, Options{To: to, MaxBytes: 10_000, Registerer: registry, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
@@ -312,7 +303,7 @@ func TestAnswers(t *testing.T) {
 
 // TestEndIsBounded: the last try ends at once when the collector is not there.
 func TestEndIsBounded(t *testing.T) {
-	r, _, stop := start(t, Options{To: freeAddress(t), FlushTimeout: 20 * time.Second})
+	r, _, stop := start(t, Options{To: porttest.Address(t), FlushTimeout: 20 * time.Second})
 	if _, err := r.Export(t.Context(), spans("a", "b")); err != nil {
 		t.Fatal(err)
 	}

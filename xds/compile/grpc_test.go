@@ -24,6 +24,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/policies"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/compile"
@@ -50,7 +51,7 @@ var grpcTestView = compile.View{Project: "default", Gateway: "-", GRPC: true}
 
 func newGRPCPlane(t *testing.T) *grpcPlane {
 	t.Helper()
-	p := &grpcPlane{t: t, dir: t.TempDir(), address: "127.0.0.1:0"}
+	p := &grpcPlane{t: t, dir: t.TempDir(), address: porttest.Address(t)}
 	var err error
 	if p.ca, err = pki.OpenCA(p.dir); err != nil {
 		t.Fatal(err)
@@ -81,9 +82,10 @@ func (p *grpcPlane) start() {
 	})
 	p.grpc = grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
 	p.server.Register(p.grpc)
-	var l net.Listener
-	poll(p.t, "the address to be free", func() bool { l, err = net.Listen("tcp", p.address); return err == nil })
-	p.address = l.Addr().String()
+	l, err := net.Listen("tcp", p.address)
+	if err != nil {
+		p.t.Fatal(err)
+	}
 	s := p.grpc
 	go func() { _ = s.Serve(l) }()
 }

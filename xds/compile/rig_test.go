@@ -40,6 +40,7 @@ import (
 	"github.com/penstock-gateway/penstock/gateway/source/file"
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/ratelimit"
 	"github.com/penstock-gateway/penstock/xds"
@@ -97,7 +98,7 @@ func newRig(t *testing.T) *rig {
 	if r.tls, err = pki.ServerTLS(cert, key, filepath.Join(dir, "ca.crt")); err != nil {
 		t.Fatal(err)
 	}
-	r.address = "127.0.0.1:0"
+	r.address = porttest.Address(t)
 	r.listen()
 	t.Cleanup(func() { r.server.Close() })
 	cert, key = issue("proxy", "spiffe://penstock.local/proxy/default/-/one")

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/xds"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 	"github.com/penstock-gateway/penstock/xds/delivery"
@@ -47,7 +48,7 @@ func newPlane(t testing.TB, o delivery.Options) *plane { return newPlaneOn(t, o,
 
 func newPlaneOn(t testing.TB, o delivery.Options, memory *bufconn.Listener) *plane {
 	t.Helper()
-	p := &plane{t: t, dir: t.TempDir(), opt: o, addr: "127.0.0.1:0", memory: memory}
+	p := &plane{t: t, dir: t.TempDir(), opt: o, addr: porttest.Address(t), memory: memory}
 	var err error
 	if p.ca, err = pki.OpenCA(filepath.Join(p.dir, "ca")); err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package envoytest
+package porttest
 
 import (
 	"bufio"
@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-const portsEnv = "ENVOYTEST_PORTS"
+const portsEnv = "PORTTEST_PORTS"
 
-// TestFreePort: tests of several processes at once are given different ports.
-func TestFreePort(t *testing.T) {
+// TestFree: tests of several processes at once are given different ports.
+func TestFree(t *testing.T) {
 	const processes, each = 4, 500
 	if os.Getenv(portsEnv) != "" {
 		for range each {
-			fmt.Println("port", FreePort(t))
+			fmt.Println("port", Free(t))
 		}
 		fmt.Println("done")
 		_, _ = os.Stdin.Read(make([]byte, 1)) // until the others have theirs
@@ -24,7 +24,7 @@ func TestFreePort(t *testing.T) {
 	}
 	owner := map[string]int{}
 	for i := range processes {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestFreePort$")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestFree$")
 		cmd.Env = append(os.Environ(), portsEnv+"=1")
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -56,5 +56,17 @@ func TestFreePort(t *testing.T) {
 		if n != each {
 			t.Errorf("process %d was given %d ports, want %d", i, n, each)
 		}
+	}
+}
+
+// TestRange: no port comes twice, and none is one that the kernel gives to others.
+func TestRange(t *testing.T) {
+	seen := map[int]bool{}
+	for range 200 {
+		p := Free(t)
+		if seen[p] || p < 16000 || p > 31999 {
+			t.Fatalf("port %d: seen before: %v", p, seen[p])
+		}
+		seen[p] = true
 	}
 }
