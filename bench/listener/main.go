@@ -50,7 +50,7 @@ static_resources:
   listeners:
   - name: http
     stat_prefix: http
-    address: {socket_address: {address: 127.0.0.1, port_value: %s}}
+    address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     %s
     filter_chains:
     - filters:
