@@ -31,7 +31,6 @@ import (
 	"github.com/penstock-gateway/penstock/functions"
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
 	"github.com/penstock-gateway/penstock/internal/launch"
-	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
@@ -67,9 +66,9 @@ func onPath() {
 // control is the control plane's side of RunnerService.
 type control struct {
 	pb.UnimplementedRunnerServiceServer
-	t       testing.TB
-	address string
-	server  *grpc.Server
+	t      testing.TB
+	socket string
+	server *grpc.Server
 
 	mu        sync.Mutex
 	wanted    []*pb.Function
@@ -90,18 +89,25 @@ type control struct {
 
 func newControl(t testing.TB) *control {
 	c := &control{t: t, changed: make(chan struct{}), state: &pb.RunnerState{}, seen: map[int32]launch.ID{}}
-	c.listen(porttest.Address(t)) // listened on again by those who stop it
+	dir, err := os.MkdirTemp("", "control-") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	c.socket = filepath.Join(dir, "s")
+	c.listen()
 	t.Cleanup(func() { c.server.Stop() })
 	return c
 }
 
-func (c *control) listen(address string) {
+// listen serves on the socket, anew after the server was stopped. A port would not always
+// be free again: a child that is just being started still has the listening socket.
+func (c *control) listen() {
 	c.t.Helper()
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.address = l.Addr().String()
 	c.server = grpc.NewServer()
 	pb.RegisterRunnerServiceServer(c.server, c)
 	go func() { _ = c.server.Serve(l) }()
@@ -319,7 +325,7 @@ func startRunner(t testing.TB, change ...func(*functions.Config)) *runner {
 		t.Fatal(err)
 	}
 	r := &runner{control: newControl(t), logs: &logs{changed: make(chan struct{})}, spans: tracetest.NewInMemoryExporter(), root: root}
-	conn, err := grpc.NewClient(r.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+r.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

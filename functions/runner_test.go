@@ -171,7 +171,7 @@ func TestControlPlaneAway(t *testing.T) {
 		t.Errorf("without a control plane: %d", a.status)
 	}
 	r.update(func() { r.state, r.hellos = &pb.RunnerState{}, nil })
-	r.listen(r.address)
+	r.listen()
 	after := r.ready("shop", 1)
 	if after[0].GetId() != before[0].GetId() || after[0].GetPid() != before[0].GetPid() {
 		t.Errorf("the instance was replaced: %v, before %v", after[0], before[0])

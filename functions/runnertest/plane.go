@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -17,7 +18,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
-	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 // patience bounds every wait of the suite; the machine may be busy.
@@ -27,9 +27,9 @@ const patience = 60 * time.Second
 // that the runner says, and what of it no control plane could live with.
 type plane struct {
 	pb.UnimplementedRunnerServiceServer
-	t       *testing.T
-	address string
-	server  *grpc.Server
+	t      *testing.T
+	socket string
+	server *grpc.Server
 
 	mu        sync.Mutex
 	wanted    []*pb.Function
@@ -51,7 +51,13 @@ type plane struct {
 
 func newPlane(t *testing.T) *plane {
 	p := &plane{t: t, changed: make(chan struct{}), packages: map[string][]byte{}}
-	p.listen(porttest.Address(t))
+	dir, err := os.MkdirTemp("", "control-") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p.socket = filepath.Join(dir, "s")
+	p.listen()
 	t.Cleanup(func() {
 		p.server.Stop()
 		p.mu.Lock()
@@ -63,14 +69,14 @@ func newPlane(t *testing.T) *plane {
 	return p
 }
 
-// listen serves on an address, anew after the server was stopped.
-func (p *plane) listen(address string) {
+// listen serves on the socket, anew after the server was stopped. A port would not always
+// be free again: a child that is just being started still has the listening socket.
+func (p *plane) listen() {
 	p.t.Helper()
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("unix", p.socket)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.address = l.Addr().String()
 	p.server = grpc.NewServer()
 	pb.RegisterRunnerServiceServer(p.server, p)
 	go func() { _ = p.server.Serve(l) }()

@@ -140,7 +140,7 @@ func testStreamLost(t *testing.T, r *runner) {
 	expect(t, addressOf(leaving[0]), "/", http.StatusOK, "f")
 
 	r.update(func() { r.hellos, r.states = nil, nil })
-	r.listen(r.address)
+	r.listen()
 	r.await("all instances that there were", func() bool {
 		now := r.state()
 		return slices.Equal(ids(of(now, "f", ready)), ids(before)) && slices.Equal(ids(of(now, "f", draining)), ids(leaving))

@@ -104,7 +104,7 @@ type runner struct {
 func (s *suite) run(t *testing.T) *runner {
 	t.Helper()
 	r := &runner{plane: newPlane(t), suite: s}
-	conn, err := grpc.NewClient(r.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+r.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,10 +66,7 @@ func (c *collector) got() []string {
 
 func serve(t *testing.T, address string, register func(grpc.ServiceRegistrar)) (string, *grpc.Server) {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := porttest.Listen(t, address)
 	s := grpc.NewServer()
 	register(s)
 	go func() { _ = s.Serve(l) }()

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 	"github.com/penstock-gateway/penstock/xds/bootstrap"
 )
 
@@ -146,10 +147,7 @@ func (a *authority) serve(t *testing.T, address, spiffe string, came chan string
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: pool,
 	})))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &ads{came: came})
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := porttest.Listen(t, address)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	stop = func() { server.Stop(); <-done }

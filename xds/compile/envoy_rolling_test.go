@@ -2,21 +2,18 @@ package compile_test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
+	"github.com/penstock-gateway/penstock/internal/ports/porttest"
 )
 
 // serverAt serves on a port of 127.0.0.1 without keeping connections. stop ends it.
 func serverAt(t *testing.T, port int, name string) (stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := porttest.Listen(t, fmt.Sprintf("127.0.0.1:%d", port))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })}
 	s.SetKeepAlivesEnabled(false)
 	go func() { _ = s.Serve(l) }()

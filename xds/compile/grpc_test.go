@@ -82,10 +82,7 @@ func (p *grpcPlane) start() {
 	})
 	p.grpc = grpc.NewServer(append(delivery.GRPCOptions(0), grpc.Creds(credentials.NewTLS(conf)))...)
 	p.server.Register(p.grpc)
-	l, err := net.Listen("tcp", p.address)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	l := porttest.Listen(p.t, p.address)
 	s := p.grpc
 	go func() { _ = s.Serve(l) }()
 }

@@ -135,10 +135,7 @@ func serveGRPC(t *testing.T, s *grpc.Server) string {
 
 func serveOn(t *testing.T, s *grpc.Server, address string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := porttest.Listen(t, address)
 	serveListener(t, s, l)
 	return l.Addr().String()
 }

@@ -85,11 +85,7 @@ func (p *plane) start() {
 	p.t.Helper()
 	var lis net.Listener = p.memory
 	if p.memory == nil {
-		var err error
-		if lis, err = net.Listen("tcp", p.addr); err != nil {
-			p.t.Fatal(err)
-		}
-		p.addr = lis.Addr().String()
+		lis = porttest.Listen(p.t, p.addr)
 	}
 	cert, key, err := p.ca.EnsureFiles(p.dir, "control", pki.Request{
 		SPIFFE: "spiffe://" + pki.TrustDomain + "/control", DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
