@@ -76,8 +76,8 @@ var looks = permissions("read", append(slices.Clone(notSecrets), "logs", "status
 // builtin are the roles that are always there.
 var builtin = []*pb.Role{
 	{Name: RoleViewer, Description: "sees the configuration and its state, but no names of secrets", Permissions: []*pb.Permissions{looks}},
-	{Name: RoleDeployer, Description: "deploys functions: code, scale, versions; sees their logs", Permissions: []*pb.Permissions{
-		permissions("read", "functions", "routes", "logs", "status"),
+	{Name: RoleDeployer, Description: "deploys functions: code, scale, versions; sees their logs and history", Permissions: []*pb.Permissions{
+		permissions("read", "functions", "routes", "logs", "status", "history"),
 		permissions("create", "functions", "packages"), permissions("update", "functions"), permissions(verbInvoke, "functions"),
 	}},
 	{Name: RoleEditor, Description: "changes the configuration, but neither secrets nor how far functions are kept apart", Permissions: []*pb.Permissions{

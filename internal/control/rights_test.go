@@ -131,6 +131,20 @@ func TestDeployerStaysInFunctions(t *testing.T) {
 	wantRefused(t, "back to such a version", apply(t, d, deployed(name, func(f *pb.Function) {
 		f.Traffic = []*pb.Traffic{{Version: versions[i].GetNumber(), Weight: 100}}
 	})), "relax isolation")
+	// What became of a function is for whoever deploys it to see, and nothing else is.
+	history := func(object string) (int, error) {
+		l, err := pb.NewConfigServiceClient(d).ListRevisions(t.Context(), &pb.ListRevisionsRequest{Object: object})
+		return len(l.GetRevisions()), err
+	}
+	if n, err := history(name); err != nil || n < 4 {
+		t.Errorf("the history of his function: %d revisions, %v", n, err)
+	}
+	for what, object := range map[string]string{
+		"of a gateway": "projects/default/gateways/g", "of a secret": "projects/default/secrets/db", "of another project": "projects/other/functions/f", "of everything": "",
+	} {
+		_, err := history(object)
+		wantRefused(t, "the history "+what, err, "may not")
+	}
 	// A client cannot call itself a part of the control plane.
 	_, err = pb.NewConfigServiceClient(d).Rollback(t.Context(), &pb.RollbackRequest{Revision: 1, Options: noWait})
 	wantRefused(t, "rollback", err, "rollback configuration")
