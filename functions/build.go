@@ -109,10 +109,16 @@ func (b *builder) build(ctx context.Context, f *pb.Function, source string, leve
 				b.log.Warn("this build compiles the standard library of Go itself", "function", f.GetName(), "error", err)
 			}
 		}
+		b.workshop.logs.say(f.GetName(), "", "it is being built: "+strings.Join(command, " "))
+		began := time.Now()
 		s := b.golang()
-		return b.make(ctx, dir, job{
+		err = b.make(ctx, dir, job{
 			function: f.GetName(), what: "build", command: command, dir: dir, read: s.read, allow: s.allow, home: home, level: level,
 		}, s.env, f.GetEnv())
+		if err == nil {
+			b.workshop.logs.say(f.GetName(), "", fmt.Sprintf("it is built, in %.1f s", time.Since(began).Seconds()))
+		}
+		return err
 	})
 }
 

@@ -82,7 +82,7 @@ func (m *manager) lambda(ctx context.Context, f *pb.Function, dir, layer string)
 	}
 	switch c.GetRuntime() {
 	case pb.LambdaRuntime_LAMBDA_RUNTIME_PYTHON:
-		path, err := m.awslambdaric(ctx)
+		path, err := m.installed(ctx, f, "the Lambda runtime for Python", m.awslambdaric)
 		if err != nil {
 			return runnable{}, fmt.Errorf("the Lambda runtime for Python: %w", err)
 		}
@@ -105,6 +105,23 @@ func (m *manager) lambda(ctx context.Context, f *pb.Function, dir, layer string)
 	}
 	return runnable{factory: lambda.New(o), concurrency: 1}, nil
 }
+
+// installed is what find finds of a runtime, with a line in the function's log when it has
+// to be installed first.
+func (m *manager) installed(ctx context.Context, f *pb.Function, what string, find func(context.Context) (string, error)) (string, error) {
+	began := time.Now()
+	late := time.AfterFunc(foundAtOnce, func() {
+		m.logs.say(f.GetName(), "", "it waits for "+what+", which is being installed, once for all functions of this machine")
+	})
+	path, err := find(ctx)
+	if !late.Stop() && err == nil {
+		m.logs.say(f.GetName(), "", fmt.Sprintf("%s is there, after %.1f s", what, time.Since(began).Seconds()))
+	}
+	return path, err
+}
+
+// foundAtOnce is longer than it takes to find what is installed.
+const foundAtOnce = time.Second
 
 func (m *manager) lambdaTool(l contract.Language) func(context.Context) (string, error) {
 	if l == contract.Python {
@@ -165,7 +182,7 @@ func (m *manager) framework(ctx context.Context, f *pb.Function, dir, layer stri
 		return runnable{}, fmt.Errorf("runtime %s is not one that this runner knows", c.GetRuntime())
 	}
 	if find := m.frameworkTool(contract.LanguageOf(f)); find != nil {
-		path, err := find(ctx)
+		path, err := m.installed(ctx, f, "the Functions Framework", find)
 		if err != nil {
 			return runnable{}, fmt.Errorf("the Functions Framework: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -152,6 +153,11 @@ func (g *generation) resolve() (o instance.Options, release func(), err error) {
 		return o, release, err
 	}
 	o.Contract, o.Concurrency, o.UploadStall, o.StreamAfter = r.factory, r.concurrency, r.uploadStall, r.streamAfter
+	for _, d := range []string{layer.dir, o.Dir, dir} {
+		if strings.HasPrefix(d, c.CacheDir+string(filepath.Separator)) {
+			o.Copies = append(o.Copies, d)
+		}
+	}
 	read := append(g.m.needs(g.ctx, f), o.Dir, layer.path, layer.modules)
 	o.Dir = cmp.Or(r.dir, o.Dir)
 	if o.Sandbox, err = g.m.isolate(f, read); err != nil {

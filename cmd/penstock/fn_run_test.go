@@ -2,10 +2,12 @@ package main
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -106,6 +108,9 @@ func TestFunctionsByCommand(t *testing.T) {
 	if err == nil || !strings.Contains(out, "status 502") || !strings.Contains(out, "ZeroDivisionError") {
 		t.Errorf("invoke of the version with a bug: %v\n%s", err, out)
 	}
+	if !strings.Contains(out, `File "app.py"`) || strings.Contains(out, in.dataDir) {
+		t.Errorf("the trace does not name the file as it is in the source:\n%s", out)
+	}
 	if out := in.mustFn(t, "invoke", "hello", "--path", "/?name=bob", "-i"); !strings.Contains(out, `{"hi": "bob"}`) || !strings.Contains(out, "200 in ") {
 		t.Errorf("invoke:\n%s", out)
 	}
@@ -144,6 +149,7 @@ func TestFunctionsByCommand(t *testing.T) {
 	}
 	testBrokenTwice(t, in, dir)
 	testWaitForNothing(t, in)
+	testBuildIsTold(t, in)
 	testBadFn(t, in, dir)
 	testDev(t, in, dir)
 }
@@ -192,6 +198,52 @@ func testBrokenTwice(t *testing.T, in *installation, dir string) {
 		if out, err := in.run(t, verb, "--server", in.flags.api); err != nil {
 			t.Errorf("%s of what is mended: %v\n%s", verb, err, out)
 		}
+	}
+}
+
+// testBuildIsTold: while a build goes on, the command that waits for it says so.
+func testBuildIsTold(t *testing.T, in *installation) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"function.yaml": "kind: Function\nname: built\nserver: {command: [sh, -c, 'exec python3 -m http.server $PORT'], build: [sh, -c, 'until [ -e go ]; do sleep 0.05; done; echo compiled > index.html']}\n",
+		"note.txt":      "what is built",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := penstock(t.Context(), "fn", "deploy", dir, "--server", in.flags.api)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines, told := bufio.NewScanner(out), false
+	for !told && lines.Scan() {
+		told = strings.HasPrefix(lines.Text(), "  it is being built: sh -c until")
+	}
+	if !told {
+		t.Fatalf("the deployment does not tell of the build: %v", cmd.Wait())
+	}
+	// Now it may end.
+	err = filepath.WalkDir(in.dataDir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Base(path) == "note.txt" {
+			return os.WriteFile(filepath.Join(filepath.Dir(path), "go"), nil, 0o600)
+		}
+		return nil // what goes meanwhile
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the deployment: %v", err)
+	}
+	if out := in.mustFn(t, "invoke", "built"); !strings.Contains(out, "compiled") {
+		t.Errorf("what was built:\n%s", out)
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock-gateway/penstock/gateway"
 	"github.com/penstock-gateway/penstock/gateway/source/file"
@@ -187,7 +189,12 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	for _, object := range d.objects {
 		req.Resources = append(req.Resources, gateway.ToResource(object))
 	}
+	told := func() {}
+	if output == "text" {
+		told = client.tellProgress(ctx, w, d.function.GetName())
+	}
 	resp, err := pb.NewConfigServiceClient(client.conn).Apply(ctx, req)
+	told()
 	if err != nil {
 		return err
 	}
@@ -202,6 +209,38 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	return resultError(resp.GetResult(), resp.GetChanges())
 }
 
+// tellProgress prints what the runner says of a function until stop is called: a build, or
+// an installation, may take minutes. It says nothing where that cannot be asked.
+func (c *fnClient) tellProgress(ctx context.Context, w io.Writer, name string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	began, done := timestamppb.Now(), make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			stream, err := c.ops.StreamLogs(ctx, &pb.StreamLogsRequest{Name: name, Since: began, Follow: true})
+			for err == nil {
+				var m *pb.StreamLogsResponse
+				if m, err = stream.Recv(); err != nil {
+					break
+				}
+				for _, l := range m.GetLines() {
+					if l.GetStream() == "runner" && l.GetInstance() == "" {
+						fmt.Fprintf(w, "  %s\n", firstLine(l.GetText()))
+					}
+				}
+			}
+			if status.Code(err) != codes.NotFound { // a new function is there when it is stored
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
 // printLastWords prints what a function printed before it ended, all that is known of it:
 // the line above has only the reason.
 func printLastWords(w io.Writer, s *pb.ServingReport, function string) {
@@ -212,6 +251,9 @@ func printLastWords(w io.Writer, s *pb.ServingReport, function string) {
 		}
 		fmt.Fprintln(w, "  its last output:")
 		for line := range strings.Lines(output) {
+			if strings.Contains(line, awsAdvice) {
+				continue
+			}
 			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\r\n"))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -65,6 +66,9 @@ func newFnInvokeCommand() *cobra.Command {
 		if b := resp.GetBody(); len(b) > 0 && b[len(b)-1] != '\n' {
 			fmt.Fprintln(w)
 		}
+		if resp.GetStatus() == http.StatusNotFound && !cmd.Flags().Changed("path") {
+			client.tellRoutes(ctx, cmd.ErrOrStderr(), name)
+		}
 		if resp.GetStatus() < 500 {
 			return nil
 		}
@@ -72,6 +76,15 @@ func newFnInvokeCommand() *cobra.Command {
 		return errFailed
 	})
 	return c
+}
+
+// tellRoutes says where a function app of Azure answers, of which each function has a route.
+func (c *fnClient) tellRoutes(ctx context.Context, w io.Writer, name string) {
+	f, err := pb.NewFunctionServiceClient(c.conn).GetFunction(ctx, &pb.GetFunctionRequest{Name: name})
+	if err != nil || f.GetFunction().GetAzure() == nil || f.GetFunction().GetAzure().GetFunction() != "" {
+		return
+	}
+	fmt.Fprintln(w, "a function app answers at the routes of its functions, such as --path /api/NAME, where NAME is the folder of a function.json")
 }
 
 // tellFailure prints what the author of a handler needs to find the fault.

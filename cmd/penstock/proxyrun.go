@@ -275,6 +275,8 @@ func (s proxyRunState) line() string {
 func configurationLine(proxy string, c keeper.Status) string {
 	age := time.Since(c.Contact).Round(time.Second)
 	switch {
+	case c.Source == keeper.ControlPlane && c.Problem == "" && c.Resources == 0:
+		return proxy + " is connected to the control plane; nothing is kept for a start without it yet"
 	case c.Source == keeper.ControlPlane && c.Problem == "":
 		return fmt.Sprintf("%s is connected to the control plane; %d resources are kept for a start without it", proxy, c.Resources)
 	case c.Source == keeper.ControlPlane:

@@ -120,3 +120,19 @@ type errState keeper.Status
 func (e errState) Error() string {
 	return string(e.Source) + ": " + e.Problem + " since " + e.Contact.Format(time.RFC3339)
 }
+
+// TestConfigurationLine: what a proxy keeps is only named once it keeps something.
+func TestConfigurationLine(t *testing.T) {
+	for _, c := range []struct {
+		status keeper.Status
+		want   string
+	}{
+		{keeper.Status{Source: keeper.ControlPlane}, "edge is connected to the control plane; nothing is kept for a start without it yet"},
+		{keeper.Status{Source: keeper.ControlPlane, Resources: 7}, "edge is connected to the control plane; 7 resources are kept for a start without it"},
+		{keeper.Status{Source: keeper.ControlPlane, Problem: "disk full\nmore"}, "edge is connected to the control plane; disk full"},
+	} {
+		if got := configurationLine("edge", c.status); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.status, got, c.want)
+		}
+	}
+}

@@ -40,6 +40,9 @@ type Options struct {
 	Function, ID string
 	// Dir is the working directory, absolute.
 	Dir string
+	// Copies are folders that hold copies of the source: what is printed of files in them
+	// has the names of the source.
+	Copies []string
 	// Env are the function's own variables.
 	Env map[string]string
 	// SocketDir is where the Unix socket is made that requests come by, a folder that
@@ -177,7 +180,7 @@ func Start(o Options) (*Instance, error) {
 	if o.Spans != nil {
 		i.given = &givenIDs{}
 	}
-	i.out = newOutput(o.Logger, i.metrics)
+	i.out = newOutput(o.Logger, i.metrics, o.Copies...)
 	i.out.sink, i.out.trace = i.line, i.traceOf
 	i.uploads.count = maxUploads
 	place, err := reserve(o.Sandbox, o.ID)

@@ -33,6 +33,8 @@ type output struct {
 	metrics *functionMetrics
 	sink    func(Line)          // nil: none
 	trace   func(string) string // the trace of a request
+	// source writes what is printed with the names that files have in the source.
+	source *strings.Replacer
 
 	mu      sync.Mutex
 	streams []*stream
@@ -56,9 +58,14 @@ type stream struct {
 	part []byte
 }
 
-func newOutput(log *slog.Logger, m *functionMetrics) *output {
+// newOutput's copies are the folders that hold copies of the source.
+func newOutput(log *slog.Logger, m *functionMetrics, copies ...string) *output {
+	var names []string
+	for _, dir := range copies {
+		names = append(names, dir+"/", "")
+	}
 	return &output{
-		log: log, now: time.Now, metrics: m, buf: make([]byte, 64<<10),
+		log: log, source: strings.NewReplacer(names...), now: time.Now, metrics: m, buf: make([]byte, 64<<10),
 		lines: bucket{rate: linesPerSecond, burst: linesBurst, level: linesBurst},
 		bytes: bucket{rate: bytesPerSecond, burst: bytesBurst, level: bytesBurst},
 	}
@@ -195,7 +202,7 @@ func (o *output) take(s *stream, b []byte) {
 // line logs one line, or counts it when there are too many. The caller holds mu.
 func (o *output) line(s *stream, b []byte) {
 	// awslambdaric writes a carriage return between the lines of one trace.
-	text := strings.ReplaceAll(strings.TrimRight(string(b), "\r"), "\r", "\n")
+	text := o.source.Replace(strings.ReplaceAll(strings.TrimRight(string(b), "\r"), "\r", "\n"))
 	o.tail = append(o.tail, text[:min(len(text), tailWidth)])
 	if len(o.tail) > tailLines {
 		o.tail = o.tail[1:]
@@ -235,7 +242,7 @@ func (o *output) lastLines() string {
 	lines := o.tail
 	for _, s := range o.streams {
 		if len(s.part) > 0 {
-			lines = append(lines[:len(lines):len(lines)], string(s.part[:min(len(s.part), tailWidth)]))
+			lines = append(lines[:len(lines):len(lines)], o.source.Replace(string(s.part[:min(len(s.part), tailWidth)])))
 		}
 	}
 	return strings.Join(lines, "\n")

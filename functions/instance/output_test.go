@@ -28,16 +28,28 @@ func (r *records) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func newTestOutput(t *testing.T) (*output, *records, *os.File) {
+func newTestOutput(t *testing.T, copies ...string) (*output, *records, *os.File) {
 	t.Helper()
 	r := &records{}
-	o := newOutput(slog.New(slog.NewJSONHandler(r, nil)), nil)
+	o := newOutput(slog.New(slog.NewJSONHandler(r, nil)), nil, copies...)
 	w, err := o.pipe("stdout")
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.start()
 	return o, r, w
+}
+
+// TestOutputNames: files of a copy of the source have the names that they have in the source,
+// in the log and among the last lines, also in one that has no end.
+func TestOutputNames(t *testing.T) {
+	o, r, w := newTestOutput(t, "/cache/builds/1/src", "/cache/packages/2/src")
+	fmt.Fprint(w, "File \"/cache/builds/1/src/app.py\", line 1, in /usr/lib/x.py\n/cache/packages/2/src/a/b.py:2")
+	w.Close()
+	o.close(time.Minute)
+	if last := o.lastLines(); len(r.all) != 2 || r.all[0]["msg"] != `File "app.py", line 1, in /usr/lib/x.py` || r.all[1]["msg"] != "a/b.py:2" || !strings.HasSuffix(last, "\na/b.py:2") {
+		t.Errorf("records %v, last lines %q", r.all, last)
+	}
 }
 
 // TestOutputOf: each line belongs to the request that was the current one when it
