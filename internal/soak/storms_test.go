@@ -217,15 +217,13 @@ func (s *storm) end(t *testing.T, r *report.Report, what string) {
 		t.Errorf("%s: %d requests were lost beside a healthy endpoint: %s", what, s.lost.Load(), strings.Join(s.losses, "; "))
 	}
 	if r != nil {
-		r.Figures = append(r.Figures,
-			report.Figure{Name: what + ": requests", Value: float64(s.sent.Load()), Unit: "requests"},
-			report.Figure{Name: what + ": lost", Value: float64(s.lost.Load()), Unit: "requests"},
-			report.Figure{Name: what + ": p99 of GETs", Value: float64(p99.Microseconds()) / 1000, Unit: "ms"})
+		r.Add(what+": requests", "requests", float64(s.sent.Load()))
+		r.AddTarget(what+": lost", "requests", float64(s.lost.Load()), "0", s.lost.Load() == 0)
+		r.Add(what+": p99 of GETs", "ms", float64(p99.Microseconds())/1000)
 		if s.posts > 0 {
-			r.Figures = append(r.Figures,
-				report.Figure{Name: what + ": GETs over a second", Value: float64(slow) / float64(len(s.took)) * 100, Unit: "%"},
-				report.Figure{Name: what + ": the slowest GET", Value: float64(s.took[len(s.took)-1].Microseconds()) / 1000, Unit: "ms"},
-				report.Figure{Name: what + ": POSTs answered with 504", Value: float64(s.told.Load()), Unit: "requests"})
+			r.Add(what+": GETs over a second", "%", float64(slow)/float64(len(s.took))*100)
+			r.Add(what+": the slowest GET", "ms", float64(s.took[len(s.took)-1].Microseconds())/1000)
+			r.Add(what+": POSTs answered with 504", "requests", float64(s.told.Load()))
 		}
 	}
 }
