@@ -178,7 +178,7 @@ data: {url: ` + value + `}
 		t.Error("Envoy has neither the function nor the certificate")
 	}
 	await(t, func() error { // spans take a moment
-		out, err := in.run(t, "trace", traceID, "--jaeger", "http://"+in.flags.jaeger)
+		out, err := in.run(t, "trace", traceID, "--data-dir", in.dataDir)
 		said["trace"] = out
 		if err != nil || !strings.Contains(out, "db") {
 			return fmt.Errorf("trace: %w: %s", err, out)

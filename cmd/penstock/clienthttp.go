@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -53,9 +52,19 @@ func (f *httpFlags) call(ctx context.Context, method, path string) (*http.Respon
 	if err != nil {
 		return nil, err
 	}
+	refused := &refusedCall{status: resp.StatusCode, text: strings.TrimSpace(string(b))}
 	var problem struct{ Detail string }
 	if json.Unmarshal(b, &problem) == nil && problem.Detail != "" {
-		return nil, errors.New(problem.Detail)
+		refused.text, refused.problem = problem.Detail, true
 	}
-	return nil, errors.New(strings.TrimSpace(string(b)))
+	return nil, refused
 }
+
+// refusedCall is an answer other than 200.
+type refusedCall struct {
+	status  int
+	text    string
+	problem bool // the control plane itself says it (RFC 9457)
+}
+
+func (e *refusedCall) Error() string { return e.text }

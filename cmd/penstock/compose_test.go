@@ -122,7 +122,7 @@ func TestImageContext(t *testing.T) {
 			t.Errorf("%s goes into the image", name)
 		}
 	}
-	for _, name := range []string{"go.mod", "go.sum", "penstock.yaml", "examples/support-desk/config/functions.yaml", "tools/jaeger/go.sum"} {
+	for _, name := range []string{"go.mod", "go.sum", "penstock.yaml", "examples/support-desk/config/functions.yaml", "tools/jaeger/go.sum", "tools/jaeger/main.go"} {
 		if out(name) {
 			t.Errorf("%s does not go into the image", name)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,7 +36,7 @@ type controlFlags struct {
 	api, http, xds            string
 	xdsHosts                  []string
 	limiters                  []string
-	otlp                      string
+	otlp, tracesFrom          string
 	etcd                      []string
 	etcdCA, etcdCert, etcdKey string
 	etcdPrefix, sealKey       string
@@ -71,6 +72,7 @@ func newControlCommand() *cobra.Command {
 	fl.StringSliceVar(&f.xdsHosts, "xds-host", nil, "names or addresses that proxies reach this replica by, for its certificate")
 	fl.StringSliceVar(&f.limiters, "limiter", nil, "IP:port or unix:/PATH of a limiter (repeatable)")
 	fl.StringVar(&f.otlp, "otlp", "", "IP:port or unix:/PATH that traces go to (OTLP over gRPC), ours and those of proxies")
+	fl.StringVar(&f.tracesFrom, "traces-from", "", "query API of the Jaeger that has the traces, unix:/PATH or http://HOST:PORT, for whoever may \"read traces\" (penstock trace)")
 	fl.DurationVar(&f.proxyCertLife, "proxy-cert-life", 30*24*time.Hour, "life of the certificates that proxies get when they join or renew, 1m to 2160h")
 	fl.StringVar(&f.packagesDir, "packages-dir", "", "folder of uploaded code of functions, to be shared by all replicas (default DATA-DIR/packages)")
 	fl.IntVar(&f.eagerHosts, "eager-hosts", compile.DefaultEagerHosts, "how many hosts of a listener proxies load at their start; of more, each is loaded at its first request where that is safe")
@@ -159,11 +161,17 @@ func runControl(ctx context.Context, f controlFlags) error {
 			return err
 		}
 	}
+	var traces http.Handler
+	if f.tracesFrom != "" {
+		if traces, err = control.NewTraces(f.tracesFrom); err != nil {
+			return fmt.Errorf("--traces-from: %w", err)
+		}
+	}
 	withdraw := func() {}
 	defer func() { withdraw() }()
 	return core.Serve(ctx, control.ServeOptions{
 		Access: guard, API: f.api, HTTP: f.http, APITLS: apiTLS, APIHosts: apiHosts, XDS: f.xds, TLS: tlsConfig, Logger: log,
-		Metrics: tel.Handler(), TracerProvider: tel.TracerProvider, DevIssuer: dev,
+		Metrics: tel.Handler(), Traces: traces, TracerProvider: tel.TracerProvider, DevIssuer: dev,
 		Ready: func(a control.Addresses) {
 			withdraw = f.announce(a, apiTLS != nil, log)
 			log.Info("control plane is ready", "api", a.API.String(), "http", a.HTTP.String(), "xds", a.XDS.String(), "revision", core.Snapshot().Revision())

@@ -211,9 +211,6 @@ func TestExamples(t *testing.T) {
 	if tried < 7 {
 		t.Errorf("only %d hints:\n%s", tried, out)
 	}
-	if out := must("curl -sSf http://" + in.flags.jaeger); !strings.Contains(out, "Penstock traces") {
-		t.Errorf("Jaeger's address shows %s", out)
-	}
 	if out := must(examples(newTokenCommand())[0]); !strings.Contains(out, "alice") {
 		t.Errorf("%s: %s", examples(newTokenCommand())[0], out)
 	}

@@ -166,7 +166,7 @@ func checkCommand(line string, whole bool) error {
 	}
 	args := c.Flags().Args()
 	switch {
-	case len(args) > 0 && c.HasAvailableSubCommands():
+	case len(args) > 0 && c.HasAvailableSubCommands() && c.Use == c.Name(): // `trace ID` takes an argument, too
 		return fmt.Errorf("%s has no command %q", c.CommandPath(), args[0])
 	case len(args) > 0 && !open && c.Name() != "help":
 		return c.ValidateArgs(args)

@@ -171,7 +171,7 @@ func (in *installation) expected(l listener) func(tried) error {
 	switch {
 	case l.kind == "unix" && l.process == "control" && strings.HasPrefix(l.address, filepath.Join(in.dataDir, "access")+"/"):
 		return private
-	case l.kind == "unix" && inRun && slices.Contains([]string{"up", "limiter", "relay", "runner", "envoy"}, l.process):
+	case l.kind == "unix" && inRun && slices.Contains([]string{"up", "limiter", "relay", "runner", "envoy", "jaeger"}, l.process):
 		return private
 	case l.process == "control" && l.address == in.flags.api:
 		return only("grpc /grpc.health.v1.Health/Check")
@@ -186,8 +186,6 @@ func (in *installation) expected(l listener) func(tried) error {
 		return anything // the gateway is for all
 	case l.process == "instance" && l.kind == "tcp" && strings.HasPrefix(l.address, "127.0.0.1:"):
 		return anything // PORT of the function that has the machine's network, see docs/security.md
-	case l.process == "jaeger" && (l.kind == "tcp" || l.kind == "udp"):
-		return anything // open, see docs/security.md
 	}
 	return nil
 }
@@ -282,7 +280,7 @@ func TestEveryListener(t *testing.T) {
 			targets = append(targets, l.address)
 		}
 	}
-	for _, want := range []string{"control tcp", "control unix", "envoy tcp", "envoy unix", "limiter unix", "relay unix", "runner unix", "jaeger tcp"} {
+	for _, want := range []string{"control tcp", "control unix", "envoy tcp", "envoy unix", "limiter unix", "relay unix", "runner unix", "jaeger unix"} {
 		if !seen[want] {
 			t.Errorf("%s was not found among %v", want, found)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,18 +15,18 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
-
-	"github.com/penstock-gateway/penstock/internal/access/connect"
 )
 
 func newTraceCommand() *cobra.Command {
-	var jaeger, dataDir, output string
+	var from traceFlags
+	var output string
 	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "trace ID",
 		Short: "Print the spans of one request as a tree (the id is in the response header x-trace-id)",
 		Long: "Shows who did what for how long, and in words what Envoy notes of a request that went wrong (its response\n" +
-			"flags), with the endpoint that failed. With -o json or yaml it is what Jaeger keeps.",
+			"flags), with the endpoint that failed. With -o json or yaml it is what Jaeger keeps. Who asks needs the right to\n" +
+			"\"read traces\" in all projects. `penstock trace web` shows the newest traces in a browser.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
@@ -38,7 +37,7 @@ func newTraceCommand() *cobra.Command {
 			}
 			ctx, cancel := contextWithTimeout(cmd.Context(), wait)
 			defer cancel()
-			t, err := findTrace(ctx, cmp.Or(jaeger, runningJaeger(dataDir)), args[0])
+			t, err := findTrace(ctx, from.get, args[0])
 			if err != nil {
 				return err
 			}
@@ -49,29 +48,46 @@ func newTraceCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&jaeger, "jaeger", "", "address of Jaeger's query API (default: that of the penstock up that runs, else "+defaultJaeger+")")
-	c.Flags().StringVar(&dataDir, "data-dir", "", "data folder of the penstock up whose Jaeger is asked (default: the one that runs)")
+	from.add(c)
 	c.Flags().DurationVar(&wait, "wait-timeout", 10*time.Second, "how long to wait for spans that are still on their way")
 	c.Flags().StringVarP(&output, "output", "o", "text", "text, json or yaml")
+	c.AddCommand(newTraceWebCommand())
 	return c
 }
 
-// defaultJaeger is where Jaeger listens when nobody says otherwise.
-const defaultJaeger = "http://127.0.0.1:16686"
+// traceFlags say who is asked for traces.
+type traceFlags struct {
+	httpFlags
+	jaeger string
+}
 
-// runningJaeger is the address of the Jaeger of the `penstock up` of a data folder, or of
-// the one that runs on this machine.
-func runningJaeger(dataDir string) string {
-	s, err := readState(cmp.Or(dataDir, connect.LocalDataDir()))
-	if err != nil || s == nil || !s.ID.Alive() {
-		return defaultJaeger
+func (f *traceFlags) add(c *cobra.Command) {
+	f.httpFlags.add(c)
+	c.Flags().StringVar(&f.jaeger, "jaeger", "", "address of a Jaeger of your own (query API, http://HOST:PORT) to ask in place of the control plane")
+}
+
+// get asks a question of Jaeger's query API: path begins with /api/.
+func (f *traceFlags) get(ctx context.Context, path string) (*http.Response, error) {
+	if f.jaeger == "" {
+		return f.call(ctx, http.MethodGet, "/traces"+path)
 	}
-	for _, a := range s.Addresses {
-		if a.Name == jaegerAddress {
-			return a.Address
-		}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(f.jaeger, "/")+path, nil)
+	if err != nil {
+		return nil, err
 	}
-	return defaultJaeger
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("Jaeger does not answer: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	return nil, &refusedCall{status: resp.StatusCode, text: fmt.Sprintf("Jaeger answers %s: %.200s", resp.Status, body)}
 }
 
 func printTraceAs(w io.Writer, output string, t *trace) error {
@@ -138,11 +154,11 @@ const settle = 1500 * time.Millisecond
 
 // findTrace asks until the trace is whole: every parent is there, and nothing new
 // has come for a while.
-func findTrace(ctx context.Context, jaeger, id string) (*trace, error) {
+func findTrace(ctx context.Context, get askJaeger, id string) (*trace, error) {
 	var found *trace
 	var changed time.Time
 	for {
-		t, err := queryTrace(ctx, jaeger, id)
+		t, err := queryTrace(ctx, get, id)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			return nil, err
@@ -176,25 +192,21 @@ func (t *trace) whole() bool {
 	return roots == 1
 }
 
-func queryTrace(ctx context.Context, jaeger, id string) (*trace, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(jaeger, "/")+"/api/traces/"+id, nil)
+// askJaeger asks a question of Jaeger's query API.
+type askJaeger func(ctx context.Context, path string) (*http.Response, error)
+
+func queryTrace(ctx context.Context, get askJaeger, id string) (*trace, error) {
+	resp, err := get(ctx, "/api/traces/"+id)
+	if refused := new(refusedCall); errors.As(err, &refused) && refused.status == http.StatusNotFound && !refused.problem {
+		return nil, nil // Jaeger's word, not the control plane's
+	}
 	if err != nil {
 		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, fmt.Errorf("Jaeger does not answer (%w): it joins when its build is done; `penstock status` says so", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
 		return nil, err
-	}
-	if resp.StatusCode == http.StatusNotFound {
-		return nil, nil
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("Jaeger answers %s: %.200s", resp.Status, body)
 	}
 	var answer struct {
 		Data []*trace `json:"data"`

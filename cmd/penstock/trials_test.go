@@ -39,7 +39,6 @@ func TestTrials(t *testing.T) {
 		}
 		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) {
 			in, run := exampleEnv(t)
-			t.Setenv("PENSTOCK_JAEGER", "http://"+in.flags.jaeger)
 			for _, step := range pageSteps(t, filepath.Join("trials", filepath.Base(page))) {
 				printed, err := run(step.command)
 				printed = strings.ReplaceAll(printed, in.flags.gateway, "127.0.0.1:8080")

@@ -23,8 +23,7 @@ func printed(out, line string) error {
 // TestTroubleshootingPage runs the commands of docs/troubleshooting.md: each prints what the
 // page says. Exit codes are not looked at: `status` of what does not serve ends with 3.
 func TestTroubleshootingPage(t *testing.T) {
-	in, run := exampleEnv(t)
-	t.Setenv("PENSTOCK_JAEGER", "http://"+in.flags.jaeger)
+	_, run := exampleEnv(t)
 	steps := pageSteps(t, "troubleshooting.md")
 	if len(steps) < 20 {
 		t.Fatal(steps)

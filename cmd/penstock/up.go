@@ -43,11 +43,13 @@ type upFlags struct {
 	oidc                         oidcFlags
 	apiTLS                       apiTLSFlags
 
-	gateway, api, http, xds, limiter, jaeger, otlp, jaegerOTLP string
+	gateway, api, http, xds, limiter, otlp string
 
 	// Where limiters and the relay listen when limiter and otlp are empty.
 	limiterSockets []string
 	otlpSocket     string
+	// Where Jaeger takes spans and answers questions about them.
+	jaegerOTLP, jaegerQuery string
 }
 
 func newUpCommand() *cobra.Command {
@@ -94,9 +96,7 @@ func newUpCommand() *cobra.Command {
 	fl.StringVar(&f.xds, "xds-listen", ports.Defaults["xds-listen"], "xDS and runners (mutual TLS)")
 	fl.StringVar(&f.limiter, "limiter-listen", "", "a port for the limiter, where every process of the machine is believed; further ones take the next ports (default: a Unix socket in --data-dir)")
 	fl.StringVar(&f.http, "http-listen", ports.Defaults["http-listen"], "REST, health, metrics, debug; with TLS beyond loopback, or when --api-listen is")
-	fl.StringVar(&f.jaeger, "jaeger-listen", ports.Defaults["jaeger-listen"], "Jaeger's page and query API")
 	fl.StringVar(&f.otlp, "otlp-listen", "", "a port for traces of other programs (OTLP over gRPC), where every process of the machine may make up spans, relayed to Jaeger or --otlp-to (default: a Unix socket in --data-dir)")
-	fl.StringVar(&f.jaegerOTLP, "jaeger-otlp-listen", ports.Defaults["jaeger-otlp-listen"], "where Jaeger takes the relayed traces")
 	return c
 }
 
@@ -175,7 +175,7 @@ func (f *upFlags) collector() string {
 	if f.otlpTo != "" {
 		return f.otlpTo
 	}
-	return loopback(f.jaegerOTLP)
+	return f.jaegerOTLP
 }
 
 type flagAddress struct {
@@ -193,9 +193,6 @@ func (f *upFlags) addresses() []flagAddress {
 	}
 	if f.traces() && f.otlp != "" {
 		a = append(a, flagAddress{"otlp-listen", &f.otlp})
-	}
-	if f.ownJaeger() {
-		a = append(a, flagAddress{"jaeger-listen", &f.jaeger}, flagAddress{"jaeger-otlp-listen", &f.jaegerOTLP})
 	}
 	return a
 }
@@ -240,8 +237,10 @@ func (f *upFlags) sockets() error {
 		return socket.Prefix + p, err
 	}
 	var err error
-	if f.otlpSocket, err = path("otlp.sock"); err != nil {
-		return err
+	for name, to := range map[string]*string{"otlp.sock": &f.otlpSocket, "jaeger-otlp.sock": &f.jaegerOTLP, "jaeger-query.sock": &f.jaegerQuery} {
+		if *to, err = path(name); err != nil {
+			return err
+		}
 	}
 	f.limiterSockets = make([]string, max(0, f.limiters))
 	for i := range f.limiterSockets {

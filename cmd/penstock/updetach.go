@@ -139,7 +139,7 @@ func (f *upFlags) table() []upAddress {
 		t = append(t, upAddress{"limiter", loopback(f.limiterAddress(i)), ""})
 	}
 	if f.ownJaeger() {
-		t = append(t, upAddress{jaegerAddress, "http://" + loopback(f.jaeger), "the newest traces; Jaeger's query API is below /api"})
+		t = append(t, upAddress{jaegerAddress, f.restURL() + "/traces/", "with a credential; `penstock trace web` shows the newest in a browser"})
 	}
 	if f.traces() {
 		t = append(t, upAddress{"OTLP", loopback(f.otlpAddress()), "gRPC, relayed to " + f.collector()})
@@ -211,10 +211,6 @@ func (u *up) welcome() string {
 	if s.Functions != "" {
 		fmt.Fprintf(&b, "  %-22s  %s\n", "functions", s.Functions)
 	}
-	jaeger := ""
-	if u.f.jaeger != "127.0.0.1:16686" {
-		jaeger = " --jaeger http://" + loopback(u.f.jaeger)
-	}
 	fmt.Fprintf(&b, "\nWhat to try next:\n\n")
 	p := programName()
 	lines := [][2]string{
@@ -224,7 +220,7 @@ func (u *up) welcome() string {
 		{p + " explain GET http://" + loopback(u.f.gateway) + u.config.path() + u.dataDirFlag(), "which route answers, with which policies"},
 		{p + " apply -f FILE" + u.dataDirFlag(), "change it; returns when the change is served"},
 		{p + " token --subject alice" + u.dataDirFlag(), "a token for routes that ask for one"},
-		{p + " trace ID" + jaeger, "the way of one request"},
+		{p + " trace ID" + u.dataDirFlag(), "the way of one request"},
 	}
 	width := 0
 	for _, l := range lines {

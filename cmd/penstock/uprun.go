@@ -21,6 +21,7 @@ import (
 	"github.com/penstock-gateway/penstock/internal/console"
 	"github.com/penstock-gateway/penstock/internal/launch"
 	"github.com/penstock-gateway/penstock/internal/pki"
+	"github.com/penstock-gateway/penstock/internal/socket"
 	"github.com/penstock-gateway/penstock/internal/supervise"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 	"github.com/penstock-gateway/penstock/telemetry"
@@ -180,9 +181,6 @@ func (u *up) run(ctx context.Context) (err error) {
 
 // line passes on what a process logs.
 func (u *up) line(process, line string) {
-	if process == "jaeger" && strings.Contains(line, jaegerMissesPage) {
-		return
-	}
 	u.console.Line(process, line)
 }
 
@@ -299,6 +297,9 @@ func (u *up) control() supervise.Process {
 	if u.f.shadow {
 		args = append(args, "--shadow-envoy="+u.envoy)
 	}
+	if u.f.ownJaeger() {
+		args = append(args, "--traces-from", u.f.jaegerQuery)
+	}
 	return supervise.Process{
 		Name: "control", Command: u.self, Args: append(args, u.otlp()...), Env: ownEnv,
 		Ready: controlReady(u.f.dataDir),
@@ -344,21 +345,21 @@ func (u *up) helpers() []supervise.Process {
 
 // proxy writes the bootstrap and says how to start Envoy with it.
 func (u *up) proxy() (supervise.Process, error) {
-	socket, err := u.adminSocket()
+	adminSocket, err := u.adminSocket()
 	if err != nil {
 		return supervise.Process{}, err
 	}
-	u.socket = socket
+	u.socket = adminSocket
 	file := filepath.Join(runDir(u.f.dataDir), "envoy.json")
 	project, gateway, _ := strings.Cut(strings.TrimPrefix(upGateway, "projects/"), "/gateways/")
 	err = bootstrap.WriteFiles(file, bootstrap.Config{
 		NodeID: upProxy, Cluster: project + "/" + gateway, XDSSocket: u.xdsSocket,
-		AdminSocket: socket, FastTraces: true, Listeners: []string{project + "/" + gateway + "/http"},
+		AdminSocket: adminSocket, FastTraces: true, Listeners: []string{project + "/" + gateway + "/http"},
 	})
 	if err != nil {
 		return supervise.Process{}, err
 	}
-	admin := httpReady(unixDialer(socket), "http://envoy/ready")
+	admin := httpReady(unixDialer(adminSocket), "http://envoy/ready")
 	serves := listenReady(loopback(u.f.gateway))
 	// Later somebody may have moved the listener, and a restarted Envoy is right
 	// not to listen here.
@@ -407,41 +408,26 @@ func (u *up) startJaeger(ctx context.Context) {
 	set("building")
 	path, err := toolbox.Jaeger(ctx, u.tools())
 	if err == nil {
-		err = writeJaegerPage(jaegerPageDir(u.f.dataDir))
-	}
-	if err == nil {
-		err = u.sup.Start(ctx, jaegerProcess(path, jaegerPageDir(u.f.dataDir), u.f.jaeger, u.f.jaegerOTLP))
+		err = u.sup.Start(ctx, jaegerProcess(path, u.f.jaegerQuery, u.f.jaegerOTLP))
 	}
 	switch {
 	case err == nil:
 		set("running")
-		u.log.Info("Jaeger has joined: the newest traces are at http://" + loopback(u.f.jaeger))
+		u.log.Info("Jaeger has joined: `" + programName() + " trace web" + u.dataDirFlag() + "` shows the newest traces in a browser")
 	case ctx.Err() == nil:
 		set("failed: " + err.Error())
 		u.log.Error("there will be no traces, all else works", "error", err)
 	}
 }
 
-func jaegerProcess(path, page, query, otlp string) supervise.Process {
-	args := []string{
-		"--query.static-files=" + page,
-		"--query.http-server.host-port=" + query, "--collector.otlp.grpc.host-port=" + otlp,
-		"--memory.max-traces=20000", "--log-level=warn",
-	}
-	// What is not used takes a free port each, so that it is in nobody's way.
-	for _, name := range []string{
-		"query.grpc-server", "admin.http", "collector.grpc-server", "collector.http-server", "collector.otlp.http", "http-server",
-	} {
-		args = append(args, "--"+name+".host-port=127.0.0.1:0")
-	}
-	for _, name := range []string{"jaeger-binary", "jaeger-compact", "zipkin-compact"} {
-		args = append(args, "--processor."+name+".server-host-port=127.0.0.1:0")
-	}
+// jaegerProcess is Jaeger, at the addresses of two sockets. Their folder is the one of
+// all sockets of `up`, which only its user enters.
+func jaegerProcess(path, query, otlp string) supervise.Process {
+	querySocket, _ := socket.Of(query)
+	otlpSocket, _ := socket.Of(otlp)
 	return supervise.Process{
-		Name: "jaeger", Command: path, Args: args,
-		// Or it would trace itself, to the relay in front of it.
-		Env:   []string{"OTEL_TRACES_SAMPLER=always_off"},
-		Ready: httpReady(nil, "http://"+loopback(query)+"/api/services"),
+		Name: "jaeger", Command: path, Args: []string{"-query-socket", querySocket, "-otlp-socket", otlpSocket, "-max-traces", "20000"},
+		Ready: httpReady(unixDialer(querySocket), "http://jaeger/api/services"),
 	}
 }
 

@@ -73,25 +73,3 @@ func TestProcessesNow(t *testing.T) {
 		t.Error("without `penstock up` its processes are said not to run")
 	}
 }
-
-// TestRunningJaeger: trace asks the Jaeger of the `penstock up` that runs.
-func TestRunningJaeger(t *testing.T) {
-	self, err := launch.Identify(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for want, s := range map[string]upState{
-		"http://127.0.0.1:20614": {ID: self, Addresses: []upAddress{{Name: "gateway", Address: "x"}, {Name: jaegerAddress, Address: "http://127.0.0.1:20614"}}},
-		defaultJaeger:            {ID: launch.ID{PID: self.PID, Start: "before"}, Addresses: []upAddress{{Name: jaegerAddress, Address: "http://127.0.0.1:1"}}},
-	} {
-		dir := t.TempDir()
-		w := &stateWriter{dataDir: dir, log: func(err error) { t.Error(err) }}
-		if err := os.MkdirAll(runDir(dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		w.update(func(x *upState) { *x = s })
-		if got := runningJaeger(dir); got != want {
-			t.Errorf("%s, want %s", got, want)
-		}
-	}
-}

@@ -28,9 +28,9 @@ import (
 
 // desk is one running `penstock up` with ports and a data folder of its own.
 type desk struct {
-	bin, dir, root                             string
-	gateway, api, http, jaeger, plain, limiter string
-	args                                       []string
+	bin, dir, root                     string
+	gateway, api, http, plain, limiter string
+	args                               []string
 }
 
 func TestAcceptance(t *testing.T) {
@@ -93,7 +93,7 @@ func newDesk(t *testing.T, more ...string) *desk {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	port := func() string { return fmt.Sprintf("127.0.0.1:%d", envoytest.FreePort(t)) }
-	d.gateway, d.api, d.http, d.jaeger, d.plain, d.limiter = port(), port(), port(), port(), port(), port()
+	d.gateway, d.api, d.http, d.plain, d.limiter = port(), port(), port(), port(), port()
 	// The example with its own address for the plain upstream.
 	config := filepath.Join(d.dir, "config")
 	if err := os.CopyFS(config, os.DirFS(filepath.Join(root, "examples/support-desk/config"))); err != nil {
@@ -113,7 +113,7 @@ func newDesk(t *testing.T, more ...string) *desk {
 		"--functions-root", filepath.Join(root, "examples/support-desk/functions"),
 		"--run", "plain=python3 " + filepath.Join(root, "examples/support-desk/plain/server.py") + " " + plainPort,
 		"--gateway-listen", d.gateway, "--api-listen", d.api, "--http-listen", d.http, "--xds-listen", port(),
-		"--limiter-listen", d.limiter, "--jaeger-listen", d.jaeger, "--otlp-listen", port(), "--jaeger-otlp-listen", port(),
+		"--limiter-listen", d.limiter, "--otlp-listen", port(),
 	}
 	d.args = append(d.args, more...)
 	t.Cleanup(func() {
@@ -471,12 +471,13 @@ func killInstance(t *testing.T, d *desk) {
 }
 
 func traceOfRequest(t *testing.T, d *desk) {
+	data := filepath.Join(d.dir, "data")
 	eventually(t, "Jaeger to have joined", func() bool {
-		a, err := send(t.Context(), "GET", "http://"+d.jaeger+"/api/services", "")
-		return err == nil && a.status == 200
+		out, err := d.command(t.Context(), "status", "--data-dir", data).CombinedOutput()
+		return err == nil && strings.Contains(string(out), "Jaeger is running")
 	})
 	limited := d.do(t, "GET", "/limited", "", "authorization", d.token(t, "--subject", "carol"))
-	out := d.run(t, "trace", limited.header.Get("x-trace-id"), "--jaeger", "http://"+d.jaeger)
+	out := d.run(t, "trace", limited.header.Get("x-trace-id"), "--data-dir", data)
 	for _, want := range []string{"penstock-gateway", "penstock-limiter"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the trace of /limited has no span of %s:\n%s", want, out)
@@ -487,7 +488,7 @@ func traceOfRequest(t *testing.T, d *desk) {
 	if got := a.header.Get("x-trace-id"); got != parent {
 		t.Errorf("x-trace-id is %q, want the caller's %q", got, parent)
 	}
-	out = d.run(t, "trace", parent, "--jaeger", "http://"+d.jaeger)
+	out = d.run(t, "trace", parent, "--data-dir", data)
 	for _, want := range []string{"penstock-gateway", "penstock-runner", "routes/support"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the trace of /support lacks %q:\n%s", want, out)

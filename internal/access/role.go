@@ -29,7 +29,7 @@ const (
 // vocabulary is every verb with the kinds that it goes with. What is not here is
 // nobody's right.
 var vocabulary = map[string][]string{
-	"read":       append(slices.Clone(resources), "logs", "status", "history", "proxies", "metrics", "quarantine", "debug", "access", "audit"),
+	"read":       append(slices.Clone(resources), "logs", "status", "history", "proxies", "metrics", "traces", "quarantine", "debug", "access", "audit"),
 	"create":     append(slices.Clone(resources), "packages", "join-tokens", "access", "backups"),
 	"update":     append(slices.Clone(resources), "proxies", "quarantine", "access"),
 	"delete":     append(slices.Clone(resources), "access"),
@@ -71,7 +71,7 @@ const (
 	RoleViewer, RoleEditor, RoleDeployer, RoleAdmin = "viewer", "editor", "deployer", "admin"
 )
 
-var looks = permissions("read", append(slices.Clone(notSecrets), "logs", "status", "history", "proxies", "metrics", "quarantine")...)
+var looks = permissions("read", append(slices.Clone(notSecrets), "logs", "status", "history", "proxies", "metrics", "traces", "quarantine")...)
 
 // builtin are the roles that are always there.
 var builtin = []*pb.Role{

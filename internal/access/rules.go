@@ -190,6 +190,10 @@ func page(path string) rule {
 	if strings.HasPrefix(path, "/v1/") {
 		return rule{anybody: true}
 	}
+	// A span may be of any project, so the right is needed in all.
+	if strings.HasPrefix(path, "/traces/") {
+		return rule{verb: "read", kind: "traces"}
+	}
 	return rule{verb: "read", kind: "debug", writes: true}
 }
 

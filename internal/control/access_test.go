@@ -78,7 +78,7 @@ func TestNothingWithoutCredential(t *testing.T) {
 		}
 		for path, open := range map[string]bool{
 			"/readyz": true, "/livez": true, "/healthz": true, "/": false, "/metrics": false, "/openapi.json": false, "/debug/": false, "/debug/pprof/": false,
-			"/debug/dump?stage=model": false, "/debug/quarantine": false, "/debug/shadow": false, "/v1/status": false, "/v1/../readyz": false, "/readyz/": false,
+			"/debug/dump?stage=model": false, "/debug/quarantine": false, "/debug/shadow": false, "/traces/api/services": false, "/v1/status": false, "/v1/../readyz": false, "/readyz/": false,
 			"//readyz": false, "/readyz/../v1/status": false, "/%72eadyz/x": false,
 		} {
 			code := statusOf(t, p, http.MethodGet, path, "", map[string][]string{"Authorization": authorization})

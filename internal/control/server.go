@@ -61,7 +61,9 @@ type ServeOptions struct {
 	// DevIssuer signs tokens for trying out; nil: none.
 	DevIssuer *devissuer.Issuer
 	// Metrics, when set, is served at /metrics.
-	Metrics        http.Handler
+	Metrics http.Handler
+	// Traces, when set, answers below /traces/; NewTraces makes it.
+	Traces         http.Handler
 	TracerProvider trace.TracerProvider
 	Logger         *slog.Logger
 	// Ready, when set, is called once all addresses accept connections.
@@ -266,6 +268,7 @@ func (c *Core) httpHandler(ctx context.Context, o ServeOptions, inner access.Inn
 	if o.Metrics != nil {
 		mux.Handle("/metrics", o.Metrics)
 	}
+	mux.Handle("/traces/", traces(o.Traces))
 	c.debugPages(mux)
 	return api.Guarded(o.Access.HTTP(mux, "/livez", "/readyz", "/healthz"), o.APIHosts...), nil
 }

@@ -109,17 +109,8 @@ func setting(settings, name string) string {
 
 // wants are the addresses that `penstock up` will listen on.
 func wants(args []string, settings string) []ports.Want {
-	unused := map[string]bool{}
-	collector := value(args, "otlp-to") != "" || setting(settings, "otlp-to") != ""
-	quiet := given(args, "no-jaeger") && !given(args, "no-jaeger=false") || setting(settings, "no-jaeger") == "true"
-	if collector || quiet {
-		unused["jaeger-listen"], unused["jaeger-otlp-listen"] = true, true
-	}
 	var out []ports.Want
 	for _, flag := range slices.Sorted(maps.Keys(ports.Defaults)) {
-		if unused[flag] {
-			continue
-		}
 		address := ports.Defaults[flag]
 		for _, v := range []string{setting(settings, flag), value(args, flag)} {
 			if v != "" {

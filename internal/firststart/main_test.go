@@ -17,7 +17,7 @@ func TestWants(t *testing.T) {
 	for _, test := range []struct {
 		args     []string
 		settings string
-		want     map[string]string // what differs from the defaults; "": not there
+		want     map[string]string // what differs from the defaults
 	}{
 		{nil, "", nil},
 		{[]string{"--gateway-listen", "127.0.0.1:9080"}, "", map[string]string{"gateway-listen": "127.0.0.1:9080"}},
@@ -25,10 +25,6 @@ func TestWants(t *testing.T) {
 		{[]string{"--gateway-listen"}, "", nil},
 		{nil, "config: [x]\ngateway-listen: \"127.0.0.1:81\" # here\n", map[string]string{"gateway-listen": "127.0.0.1:81"}},
 		{[]string{"--gateway-listen=127.0.0.1:82"}, "gateway-listen: 127.0.0.1:81\n", map[string]string{"gateway-listen": "127.0.0.1:82"}},
-		{[]string{"--no-jaeger"}, "", map[string]string{"jaeger-listen": "", "jaeger-otlp-listen": "", "otlp-listen": ""}},
-		{[]string{"--no-jaeger=false"}, "", nil},
-		{nil, "no-jaeger: true\n", map[string]string{"jaeger-listen": "", "jaeger-otlp-listen": "", "otlp-listen": ""}},
-		{[]string{"--otlp-to", "c:4317"}, "", map[string]string{"jaeger-listen": "", "jaeger-otlp-listen": ""}},
 	} {
 		got := map[string]string{}
 		for _, w := range wants(test.args, test.settings) {

@@ -15,12 +15,10 @@ type Want struct{ Flag, Address string }
 
 // Defaults are the addresses of `penstock up`, IP:port, by their flags.
 var Defaults = map[string]string{
-	"gateway-listen":     "127.0.0.1:8080",
-	"api-listen":         "127.0.0.1:7400",
-	"xds-listen":         "127.0.0.1:7401",
-	"http-listen":        "127.0.0.1:7480",
-	"jaeger-listen":      "127.0.0.1:16686",
-	"jaeger-otlp-listen": "127.0.0.1:14317",
+	"gateway-listen": "127.0.0.1:8080",
+	"api-listen":     "127.0.0.1:7400",
+	"xds-listen":     "127.0.0.1:7401",
+	"http-listen":    "127.0.0.1:7480",
 }
 
 // Check listens on every address for a moment and returns what cannot be had, all
