@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -59,6 +60,27 @@ func TestStoreRepair(t *testing.T) {
 	}
 	if kept, err := filepath.Glob(filepath.Join(dir, "etcd.before-repair-*")); err != nil || len(kept) < 4 {
 		t.Errorf("copies: %v, %v", kept, err)
+	}
+}
+
+// TestStoreCheckWithoutKey: a store whose key is missing is not called damaged: what can be
+// said is, and which file is to be brought back.
+func TestStoreCheckWithoutKey(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "seal.key")
+	st, err := store.Open(t.Context(), store.Options{DataDir: filepath.Join(dir, "etcd"), SealKeyFile: key, MaintenanceInterval: -1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &pb.Resource{Kind: &pb.Resource_Secret{Secret: &pb.Secret{Name: "projects/default/secrets/s", Value: &pb.Secret_Jwks{Jwks: "{}"}}}}
+	_, err = st.Commit(t.Context(), 0, []store.Change{{Name: secret.GetSecret().GetName(), Resource: secret}}, store.Info{})
+	if err := errors.Join(err, st.Close(), os.Remove(key)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := penstock(t.Context(), "store", "check", "--data-dir", dir)
+	out, _ := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "are whole") || !strings.Contains(string(out), "bring back "+key) || strings.Contains(string(out), "damaged") {
+		t.Errorf("exit code %d:\n%s", code, out)
 	}
 }
 

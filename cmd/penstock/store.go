@@ -44,6 +44,10 @@ func newStoreCheckCommand() *cobra.Command {
 				return err
 			}
 			report, err := store.Check(cmd.Context(), o)
+			if errors.Is(err, store.ErrSealKey) && len(f.etcd) == 0 {
+				return fmt.Errorf("the pages and the log of the store are whole; what is in them cannot be read without the seal key that it was made with, so bring back %s from a backup: %w",
+					f.sealKey, err)
+			}
 			if err != nil {
 				return err
 			}

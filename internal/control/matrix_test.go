@@ -252,11 +252,11 @@ func TestHistoryAccess(t *testing.T) {
 	defer conn.Close()
 	tokens := rolesOf(t, p)
 	for object, want := range map[string]string{
-		"projects/default/routes/x":  "admin-all admin-default editor-all editor-default viewer-all viewer-default",
-		"projects/other/routes/x":    "admin-all admin-other editor-all editor-other viewer-all viewer-other",
+		"projects/default/routes/x":  "admin-all admin-default deployer-all deployer-default editor-all editor-default viewer-all viewer-default",
+		"projects/other/routes/x":    "admin-all admin-other deployer-all deployer-other editor-all editor-other viewer-all viewer-other",
 		"projects/default/secrets/x": "admin-all admin-default editor-all editor-default",
-		"":                           "admin-all editor-all viewer-all",
-		"projects/*/routes/x":        "admin-all editor-all viewer-all", // not a name
+		"":                           "admin-all deployer-all editor-all viewer-all",
+		"projects/*/routes/x":        "admin-all deployer-all editor-all viewer-all", // not a name
 	} {
 		var allowed []string
 		for _, c := range slices.Sorted(maps.Keys(tokens)) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 )
 
 var (
@@ -34,14 +35,24 @@ func Reserve() (int, error) {
 		if err != nil {
 			continue
 		}
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
+		if !free(port) {
 			token.Close()
 			continue
 		}
-		l.Close()
 		tokens[port] = token
 		return port, nil
 	}
 	return 0, errors.New("ports: found no free one from 16000 to 31999")
+}
+
+// free reports whether nobody listens on a port of 127.0.0.1.
+func free(port int) bool {
+	// A child that is started meanwhile would have the socket until its exec.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }

@@ -111,8 +111,10 @@ def escapes(event, context):
 
     path = os.environ["PID_DIR"]
     script = 'echo $$ >"$1/$2.tmp"; mv "$1/$2.tmp" "$1/$2"; exec /bin/sleep 4244'
-    for name, prefix in (("orphan", ["setsid", "env", "-i"]), ("child", ["env", "-i"])):
-        subprocess.Popen(prefix + ["/bin/sh", "-c", script, "sh", path, name], start_new_session=True)
+    # The orphan loses its parent once it has said who it is: after that it may end at any time.
+    parent = 'setsid env -i /bin/sh -c "$0" sh "$1" "$2" & until [ -e "$1/$2" ]; do sleep 0.01; done'
+    subprocess.Popen(["/bin/sh", "-c", parent, script, path, "orphan"], start_new_session=True)
+    subprocess.Popen(["env", "-i", "/bin/sh", "-c", script, "sh", path, "child"], start_new_session=True)
     return "gone"
 
 
