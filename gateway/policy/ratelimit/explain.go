@@ -52,10 +52,13 @@ func whose(x *gateway.Explanation, l *pb.RateLimit) string {
 	case pb.RateLimitKey_RATE_LIMIT_KEY_ADDRESS:
 		return "the address of the client"
 	}
-	if x.Caller.Known() {
-		return fmt.Sprintf("subject %q of issuer %q", x.Caller.Subject, x.Caller.Issuer)
+	switch {
+	case !x.Caller.Known():
+		return "the address of the client, since no token says who calls"
+	case x.Caller.Subject == "" || x.Caller.Issuer == "":
+		return "the address of the client, since the token has no subject"
 	}
-	return "the address of the client, since no token says who calls"
+	return fmt.Sprintf("subject %q of issuer %q", x.Caller.Subject, x.Caller.Issuer)
 }
 
 func limitText(l *pb.RateLimit) string {
