@@ -36,6 +36,19 @@ func dialXDS(t *testing.T, p *plane, config *tls.Config) *grpc.ClientConn {
 	return conn
 }
 
+// TestTokenForGatewayOfIstio: gateways that are read from Istio have a dot in their names.
+func TestTokenForGatewayOfIstio(t *testing.T) {
+	p := start(t, t.TempDir())
+	gw := &pb.Gateway{Name: "projects/default/gateways/shop.gw", Listeners: []*pb.Listener{{Name: "http", Port: 8081, Protocol: pb.ListenerProtocol_LISTENER_PROTOCOL_HTTP}}}
+	if err := apply(t, p.conn, &pb.Resource{Kind: &pb.Resource_Gateway{Gateway: gw}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := pb.NewProxyAdmissionServiceClient(p.conn).CreateJoinToken(t.Context(), &pb.CreateJoinTokenRequest{Gateway: "shop.gw", Name: "gw-1"})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // newToken asks for a token of the proxy default/-/name.
 func newToken(t *testing.T, p *plane, name string, ttl time.Duration) pki.JoinToken {
 	t.Helper()

@@ -882,10 +882,10 @@ const file_penstock_v1_proxy_join_service_proto_rawDesc = "" +
 	"\xbaH\az\x05\x10\x01\x18\x80 R\x12certificateRequest\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xad\x02\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xae\x02\n" +
 	"\x16CreateJoinTokenRequest\x12H\n" +
-	"\aproject\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$R\aproject\x12I\n" +
-	"\agateway\x18\x02 \x01(\tB/\xbaH,r*2(^(-|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$R\agateway\x12?\n" +
+	"\aproject\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$R\aproject\x12J\n" +
+	"\agateway\x18\x02 \x01(\tB0\xbaH-r+2)^(-|[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?)$R\agateway\x12?\n" +
 	"\x04name\x18\x03 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\x12=\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x03ttl\"\x88\x01\n" +
