@@ -210,6 +210,7 @@ data: {url: ` + value + `}
 	if out, err := in.run(t, "down", "--data-dir", in.dataDir); err != nil {
 		t.Fatalf("down: %v\n%s", err, out)
 	}
+	in.compareFiles(t)
 	files := 0
 	err = filepath.WalkDir(in.dataDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
