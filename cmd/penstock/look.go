@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,13 +144,18 @@ func instanceAddress(i *pb.Instance) string {
 	return net.JoinHostPort(i.GetAddress(), strconv.FormatUint(uint64(i.GetPort()), 10))
 }
 
+// inWords is the name of a kind as it is spoken: "function version" of functionVersion.
+func inWords(kind string) string {
+	return regexp.MustCompile(`[A-Z]`).ReplaceAllStringFunc(kind, func(c string) string { return " " + strings.ToLower(c) })
+}
+
 func printStatus(w io.Writer, s *pb.GetStatusResponse) {
 	fmt.Fprintf(w, "revision %d, ", s.GetServing().GetRevision())
 	printServing(w, s.GetServing())
 	var counts []string
 	for _, k := range kinds {
 		if n := s.GetResources()[k]; n > 0 {
-			counts = append(counts, counted(int(n), strings.TrimSuffix(k, "s")))
+			counts = append(counts, counted(int(n), inWords(strings.TrimSuffix(k, "s"))))
 		}
 	}
 	if len(counts) > 0 {

@@ -49,6 +49,7 @@ func newTraceWebCommand() *cobra.Command {
 			}
 			web := &tracesWeb{secret: rand.Text(), host: l.Addr().String(), get: from.get}
 			fmt.Fprintf(cmd.OutOrStdout(), "http://%s/#%s\n", web.host, web.secret)
+			fmt.Fprintln(cmd.ErrOrStderr(), "open this link in a browser; it works until Ctrl-C")
 			server := &http.Server{Handler: web, ReadHeaderTimeout: 10 * time.Second}
 			defer context.AfterFunc(ctx, func() { server.Close() })()
 			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
