@@ -152,12 +152,14 @@ func (s *devSession) run(ctx context.Context) error {
 				continue
 			}
 			last, away = now, false
-			s.tell(ctx, err, time.Since(began))
+			took := time.Since(began)
 			if s.name != "" && !s.followed {
 				s.followed = true
-				name := s.name
-				wg.Go(func() { s.follow(ctx, name) })
+				name, listening := s.name, make(chan struct{})
+				wg.Go(func() { s.follow(ctx, name, sync.OnceFunc(func() { close(listening) })) })
+				<-listening // whoever reads that it serves may call it at once
 			}
+			s.tell(ctx, err, took)
 		}
 		select {
 		case <-ctx.Done():
@@ -245,10 +247,16 @@ func (s *devSession) tell(ctx context.Context, failed error, took time.Duration)
 	}
 }
 
-// follow prints the lines of the function until ctx ends.
-func (s *devSession) follow(ctx context.Context, name string) {
+// follow prints the lines of the function until ctx ends. It calls listening once it will
+// miss none, or cannot listen yet.
+func (s *devSession) follow(ctx context.Context, name string, listening func()) {
+	defer listening()
 	for ctx.Err() == nil {
 		stream, err := s.client.ops.StreamLogs(ctx, &pb.StreamLogsRequest{Name: name, Tail: -1, Follow: true})
+		if err == nil {
+			_, err = stream.Header()
+		}
+		listening()
 		for err == nil {
 			var m *pb.StreamLogsResponse
 			if m, err = stream.Recv(); err != nil {

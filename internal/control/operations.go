@@ -141,6 +141,10 @@ func (o operations) StreamLogs(r *pb.StreamLogsRequest, stream grpc.ServerStream
 	}
 	sub := o.core.runners.logs.subscribe(f.GetName())
 	defer sub.close()
+	// Whoever waits for the header misses nothing that is printed from now on.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	tail := int(r.GetTail())
 	since := r.GetSince()
 	switch {

@@ -359,6 +359,10 @@ func TestLogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Before anything is printed, it is told that nothing will be missed.
+	if _, err := reader.Header(); err != nil {
+		t.Fatal(err)
+	}
 	for {
 		m, err := runner.Recv()
 		if err != nil {
