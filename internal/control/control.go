@@ -425,6 +425,7 @@ func (c *Core) catchUp(ctx context.Context, to int64) error {
 		return err
 	}
 	c.install(policies.Model().Build(s, to, changes))
+	c.served.gone(changes.Deletes)
 	return nil
 }
 

@@ -103,6 +103,19 @@ func (b *servedBook) forget(function string) {
 	}
 }
 
+// gone drops what a revision has deleted, of the objects by these names.
+func (b *servedBook) gone(deleted []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range deleted {
+		if _, known := b.at[name]; known {
+			delete(b.at, name)
+			b.dirty[name] = true
+			b.unsaved.Set()
+		}
+	}
+}
+
 // run brings the store up to date.
 func (b *servedBook) run(ctx context.Context) {
 	kv.Run(ctx, b.unsaved, b.core.log, "keep which versions have served", b.save)

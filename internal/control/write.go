@@ -151,6 +151,7 @@ func (c *Core) writeLocked(ctx context.Context, w *api.Write) (*api.Outcome, err
 		}
 		plan.Note(ctx, c.Snapshot())
 		c.install(plan.Next)
+		c.served.gone(plan.Deleted())
 		if len(plan.Changes) > manyChanges {
 			// What a big write left behind would stay resident for minutes.
 			c.background(func(context.Context) { debug.FreeOSMemory() })

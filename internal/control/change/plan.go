@@ -49,6 +49,16 @@ type Plan struct {
 // Writes reports whether the write gives an object new content.
 func (p *Plan) Writes(name string) bool { return p.written[name] }
 
+// Deleted are the names of the objects that the write takes away.
+func (p *Plan) Deleted() (names []string) {
+	for _, c := range p.Changes {
+		if c.Resource == nil {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
 // Outcome is what a caller is told of a write that made a revision, or changed nothing.
 func (p *Plan) Outcome(revision int64, changed bool) *api.Outcome {
 	return &api.Outcome{
