@@ -152,7 +152,9 @@ func TestMatchesOfAnyProfile(t *testing.T) {
 // TestMatchWarnings: what is valid, and may not be meant.
 func TestMatchWarnings(t *testing.T) {
 	for _, c := range []struct{ match, field, message string }{
-		{`{'path': {'prefix': '/api/*'}}`, "path.prefix", "not a wildcard"},
+		{`{'path': {'prefix': '/api/*'}}`, "path.prefix", "not a wildcard; prefix: /api matches whatever is below /api"},
+		{`{'path': {'exact': '/api/v1/x*/y'}}`, "path.exact", "prefix: /api/v1 matches"},
+		{`{'path': {'prefix': '/*'}}`, "path.prefix", "prefix: / matches"},
 		{`{'methods': ['GET', 'FOO']}`, "methods[1]", "HTTP/2 only"},
 		{`{'headers': [{'name': 'x-real-ip', 'value': {'exact': 'a'}, 'invert': true}]}`, "headers[0]", "satisfied by every request"},
 		{`{'headers': [{'name': 'forwarded', 'value': {'present': false}}]}`, "headers[0]", "satisfied by every request"},

@@ -31,8 +31,9 @@ func HTTP1Methods() []string {
 
 func (c *checker) matchWarnings(path string, m *pb.RouteMatch) {
 	for field, text := range map[string]string{"exact": m.GetPath().GetExact(), "prefix": m.GetPath().GetPrefix(), "text_prefix": m.GetPath().GetTextPrefix()} {
-		if strings.Contains(text, "*") {
-			c.add(path+".path."+field, "the * in %q is a character of the path, not a wildcard; prefix: /a matches whatever is below /a", text)
+		if before, _, ok := strings.Cut(text, "*"); ok {
+			below := "/" + strings.Trim(before[:strings.LastIndex(before, "/")+1], "/") // the whole segments before it
+			c.add(path+".path."+field, "the * in %q is a character of the path, not a wildcard; prefix: %s matches whatever is below %[2]s", text, below)
 		}
 	}
 	for i, method := range m.GetMethods() {

@@ -23,21 +23,18 @@ func (f *proxyRunFlags) drain(ctx context.Context, admin string, log *slog.Logge
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DialContext: unixDialer(admin)}}
 	defer client.CloseIdleConnections()
+	// From then on each response says that its connection closes, too.
 	err := envoyAdmin(ctx, client, http.MethodPost, "/healthcheck/fail", io.Discard)
 	if err == nil {
-		closing := "/drain_listeners?graceful" // after --drain-time-s
-		if f.drainTime == 0 {
-			closing = "/drain_listeners"
+		select {
+		case <-time.After(f.drainTime):
+		case <-ctx.Done():
 		}
-		err = envoyAdmin(ctx, client, http.MethodPost, closing, io.Discard)
+		err = envoyAdmin(ctx, client, http.MethodPost, "/drain_listeners", io.Discard)
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		log.Warn("Envoy does not drain; it is ended at once", "error", err)
 		return
-	}
-	select {
-	case <-time.After(f.drainTime):
-	case <-ctx.Done():
 	}
 	look := time.NewTicker(drainLook)
 	defer look.Stop()

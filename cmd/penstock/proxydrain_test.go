@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -156,13 +157,85 @@ func TestDrainBound(t *testing.T) {
 // TestDrainFlags goes through what cannot be meant.
 func TestDrainFlags(t *testing.T) {
 	for flags, want := range map[string]string{
-		"--drain-time=-1s":                   "--drain-time -1s: it must be a number of whole seconds",
-		"--drain-time=1500ms":                "--drain-time 1.5s: it must be a number of whole seconds",
+		"--drain-time=-1s":                   "--drain-time -1s: it must not be negative",
 		"--stop-timeout=1s":                  "--stop-timeout 1s: it must be at least --drain-time, 5s",
 		"--drain-time=30s --stop-timeout=9s": "--stop-timeout 9s: it must be at least --drain-time, 30s",
 	} {
 		p := &proxyPlane{t: t}
 		_, err := p.run(append([]string{"proxy", "run", "--dir=" + t.TempDir()}, strings.Fields(flags)...)...)
 		wantError(t, err, want)
+	}
+}
+
+// TestListenerChange: after a change of a listener, requests under way have listenerDrain to end,
+// however short --drain-time is, and connections from before come to the listener as it is after
+// one more response.
+func TestListenerChange(t *testing.T) {
+	p := startProxyPlane(t, 0)
+	h := startHeld(t)
+	dir := shortDir(t)
+	p.must("proxy", "join", "--token="+p.token(filepath.Base(dir)), "--control="+p.addr.XDS.String(), "--dir="+dir)
+	p.serves(&pb.RouteRule{Action: &pb.RouteRule_Forward{Forward: &pb.Forward{Backends: []*pb.WeightedBackend{{Backend: "backends/b"}}}}}, h.backend)
+	startProxyRun(t, dir)
+	url := fmt.Sprintf("http://127.0.0.1:%d/", p.port)
+	status := func(path string, client *http.Client) (code int, closes bool) {
+		t.Helper()
+		res, err := client.Get(url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, res.Close
+	}
+	p.until("Envoy to serve", func() bool { return p.get() == "" })
+	kept := &http.Client{Transport: &http.Transport{}}
+	defer kept.CloseIdleConnections()
+	if code, closes := status("a;b", kept); code != http.StatusBadRequest || closes {
+		t.Fatalf("before the change: %d, closes %t", code, closes)
+	}
+	slow := make(chan answer, 1)
+	once := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // what is cut off is not sent again
+	go func() {
+		res, err := once.Get(url + "slow")
+		if err != nil {
+			slow <- answer{"", err}
+			return
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		slow <- answer{string(b), err}
+	}()
+	<-h.begun
+
+	file := filepath.Join(dir, "gateway.yaml")
+	text := fmt.Sprintf("kind: Gateway\nname: edge\nlisteners: [{name: http, port: %d, edge: {semicolons: KEEP}}]\n", p.port)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.must("apply", p.api(), "-f", file)
+	if code, _ := status("a;b", once); code != http.StatusOK {
+		t.Errorf("a new connection: %d", code)
+	}
+	if _, closes := status("a;b", kept); !closes {
+		t.Error("a connection from before stays open at the former listener")
+	}
+	if code, _ := status("a;b", kept); code != http.StatusOK {
+		t.Errorf("the connection after it: %d", code)
+	}
+	close(h.release)
+	if a := <-slow; a.err != nil || a.body != "whole" {
+		t.Errorf("the request under way got %+v", a)
+	}
+
+	var info strings.Builder
+	admin := &http.Client{Transport: &http.Transport{DialContext: unixDialer(filepath.Join(dir, "admin.sock")), DisableKeepAlives: true}}
+	if err := envoyAdmin(t.Context(), admin, http.MethodGet, "/server_info", &info); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(`"drain_time": "%ds"`, int(listenerDrain.Seconds())); !strings.Contains(info.String(), want) {
+		t.Errorf("Envoy does not say %s:\n%s", want, &info)
 	}
 }

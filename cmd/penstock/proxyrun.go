@@ -53,8 +53,8 @@ func newProxyRunCommand() *cobra.Command {
 			if f.keptMaxAge <= 0 {
 				return fmt.Errorf("--kept-max-age %s: it must be positive", f.keptMaxAge)
 			}
-			if f.drainTime < 0 || f.drainTime%time.Second != 0 {
-				return fmt.Errorf("--drain-time %s: it must be a number of whole seconds", f.drainTime)
+			if f.drainTime < 0 {
+				return fmt.Errorf("--drain-time %s: it must not be negative", f.drainTime)
 			}
 			if f.stopTimeout < f.drainTime {
 				return fmt.Errorf("--stop-timeout %s: it must be at least --drain-time, %s", f.stopTimeout, f.drainTime)
@@ -74,7 +74,7 @@ func newProxyRunCommand() *cobra.Command {
 	fl.StringVar(&f.envoyPath, "envoy-path", "", "an Envoy to use in place of the pinned one (environment PENSTOCK_ENVOY)")
 	fl.IntVar(&f.concurrency, "concurrency", 0, "number of Envoy's worker threads (default: one for each core)")
 	fl.DurationVar(&f.keptMaxAge, "kept-max-age", keeper.DefaultMaxAge, "how long ago the control plane may have been there when the proxy starts without it")
-	fl.DurationVar(&f.drainTime, "drain-time", 5*time.Second, "how long new connections are taken after SIGTERM, in whole seconds")
+	fl.DurationVar(&f.drainTime, "drain-time", 5*time.Second, "how long new connections are taken after SIGTERM")
 	fl.DurationVar(&f.stopTimeout, "stop-timeout", 25*time.Second, "how long after SIGTERM requests may take to end")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn, error")
 	_ = c.MarkFlagRequired("dir")
@@ -185,7 +185,7 @@ func superviseProxy(stop context.Context, f proxyRunFlags, keep func(context.Con
 
 // envoy is the process. It is ready when it answers: what it serves is another matter.
 func (f *proxyRunFlags) envoy(admin string) supervise.Process {
-	args := []string{"-c", proxyRunEnvoy(f.dir), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", strconv.Itoa(int(f.drainTime.Seconds()))}
+	args := envoyArgs(proxyRunEnvoy(f.dir))
 	if f.concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(f.concurrency))
 	}

@@ -367,7 +367,7 @@ func (u *up) proxy() (supervise.Process, error) {
 	return supervise.Process{
 		Name: "envoy", Command: u.envoy,
 		// A killed Envoy leaves its socket, which the next one takes over.
-		Args: []string{"-c", file, "--concurrency", "2", "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"},
+		Args: append(envoyArgs(file), "--concurrency", "2"),
 		Ready: func(ctx context.Context) error {
 			if err := admin(ctx); err != nil || served.Load() {
 				return err
