@@ -12,21 +12,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/penstock-gateway/penstock/internal/envoytest"
 	"github.com/penstock-gateway/penstock/internal/toolbox"
 )
 
-// echo answers with the request that it got, and with its own name.
+// echo answers with the request that it got, its own name and how many it got; paths that
+// end in /busy with 503.
 func echo(t *testing.T, name string) (port string) {
 	t.Helper()
+	var count atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		headers := map[string]string{}
 		for k, v := range r.Header {
 			headers[strings.ToLower(k)] = strings.Join(v, ", ")
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"backend": name, "method": r.Method, "path": r.RequestURI, "headers": headers})
+		if strings.HasSuffix(r.URL.Path, "/busy") {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"backend": name, "count": count.Add(1), "method": r.Method, "path": r.RequestURI, "headers": headers})
 	}))
 	t.Cleanup(s.Close)
 	_, port, _ = net.SplitHostPort(s.Listener.Addr().String())
@@ -193,6 +199,15 @@ func TestIstioSituations(t *testing.T) {
 			}
 		}
 	}
+	for _, path := range []string{"/codes/busy", "/word/busy"} {
+		if first, second := requestsAt(t, address, path), requestsAt(t, address, path); second-first != 3 {
+			t.Errorf("%s: %d tries, want the first and attempts: 2", path, second-first)
+		}
+	}
+	// A Backend alone, without the rule that made its subsets, would leave a route without them.
+	if out, err := in.run(t, "apply", "-f", filepath.Join(dir, "istio", "base.yaml"), "--data-dir", in.dataDir); err == nil || !strings.Contains(out, `backends/c has no subset "one"`) {
+		t.Errorf("the base again: %v\n%s", err, out)
+	}
 	// The everyday step of a canary: other weights, the file alone.
 	file := filepath.Join(dir, "istio", "01-weights-alone.yaml")
 	b, err := os.ReadFile(file)
@@ -208,6 +223,17 @@ func TestIstioSituations(t *testing.T) {
 			t.Errorf("with all weight on v2: %s", got)
 		}
 	}
+}
+
+// requestsAt is how many requests the backend of words.example.com had got when it answered one.
+func requestsAt(t *testing.T, address, path string) (n int) {
+	t.Helper()
+	status, body, _ := strings.Cut(asked(t, address, "words.example.com", path, ""), " ")
+	var got struct{ Count int }
+	if err := json.Unmarshal([]byte(body), &got); err != nil || status != "503" {
+		t.Fatalf("%s: %s %s: %v", path, status, body, err)
+	}
+	return got.Count
 }
 
 // asked makes a request, with the path as it is, and returns what came: the body, or the
