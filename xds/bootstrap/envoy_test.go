@@ -255,7 +255,7 @@ func TestProcess(t *testing.T) {
 		"overload.premature_reset_total_stream_count":                       "100",
 		"re2.max_program_size.error_level":                                  "100",
 		"tracing.opentelemetry.flush_interval_ms":                           "200",
-		"tracing.opentelemetry.min_flush_spans":                             "1",
+		"tracing.opentelemetry.min_flush_spans":                             "64",
 		"envoy.resource_limits.listener.default/edge/http.connection_limit": "10000",
 	} {
 		if got := runtime.Entries[key].Final; got != want {

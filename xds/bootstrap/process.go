@@ -103,7 +103,6 @@ func runtimeLayers(c Config) (*bootstrapv3.LayeredRuntime, error) {
 	}
 	if c.FastTraces {
 		values["tracing.opentelemetry.flush_interval_ms"] = 200
-		values["tracing.opentelemetry.min_flush_spans"] = 1
 	}
 	for _, name := range c.Listeners {
 		values["envoy.resource_limits.listener."+name+".connection_limit"] = DefaultListenerConnections
