@@ -196,7 +196,7 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	resp, err := pb.NewConfigServiceClient(client.conn).Apply(ctx, req)
 	told()
 	if err != nil {
-		return err
+		return d.refused(err)
 	}
 	if output != "" {
 		err := printWrite(w, output, resp, resp.GetResult(), resp.GetChanges(), o.GetValidateOnly())
@@ -207,6 +207,22 @@ func (d *deployment) deploy(ctx context.Context, w io.Writer, client *fnClient, 
 	}
 	printWarnings(w, resp.GetResult().GetWarnings())
 	return resultError(resp.GetResult(), resp.GetChanges())
+}
+
+// refused adds to a refusal for want of a right what may be done about it: a deployer
+// may write functions, and function.yaml may hold more.
+func (d *deployment) refused(err error) error {
+	var others []string
+	for _, o := range d.objects {
+		if _, function := o.(*pb.Function); !function {
+			others = append(others, short(o.GetName()))
+		}
+	}
+	if status.Code(err) != codes.PermissionDenied || len(others) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s\nnothing was deployed: the file holds %s, too. Have somebody who may write that apply it once; as long as it stays as it is, a deployment needs no right for it",
+		describeError(err), strings.Join(others, ", "))
 }
 
 // tellProgress prints what the runner says of a function until stop is called: a build, or

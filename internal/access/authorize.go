@@ -117,6 +117,8 @@ func (s *Service) mayChange(id *Identity, changes []api.Touch) error {
 			need("delete", kind, project)
 		case c.Old == nil:
 			need("create", kind, project)
+		case c.Unchanged != nil && !has.may("update", kind, project) && c.Unchanged():
+			need("read", kind, project) // it is told that it is so
 		default:
 			need("update", kind, project)
 		}

@@ -112,6 +112,20 @@ func TestDeployerStaysInFunctions(t *testing.T) {
 	_, err := pb.NewConfigServiceClient(d).Apply(t.Context(), &pb.ApplyRequest{Deletes: []string{name}, Options: noWait})
 	wantRefused(t, "delete", err, "delete functions")
 
+	// A route in the same file needs a right when it is new or changes, and none as it is.
+	wantRefused(t, "a new route", apply(t, d, deployed(name, nil), ofProject("default", "r")), "create routes")
+	kept := &pb.Resource{Kind: &pb.Resource_Secret{Secret: &pb.Secret{Name: "projects/default/secrets/kept", Data: map[string]string{"url": "x"}}}}
+	if err := apply(t, p.conn, ofProject("default", "r"), kept); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(t, d, deployed(name, func(f *pb.Function) { f.Scale = &pb.Scale{Max: 4} }), ofProject("default", "r")); err != nil {
+		t.Errorf("a route as it is: %v", err)
+	}
+	changed := ofProject("default", "r")
+	changed.GetRoute().Hostnames = []string{"other.test"}
+	wantRefused(t, "another route", apply(t, d, changed), "update routes")
+	wantRefused(t, "a secret as it is", apply(t, d, kept), "update secrets")
+
 	// The owner lets a function run less apart: whoever changes its code could do the same.
 	if err := apply(t, p.conn, deployed(name, level(pb.IsolationLevel_ISOLATION_LEVEL_NONE))); err != nil {
 		t.Fatal(err)

@@ -35,6 +35,9 @@ type Touch struct {
 	Versions []*pb.Function
 	// Pruned: nobody named it; it is deleted because its set no longer holds it.
 	Pruned bool
+	// Unchanged, when set, reports whether New says what Old says, so that the write
+	// leaves the object as it is. It is worked out when it is asked.
+	Unchanged func() bool
 	// Look: nothing changes, but what it is is shown.
 	Look bool
 }

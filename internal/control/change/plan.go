@@ -79,7 +79,7 @@ func (pl *Planner) Plan(ctx context.Context, head *gateway.Snapshot, w *api.Writ
 		return nil, err
 	}
 	// Before anything else is said of what is there.
-	if err := api.CallerOf(ctx).MayChange(touches(head, w, mutations)); err != nil {
+	if err := api.CallerOf(ctx).MayChange(pl.touches(head, w, mutations)); err != nil {
 		return nil, err
 	}
 	p := &Plan{Next: head, written: map[string]bool{}}
