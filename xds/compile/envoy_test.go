@@ -32,7 +32,7 @@ func TestEnvoy(t *testing.T) {
 		{"Hosts", testHosts},
 		{"Ports", testPorts},
 		{"Tracing", testTracing}, {"Traceparent", testTraceparent}, {"TraceparentRetried", testTraceparentRetried},
-		{"Tracestate", testTracestate}, {"GeneratedTracestate", testGeneratedTracestate}, {"Untraced", testUntraced}, {"PortIsOurs", testPortIsOurs}, {"PortWasShared", testPortWasShared},
+		{"Tracestate", testTracestate}, {"GeneratedTracestate", testGeneratedTracestate}, {"TraceSuite", testTraceSuite}, {"Untraced", testUntraced}, {"PortIsOurs", testPortIsOurs}, {"PortWasShared", testPortWasShared},
 		{"JWT", testJWT},
 		{"Attacks", testAttacks},
 		{"Limits", testLimits},
