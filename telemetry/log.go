@@ -61,12 +61,27 @@ func NewLogger(w io.Writer, level, service string) *slog.Logger {
 
 // IsTerminal reports whether w is a terminal, or leads to one and says so as *os.File does.
 func IsTerminal(w io.Writer) bool {
+	_, is := windowSize(w)
+	return is
+}
+
+// Columns is the width of the terminal that w leads to, in characters; 0 if w leads to none,
+// or to one that does not say.
+func Columns(w io.Writer) int {
+	size, is := windowSize(w)
+	if !is {
+		return 0
+	}
+	return int(size.Col)
+}
+
+func windowSize(w io.Writer) (*unix.Winsize, bool) {
 	f, ok := w.(interface{ Fd() uintptr })
 	if !ok {
-		return false
+		return nil, false
 	}
-	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	return err == nil
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return size, err == nil
 }
 
 // spanHandler adds the ids of the context's span.

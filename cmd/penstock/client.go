@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -206,26 +205,6 @@ func printMessage(w io.Writer, output string, m proto.Message) error {
 	}
 	_, err = w.Write(b)
 	return err
-}
-
-// table prints rows in columns.
-func table(w io.Writer, header string, rows func(row func(cells ...any))) {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
-	rows(func(cells ...any) {
-		for i, c := range cells {
-			if i > 0 {
-				fmt.Fprint(t, "\t")
-			}
-			if s := fmt.Sprint(c); s == "" {
-				fmt.Fprint(t, "-")
-			} else {
-				fmt.Fprint(t, s)
-			}
-		}
-		fmt.Fprintln(t)
-	})
-	t.Flush()
 }
 
 // fullName resolves "route x", "routes/x" or a full name.

@@ -232,7 +232,8 @@ func printVariables(w io.Writer, root *cobra.Command) {
 			all[name] = &described{usage: text}
 		}
 	}
-	table(w, "VARIABLE FLAG COMMANDS MEANING", func(row func(...any)) {
+	reference := struct{ io.Writer }{w} // whole at a terminal, too: it is there to be read
+	table(reference, "VARIABLE FLAG COMMANDS MEANING", func(row func(...any)) {
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			d := all[name]
 			commands := strings.Join(d.commands, ", ")

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,29 +74,47 @@ func quarantineCall(ctx context.Context, w io.Writer, output string, hf *httpFla
 		_, err := io.Copy(w, resp.Body)
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "OBJECT\tRESOURCE\tVIEW\tSTATE\tSINCE\tSERVES INSTEAD\tREASON")
 	d := json.NewDecoder(resp.Body)
-	for d.More() {
-		var q quarantined
-		if err := d.Decode(&q); err != nil {
-			return fmt.Errorf("the answer cannot be read: %w", err)
+	var broken error
+	table(w, "OBJECT RESOURCE VIEW STATE SINCE SERVES-INSTEAD REASON", func(row func(...any)) {
+		for d.More() {
+			var q quarantined
+			if broken = d.Decode(&q); broken != nil {
+				return
+			}
+			row(q.object(), q.Resource, q.View, q.State, q.Since.Local().Format(time.DateTime), q.instead(), q.reason())
 		}
-		instead, reason := "nothing", ""
-		switch {
-		case q.Serves && q.Revision > 0:
-			instead = fmt.Sprintf("revision %d", q.Revision)
-		case q.Serves:
-			instead = "the version before"
-		}
-		if n := len(q.Refused); n > 0 {
-			reason = q.Refused[n-1].Proxy + ": " + strings.Join(strings.Fields(q.Refused[n-1].Reason), " ")
-		}
-		object := short(q.Object)
-		if q.Field != "" {
-			object += " " + q.Field
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", object, q.Resource, q.View, q.State, q.Since.Local().Format(time.DateTime), instead, reason)
+	})
+	if broken != nil {
+		return fmt.Errorf("the answer cannot be read: %w", broken)
 	}
-	return t.Flush()
+	return nil
+}
+
+// object names what is quarantined, with the field where a part of it is.
+func (q *quarantined) object() string {
+	if q.Field == "" {
+		return short(q.Object)
+	}
+	return short(q.Object) + " " + q.Field
+}
+
+// instead says what serves in its place.
+func (q *quarantined) instead() string {
+	switch {
+	case q.Serves && q.Revision > 0:
+		return fmt.Sprintf("revision %d", q.Revision)
+	case q.Serves:
+		return "the version before"
+	}
+	return "nothing"
+}
+
+// reason is that of the latest refusal, with the proxy that gave it.
+func (q *quarantined) reason() string {
+	if len(q.Refused) == 0 {
+		return ""
+	}
+	r := q.Refused[len(q.Refused)-1]
+	return r.Proxy + ": " + strings.Join(strings.Fields(r.Reason), " ")
 }
