@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	pb "github.com/penstock-gateway/penstock/gen/penstock/v1"
@@ -48,6 +49,20 @@ func (s *Snapshot) eachHost(name string, visit func(*Host, *pb.Route)) {
 // maxNeighbours bounds how many entries of a host are compared with a route, so that
 // a write costs the same in a host with very many.
 const maxNeighbours = 1000
+
+// Crowded returns the hosts of routes, with their gateway and listener, that have so many
+// matches that Neighbours and PolicyWarnings do not look at them.
+func (s *Snapshot) Crowded(routes []string) []string {
+	names := map[string]bool{}
+	for _, name := range routes {
+		s.eachHost(name, func(h *Host, _ *pb.Route) {
+			if len(h.written) > maxNeighbours {
+				names[fmt.Sprintf("%s of listener %s of %s (%d matches)", h.Hostname, h.Listener.GetName(), h.Gateway.GetName(), len(h.written))] = true
+			}
+		})
+	}
+	return slices.Sorted(maps.Keys(names))
+}
 
 func neighboursIn(h *Host, r *pb.Route) []Problem {
 	if len(h.written) > maxNeighbours {

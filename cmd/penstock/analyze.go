@@ -25,7 +25,8 @@ func newAnalyzeCommand() *cobra.Command {
 		Long: "Looks at the configuration that is in force, or with -f at files alone, for routes that no\n" +
 			"listener serves, rules that no request reaches, backends, secrets and consumers that nothing\n" +
 			"uses, matches that another spelling walks around, timeouts below those of a function, and the like. validate --offline tells the same; writes\n" +
-			"tell it of what they are given, but for what nothing reaches or uses. Exit code 0: no findings, 2: findings, 1: error.",
+			"tell it of what they are given, but for what nothing reaches or uses. A note names hosts of more than 1,000 matches,\n" +
+			"of which paths and policies are not compared. Exit code 0: no findings, 2: findings, 1: error.",
 		Example: "  penstock analyze\n  penstock analyze -f examples/support-desk",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ff.paths = append(ff.paths, args...)
@@ -33,7 +34,11 @@ func newAnalyzeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			findings := gateway.AsWarnings(findingsOf(all, len(ff.paths) == 0))
+			state := stateOf(all)
+			for _, host := range state.Crowded(objectNames(all)) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: too many matches to compare their paths and policies: %s\n", host)
+			}
+			findings := gateway.AsWarnings(findingsOf(state, all, len(ff.paths) == 0))
 			if cf.oneProject(cmd) {
 				findings = slices.DeleteFunc(findings, func(w *pb.Warning) bool { return !cf.inProject(w.GetObject()) })
 			}
@@ -79,14 +84,12 @@ func analyzed(cmd *cobra.Command, cf *clientFlags, ff *fileFlags) ([]gateway.Obj
 	return objects(ctx, conn, want...)
 }
 
-// findingsOf is what may not be meant in a configuration, by object. Files that are not
+// findingsOf is what may not be meant in a configuration, which is the state of all, by object. Files that are not
 // whole may leave their Gateways to others.
-func findingsOf(all []gateway.Object, whole bool) []gateway.Problem {
-	state := policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
-	var names []string
+func findingsOf(state *gateway.Snapshot, all []gateway.Object, whole bool) []gateway.Problem {
+	names := objectNames(all)
 	found := []gateway.Problem{}
 	for _, o := range all {
-		names = append(names, o.GetName())
 		found = append(found, policies.Model().Warnings(o)...)
 	}
 	found = append(found, slices.Concat(state.Neighbours(names), state.Shadowed(names), state.PolicyWarnings(names))...)
@@ -96,4 +99,17 @@ func findingsOf(all []gateway.Object, whole bool) []gateway.Problem {
 	found = append(found, state.Unused(names)...)
 	slices.SortStableFunc(found, func(a, b gateway.Problem) int { return strings.Compare(a.Object, b.Object) })
 	return found
+}
+
+// stateOf is a configuration as a whole, without a control plane.
+func stateOf(all []gateway.Object) *gateway.Snapshot {
+	return policies.Model().Build(nil, 1, gateway.Changes{Updates: all})
+}
+
+func objectNames(all []gateway.Object) []string {
+	names := make([]string, len(all))
+	for i, o := range all {
+		names[i] = o.GetName()
+	}
+	return names
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,32 @@ func TestAnalyzeFiles(t *testing.T) {
 					t.Errorf("%s, %s: no %q in:\n%s", name, args[0], want, out.String())
 				}
 			}
+		}
+	}
+}
+
+// TestAnalyzeCrowded: analyze names the hosts that it does not look at as a whole.
+func TestAnalyzeCrowded(t *testing.T) {
+	for matches, want := range map[int]string{
+		1000: "",
+		1001: "note: too many matches to compare their paths and policies: a.test of listener http of projects/default/gateways/edge (1001 matches)\n",
+	} {
+		var files strings.Builder
+		files.WriteString("kind: Gateway\nname: edge\nlisteners: [{name: http, port: 8080}]\n---\nkind: Route\nname: many\nhostnames: [a.test]\nrules:\n")
+		for i := range matches {
+			fmt.Fprintf(&files, "- {matches: [{path: {exact: /%d}}], direct_response: {status: 200}}\n", i)
+		}
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(file, []byte(files.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		root := newRoot()
+		root.SetOut(&out)
+		root.SetErr(&errs)
+		root.SetArgs([]string{"analyze", "-f", file})
+		if err := root.ExecuteContext(t.Context()); err != nil || errs.String() != want {
+			t.Errorf("%d matches: %v, %q, want %q; %s", matches, err, errs.String(), want, out.String())
 		}
 	}
 }

@@ -293,7 +293,7 @@ func validateOffline(w io.Writer, set *file.Set) error {
 	if problems = append(problems, state.UnservedByDefault(names)...); len(problems) > 0 {
 		return set.Locate(problems)
 	}
-	printWarnings(w, gateway.AsWarnings(findingsOf(objects, false)))
+	printWarnings(w, gateway.AsWarnings(findingsOf(stateOf(objects), objects, false)))
 	fmt.Fprintf(w, "valid: %s\n", counted(len(objects), "resource"))
 	return nil
 }

@@ -137,7 +137,7 @@ func (r *supportRun) configuration(ctx context.Context) {
 		}
 		r.bundle.AddMessages("configuration/"+kind+".yaml", fmt.Sprintf("%d %s", len(found), kind), messages, err)
 	}
-	r.bundle.Add("warnings.json", "what is valid and may not be meant", findingsOf(all, true), r.down)
+	r.bundle.Add("warnings.json", "what is valid and may not be meant", findingsOf(stateOf(all), all, true), r.down)
 }
 
 // state adds what the control plane says of itself, its proxies and functions.

@@ -11,7 +11,7 @@ import (
 
 // TestTable compares what a table is at terminals of several widths with what goes elsewhere.
 func TestTable(t *testing.T) {
-	print := func(w io.Writer) {
+	show := func(w io.Writer) {
 		table(w, "NAME STATE REASON", func(row func(...any)) {
 			row("projects/default/routes/catalog", "serving", "")
 			row("é", 7, "the proxy does not take it, because there is no backend of that name")
@@ -25,19 +25,19 @@ func TestTable(t *testing.T) {
 		// No column is narrower than its header.
 		10: "NAME  STATE  REASON\npro…  serv…  -\né     7      the p…\n",
 	} {
-		if got := atTerminal(t, columns, print); got != want {
+		if got := atTerminal(t, columns, show); got != want {
 			t.Errorf("%d columns:\n%s\nwant\n%s", columns, got, want)
 		}
 	}
 	var whole bytes.Buffer
-	print(&whole)
+	show(&whole)
 	if strings.Contains(whole.String(), "…") {
 		t.Errorf("cut although it is no terminal:\n%s", whole.String())
 	}
 }
 
-// atTerminal returns what print writes to a terminal of a width.
-func atTerminal(t *testing.T, columns uint16, print func(w io.Writer)) string {
+// atTerminal returns what show writes to a terminal of a width.
+func atTerminal(t *testing.T, columns uint16, show func(w io.Writer)) string {
 	t.Helper()
 	master, slave, err := pty.Open()
 	if err != nil {
@@ -52,7 +52,7 @@ func atTerminal(t *testing.T, columns uint16, print func(w io.Writer)) string {
 		b, _ := io.ReadAll(master) // it ends with EIO when the other side is closed
 		said <- string(b)
 	}()
-	print(slave)
+	show(slave)
 	if err := slave.Close(); err != nil {
 		t.Fatal(err)
 	}
