@@ -37,6 +37,8 @@ type runners struct {
 
 	mu    sync.Mutex
 	known map[string]*runner
+	// unread are the states that could not be read, by key.
+	unread map[string]string
 	// version counts changes of what is known.
 	version atomic.Uint64
 	// changed tells that the functions to run have changed, reported that a runner has
@@ -89,7 +91,7 @@ const heartbeat = 5 * time.Second
 
 func newRunners(c *Core, grace time.Duration) *runners {
 	return &runners{
-		core: c, grace: grace, known: map[string]*runner{},
+		core: c, grace: grace, known: map[string]*runner{}, unread: map[string]string{},
 		seen: map[string]*pb.Function{}, rollouts: map[string]*rollout{},
 		check: signal.NewWake(),
 	}
@@ -102,19 +104,20 @@ func (r *runners) load(ctx context.Context, publish func()) error {
 	if err != nil {
 		return fmt.Errorf("read the runners' state: %w", err)
 	}
-	fresh, changed, err := r.takeOver(states)
+	fresh, changed := r.takeOver(states)
 	if changed && publish != nil {
 		publish()
 	}
 	for name, functions := range fresh {
 		r.core.fleet.Acks.Followed(name, states[runnersPrefix+name], r.resources(functions))
 	}
-	return err
+	return nil
 }
 
 // takeOver brings what is known to what the store says. fresh are the runners whose
-// states are others, with the functions whose endpoints are.
-func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string, changed bool, err error) {
+// states are others, with the functions whose endpoints are. A state that cannot be read is
+// told of once and left: the runner's next one takes its place, and trying again helps nobody.
+func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, k := range r.known {
@@ -129,7 +132,10 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 	for key, value := range states {
 		st, bad := decodeState(value)
 		if bad != nil {
-			err = errors.Join(err, fmt.Errorf("read the state of %s: %w", key, bad)) // the others count all the same
+			if told := string(value); r.unread[key] != told {
+				r.unread[key] = told
+				r.core.log.Error("the state of a runner in the store cannot be read; it counts again when it reports", "key", key, "error", bad)
+			}
 			continue
 		}
 		name := strings.TrimPrefix(key, runnersPrefix)
@@ -150,7 +156,7 @@ func (r *runners) takeOver(states map[string][]byte) (fresh map[string][]string,
 	if len(fresh) > 0 {
 		r.reported.Notify()
 	}
-	return fresh, changed, err
+	return fresh, changed
 }
 
 // follow takes over what other replicas say of their runners.

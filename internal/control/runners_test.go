@@ -200,3 +200,35 @@ func TestRunnerOnTwoReplicas(t *testing.T) {
 		return len(p.core.runners.endpoints(testFunction)) == 0 && len(q.core.runners.endpoints(testFunction)) == 0
 	})
 }
+
+// TestUnreadableRunner: a state of a runner that cannot be read keeps neither the control
+// plane from starting nor the states of others from counting.
+func TestUnreadableRunner(t *testing.T) {
+	dir := t.TempDir()
+	st := openStore(t, t.TempDir())
+	p := serve(t, st, dir)
+	p.mustPut(t, function("1"))
+	s, _ := connectRunner(t, p, dir+"/pki", runnerIdentity+"a", "a")
+	report(t, s, 1000)
+	until(t, "the instance", func() bool { return len(p.core.runners.endpoints(testFunction)) == 1 })
+	p.stop()
+	if err := st.PutState(t.Context(), runnersPrefix+"bad", []byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	p = serve(t, st, dir)
+	if e := p.core.runners.endpoints(testFunction); len(e) != 1 {
+		t.Errorf("of the runner whose state is whole the control plane knows %v", e)
+	}
+	// Nor while it runs.
+	if err := st.PutState(t.Context(), runnersPrefix+"worse", []byte("012345678\xff")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both to be told of", func() bool {
+		p.core.runners.mu.Lock()
+		defer p.core.runners.mu.Unlock()
+		return len(p.core.runners.unread) == 2
+	})
+	if err := p.core.runners.load(t.Context(), nil); err != nil {
+		t.Errorf("they are tried again: %v", err)
+	}
+}
